@@ -1,0 +1,101 @@
+"""c04: ReLU fuses into the preceding INT8 GEMM as an integer operation, exactly.
+
+Break condition: a fusion that changes a single bit, or that needs a floating-point operation.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from geluless.engine.epilogue import INT16_MAX, INT16_MIN, Requant, requantize
+from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
+from geluless.verdicts.laws import count_differences, every_pair_differences, random_gemms
+
+GEMMS = 400
+
+
+def test_lower_clamp_is_relu_for_every_value_and_zero_point(claim: ClaimHandle) -> None:
+    started = time.perf_counter()
+    wrong = every_pair_differences(clamp_offset=0)
+    off_by_one = [every_pair_differences(clamp_offset=offset) for offset in (-1, 1)]
+    evidence = Evidence(
+        ran="max(real, 0) quantized again, against the lower clamp of the integer requantization, for all 256 x 256 pairs of "
+        "a stored uint8 value and its zero point",
+        tier="any CPU",
+        seconds=time.perf_counter() - started,
+        control=Control(
+            "a clamp one below or one above the zero point must be caught",
+            f"{off_by_one[0]:,} and {off_by_one[1]:,} of 65,536 pairs differ",
+            min(off_by_one) > 0,
+        ),
+    )
+    deliver(claim, wrong, 65_536, "pairs", evidence)
+
+
+def test_fused_clamp_equals_gemm_then_relu(claim: ClaimHandle) -> None:
+    started = time.perf_counter()
+    outputs = wrong = at_output = at_accumulator = 0
+    for case in random_gemms(GEMMS, seed=4):
+        fused = case.fused()
+        outputs += fused.size
+        # ReLU where the 16-bit result lies, and ReLU on the int32 accumulator: both must give the fused bits.
+        wrong += count_differences(fused, case.relu_after_requantization())
+        wrong += count_differences(fused, case.relu_on_accumulator())
+        at_output += count_differences(fused, case.relu_after_requantization(clamp_offset=1))
+        at_accumulator += count_differences(fused, case.fused(zero_point_offset=1))
+    evidence = Evidence(
+        ran=f"{GEMMS} random GEMMs (K up to 3,072, extreme weights, all shifts): the fused lower clamp against GEMM then ReLU, "
+        "on the int32 accumulator and on the 16-bit result, oracle in int64",
+        tier="any CPU",
+        seconds=time.perf_counter() - started,
+        control=Control(
+            "a ReLU at zero point + 1, and a kernel with zero point + 1, must be caught",
+            f"{at_output:,} and {at_accumulator:,} of {outputs:,} outputs differ",
+            at_output > 0 and at_accumulator > 0,
+        ),
+    )
+    deliver(claim, wrong, 2 * outputs, "outputs", evidence)
+
+
+def test_negative_accumulators_become_the_zero_point(claim: ClaimHandle) -> None:
+    """The monotone law behind the fusion: y(acc) is non-decreasing and y(0) is the zero point, for every multiplier and shift."""
+    started = time.perf_counter()
+    edges = np.unique(
+        np.concatenate([sign * 2 ** np.arange(30) + d for sign in (-1, 1) for d in (-1, 0, 1)] + [np.zeros(1, int)])
+    )
+    acc = edges.astype(np.int32)[:, None]  # int32 [M, 1]
+    cases = wrong = caught = 0
+    for shift in range(22):
+        for multiplier in (1, 2, 3, 2047, 2048, 4095, 4096, 16384, 32766, 32767):
+            for zero_point in (0, 1, 127, 255):
+                law = Requant(np.zeros(1, np.int32), np.array([multiplier], np.int32), np.array([shift], np.uint8), zero_point)
+                y = requantize(acc, law, low=INT16_MIN, high=INT16_MAX)[:, 0]
+                cases += len(y)
+                wrong += (
+                    int((np.diff(y) < 0).sum()) + int(y[edges == 0][0] != zero_point) + int((y[edges < 0] > zero_point).sum())
+                )
+                caught += int((np.diff(-y) < 0).sum())
+    evidence = Evidence(
+        ran="the requantization over powers of two and their neighbours, 22 shifts, 10 multipliers, 4 zero points",
+        tier="any CPU",
+        seconds=time.perf_counter() - started,
+        control=Control("a decreasing function must be caught by the same law", f"{caught:,} descents found", caught > 0),
+    )
+    deliver(claim, wrong, cases, "values", evidence)
+
+
+def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
+    claim.needs(
+        Resource.GPU_ENGINE,
+        would_run="the fused kernel compiled for sm_89 without a GPU; every opcode of its machine code against an allowlist of "
+        "integer, memory and control instructions; the erf-GELU kernel must fail it",
+    )
+
+
+def deliver(claim: ClaimHandle, wrong: int, cases: int, unit: str, evidence: Evidence) -> None:
+    if wrong:
+        claim.refuted(f"{wrong:,} of {cases:,} {unit} differ", evidence)
+    else:
+        claim.reproduced(f"all {cases:,} {unit} are bit for bit the same", evidence)

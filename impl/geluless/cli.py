@@ -1,0 +1,76 @@
+"""The command `geluless`: parses, runs one verb, prints its result, and turns errors into one line and an exit code.
+
+Exit codes: 0 ok, 1 failed check or unusable input, 2 usage, 3 missing resource, 130 interrupted. Set
+GELULESS_TRACEBACK=1 to see where an error came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+
+from geluless.commands import distill, doctor, quantize, report, validate
+from geluless.commands.result import ExitCode, OptionError, Result
+from geluless.errors import GelulessError, MissingResource
+
+VERBS = (doctor, distill, quantize, validate, report)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="geluless",
+        description="GELU to ReLU in INT8 Swin Transformers: distil, quantize, validate, judge.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return the exit code."""
+    try:
+        options = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help or the usage
+        return int(stop.code or 0)
+    try:
+        # With --json stdout belongs to the one object at the end; whatever a library prints goes to stderr.
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            result: Result = options.run(options)
+        _print(result, as_json=options.json)
+        return result.code
+    except (GelulessError, OSError) as error:
+        return _fail(error, as_json=options.json)
+    except KeyboardInterrupt:
+        print("geluless: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
+def _print(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.data, indent=1, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        result.show(Console(markup=False, highlight=False))  # a file name may hold what looks like markup
+
+
+def _fail(error: GelulessError | OSError, *, as_json: bool) -> ExitCode:
+    if os.environ.get("GELULESS_TRACEBACK") == "1":
+        raise error
+    message = " ".join(str(error).split()) or type(error).__name__  # always one line
+    if as_json:
+        print(json.dumps({"error": {"kind": type(error).__name__, "message": message}}))
+    print(f"geluless: error: {message}", file=sys.stderr)
+    if isinstance(error, OptionError):
+        return ExitCode.USAGE
+    return ExitCode.MISSING_RESOURCE if isinstance(error, MissingResource) else ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

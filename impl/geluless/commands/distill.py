@@ -1,0 +1,78 @@
+"""`geluless distill`: a GELU teacher in, a ReLU student out, block by block; a killed run resumes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
+from geluless.commands.output import atomic_output, checked_folder, checked_output
+from geluless.commands.result import OptionError, Result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from geluless.distillation import BlockRecord
+
+SUFFIX = ".safetensors"
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("distill", help="GELU teacher in, ReLU student out", description=__doc__, allow_abbrev=False)
+    add_common(parser)
+    add_model(parser, required=True)
+    add_data(parser, split="train")
+    parser.add_argument("--recipe", default="local+kd", metavar="NAME", help="paper, local, or local+kd (default)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint-dir", metavar="DIR", help="keep progress here: the same command continues a killed run")
+    add_output(parser, suffix=SUFFIX)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Result:
+    from pathlib import Path
+
+    from geluless.distillation import RECIPES, distill
+
+    if options.recipe not in RECIPES:
+        raise OptionError(f"no recipe is called {options.recipe!r}; choose one of {', '.join(RECIPES)}")
+    output = checked_output(options.output, suffix=SUFFIX, force=options.force)
+    progress = checked_folder(Path(options.checkpoint_dir), option="--checkpoint-dir") if options.checkpoint_dir else None
+    set_threads(options)
+    teacher = open_model(options)
+    images = open_images(options, model=teacher)
+    done = distill(teacher, images, recipe=options.recipe, seed=options.seed, checkpoint_dir=progress, on_block=_announce)
+    facts = {
+        "model": options.model,
+        "activation": "relu",
+        "recipe": options.recipe,
+        "seed": str(options.seed),
+        "images": images.digest,
+    }
+    _save(done.student, output, metadata=facts)
+    for warning in done.warnings:
+        print(f"geluless: warning: {warning}", file=sys.stderr)
+
+    def show(console: Console) -> None:
+        console.print(f"{output}: ReLU student of {options.model}, recipe {options.recipe}", soft_wrap=True)
+
+    return Result({"output": str(output), **facts, "seed": options.seed, "distillation": done.to_json()}, show)
+
+
+def _announce(record: BlockRecord) -> None:
+    print(
+        f"{record.block:<20} {record.phase:<12} loss {record.loss_before:.4g} -> {record.loss:.4g}  "
+        f"agreement {100 * record.agreement:.2f} %  {record.seconds:.1f} s  {record.status}",
+        flush=True,
+    )
+
+
+def _save(student: Any, output: Path, *, metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    with atomic_output(output) as temporary:
+        save_file(weights, temporary, metadata=metadata)

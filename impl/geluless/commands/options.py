@@ -1,0 +1,154 @@
+"""Options that several verbs share, in timm's spellings, and what they open."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geluless.commands.result import OptionError
+from geluless.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from timm.models.swin_transformer import SwinTransformer
+
+    from geluless.data.source import ImageSource
+
+ACTIVATIONS = ("auto", "gelu", "relu")
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number above zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", "-m", required=required, metavar="NAME", help="timm's, or swin_micro_{tiny,small,base,large}")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors, .pth, Hugging Face folder (default for micro models: the shipped teacher)",
+    )
+    group.add_argument("--pretrained", action="store_true", help="let timm download its weights")
+    group.add_argument("--num-classes", type=positive, metavar="N")
+    group.add_argument("--img-size", type=positive, metavar="N", help="square input size (default: the model's own)")
+
+
+def add_activation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        default="auto",
+        help="of the checkpoint's MLPs; auto reads what `geluless distill` wrote into the file, and takes GELU elsewhere",
+    )
+    parser.add_argument("--relu", dest="activation", action="store_const", const="relu", help="short for --activation relu")
+
+
+def add_data(parser: argparse.ArgumentParser, *, split: str) -> None:
+    group = parser.add_argument_group("images")
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data-dir", type=Path, metavar="DIR", help="one folder per class, or train/ and val/ with those inside")
+    source.add_argument("--embedded", action="store_true", help="the Fashion-MNIST images of the repository (micro models)")
+    group.add_argument("--split", metavar="NAME", help=f"train or val (default: {split} where DIR has it, else DIR itself)")
+    parser.set_defaults(default_split=split)
+
+
+def add_batch_size(parser: argparse.ArgumentParser, *, default: int) -> None:
+    parser.add_argument("-b", "--batch-size", type=positive, default=default, metavar="N", help=f"default: {default}")
+
+
+def add_output(parser: argparse.ArgumentParser, *, suffix: str) -> None:
+    parser.add_argument("--output", "-o", type=Path, required=True, metavar=f"FILE{suffix}")
+    parser.add_argument("--force", action="store_true", help="replace the output file if it exists")
+
+
+def set_threads(options: argparse.Namespace) -> None:
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+
+
+def open_model(options: argparse.Namespace, *, activation: str = "gelu") -> SwinTransformer:
+    """The float32 network of --model with its weights, its MLPs set to `activation` ("auto", "gelu", "relu").
+
+    Raises OptionError when no weights are named, CheckpointError when the file says it holds the other activation.
+    """
+    from geluless.models.activations import replace_gelu
+    from geluless.models.swin import create_model
+
+    checkpoint = checkpoint_path(options)
+    written = recorded_activation(checkpoint) if checkpoint is not None else None
+    if activation == "auto":
+        activation = written or "gelu"
+    elif written not in (None, activation):
+        raise CheckpointError(
+            f"{checkpoint} says its activation is {written}, not {activation}: drop the option or name another file"
+        )
+    model = create_model(
+        options.model,
+        checkpoint,
+        pretrained=options.pretrained,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+    if activation == "relu":
+        replace_gelu(model)
+    return model.eval()
+
+
+def checkpoint_path(options: argparse.Namespace) -> Path | None:
+    """--checkpoint, or the shipped teacher for a micro model; None means timm's download. OptionError when nothing is named."""
+    from geluless.data.manifest import teacher_path
+    from geluless.models.micro import MICRO_CONFIGS
+
+    if options.checkpoint is not None:
+        return Path(options.checkpoint)
+    if options.model in MICRO_CONFIGS:
+        return teacher_path(options.model)
+    if not options.pretrained:
+        raise OptionError(f"{options.model} without weights would be random: give --checkpoint FILE or --pretrained")
+    return None
+
+
+def recorded_activation(checkpoint: Path) -> str | None:
+    """The activation that `geluless distill` wrote into the file's metadata, or None."""
+    from safetensors import SafetensorError, safe_open
+
+    if checkpoint.suffix != ".safetensors" or not checkpoint.is_file():
+        return None
+    try:
+        with safe_open(checkpoint, framework="np") as stream:
+            written = (stream.metadata() or {}).get("activation")
+    except (SafetensorError, OSError):
+        return None  # create_model says what is wrong with the file
+    if written not in (None, "gelu", "relu"):
+        raise CheckpointError(f"{checkpoint} says its activation is {written!r}: expected gelu or relu")
+    return written
+
+
+def open_images(options: argparse.Namespace, *, model: SwinTransformer) -> ImageSource:
+    """The images of --embedded or --data-dir, prepared for `model`. Raises OptionError, DataError."""
+    from geluless.data.embedded import embedded_images
+    from geluless.data.folders import SPLIT_FOLDERS, folder_images, model_input_size
+    from geluless.models.micro import MICRO_INPUT_SIZE
+
+    if options.embedded:
+        if model_input_size(model) != MICRO_INPUT_SIZE:
+            raise OptionError(f"--embedded images are grey 28x28, for the micro models: give {options.model} a --data-dir")
+        if options.split not in (None, "train", "test", "val"):
+            raise OptionError(f"the embedded images have the splits train and test, not {options.split!r}")
+        return embedded_images("train" if (options.split or options.default_split) == "train" else "test")
+    has_training_folder = any((options.data_dir / name).is_dir() for name in SPLIT_FOLDERS["train"])
+    default = "train" if options.default_split == "train" and has_training_folder else None
+    return folder_images(options.data_dir, model=model, split=options.split or default)

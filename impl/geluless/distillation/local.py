@@ -1,0 +1,126 @@
+"""Refit one MLP on its own: the ReLU student's block should put out what the teacher's block does.
+
+Inputs are the student's (so the refit corrects what earlier blocks left wrong), targets the teacher's block outputs.
+First fc2 in closed form, then a few Adam steps on fc1 and fc2; held-out tokens decide whether either is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geluless.distillation.recipes import LocalSettings
+from geluless.distillation.records import Status
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows of one MLP: its inputs and what it should put out, split into training and held-out rows."""
+
+    inputs: Tensor  # float32 [rows, C]
+    targets: Tensor  # float32 [rows, C]
+    held_out_inputs: Tensor
+    held_out_targets: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Relative squared errors before and after, and what happened."""
+
+    loss_before: float
+    loss: float
+    held_out_before: float
+    held_out: float
+    status: Status
+    curve: tuple[tuple[int, float], ...]
+
+
+@torch.no_grad()
+def relative_error(mlp: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+    """Mean squared error over the variance of the targets."""
+    error = sum(F.mse_loss(mlp(x), y, reduction="sum").item() for x, y in zip(inputs.split(65536), targets.split(65536), strict=True))
+    return error / max(targets.var(0, unbiased=False).sum().item() * len(targets), 1e-12)
+
+
+@torch.no_grad()
+def refit_fc2(mlp: nn.Module, inputs: Tensor, targets: Tensor, *, ridge: float) -> None:
+    """Least squares for fc2's weight and bias on the activated features, shrinking towards what is there.
+
+    Solves (H^T H / n + ridge mean(diag) I) D = H^T (Y - H W) / n in float64 for the change D, with a column of ones in H
+    for the bias. Source: ridge regression in its normal equations.
+    """
+    width = mlp.fc2.in_features + 1
+    gram = torch.zeros(width, width, dtype=torch.float64, device=inputs.device)
+    cross = torch.zeros(width, mlp.fc2.out_features, dtype=torch.float64, device=inputs.device)
+    for x, y in zip(inputs.split(65536), targets.split(65536), strict=True):
+        features = mlp.act(mlp.fc1(x))
+        residual = (y - mlp.fc2(features)).double()
+        design = torch.cat([features.double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)], 1)
+        gram += design.T @ design
+        cross += design.T @ residual
+    gram, cross = gram / len(inputs), cross / len(inputs)
+    gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-12)
+    change = torch.linalg.solve(gram, cross)
+    mlp.fc2.weight += change[:-1].T.to(mlp.fc2.weight.dtype)
+    mlp.fc2.bias += change[-1].to(mlp.fc2.bias.dtype)
+
+
+def adam_steps(mlp: nn.Module, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> list[tuple[int, float]]:
+    """Minimise the squared error on random rows; returns the learning curve of relative errors."""
+    parameters = [p for p in mlp.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, foreach=True)
+    scale = max(tokens.targets.var(0, unbiased=False).mean().item(), 1e-12)
+    curve = []
+    for step in range(settings.steps):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)
+        rows = torch.randint(len(tokens.inputs), (min(settings.rows, len(tokens.inputs)),), generator=generator)
+        rows = rows.to(tokens.inputs.device)
+        loss = F.mse_loss(mlp(tokens.inputs[rows]), tokens.targets[rows]) / scale
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0 or step == settings.steps - 1:
+            curve.append((step, loss.item()))
+            if not math.isfinite(curve[-1][1]):
+                break
+    return curve
+
+
+def fit_mlp(mlp: nn.Module, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> Fit:
+    """Closed form, then Adam, in place; each is kept only if the held-out error falls."""
+
+    def errors() -> tuple[float, float]:
+        train = relative_error(mlp, tokens.inputs, tokens.targets)
+        return train, relative_error(mlp, tokens.held_out_inputs, tokens.held_out_targets)
+
+    before, held_out_before = errors()
+    best = (before, held_out_before)
+    kept = copy.deepcopy(mlp.state_dict())
+    overfit = False
+    curve: list[tuple[int, float]] = []
+    for phase in ("closed form", "adam"):
+        if phase == "closed form":
+            refit_fc2(mlp, tokens.inputs, tokens.targets, ridge=settings.ridge)
+        else:
+            curve = adam_steps(mlp, tokens, settings, generator)
+        now = errors()
+        if math.isfinite(sum(now)) and now[1] < best[1]:
+            best, kept = now, copy.deepcopy(mlp.state_dict())
+        else:
+            overfit |= now[0] < best[0]
+            mlp.load_state_dict(kept)
+    return Fit(before, best[0], held_out_before, best[1], _judge(before, best, curve, settings, overfit=overfit), tuple(curve))
+
+
+def _judge(
+    before: float, best: tuple[float, float], curve: list[tuple[int, float]], settings: LocalSettings, *, overfit: bool
+) -> Status:
+    if overfit:
+        return Status.OVERFIT
+    diverged = any(not math.isfinite(loss) for _, loss in curve)
+    return Status.NOT_CONVERGED if diverged or best[0] > settings.converged_below * before else Status.OK

@@ -1,0 +1,1 @@
+"""Engines run artifacts: the exact reference here, the fast ones beside it."""

@@ -1,0 +1,21 @@
+"""The networks: timm's Swin v1 by name, small twins of it, and the surgery on their activations."""
+
+from geluless.models.activations import SwapReport, activation_of, gelu_modules, replace_gelu
+from geluless.models.micro import MICRO_CONFIGS, MICRO_INPUT_SIZE, MICRO_MEAN, MICRO_STD
+from geluless.models.swin import PAPER_MODELS, create_model, load_checkpoint, named_blocks, require_swin
+
+__all__ = [
+    "MICRO_CONFIGS",
+    "MICRO_INPUT_SIZE",
+    "MICRO_MEAN",
+    "MICRO_STD",
+    "PAPER_MODELS",
+    "SwapReport",
+    "activation_of",
+    "create_model",
+    "gelu_modules",
+    "load_checkpoint",
+    "named_blocks",
+    "replace_gelu",
+    "require_swin",
+]

@@ -1,0 +1,219 @@
+"""The artifact: plan and tensors of one quantized network, in one safetensors file with one content hash.
+
+The file's only metadata key, `geluless`, holds JSON: {"content_hash": sha256, "plan": {...}}. The hash covers the plan and
+every tensor, so accuracy and latency records that carry the same hash speak of the same network. Files are canonical:
+loading writes the content again in memory and refuses a file that differs from it in any byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from geluless.engine.plan import (
+    INT32_MAX,
+    Linear,
+    Plan,
+    PlanError,
+    Rounding,
+    TensorSpec,
+    check_plan,
+    decode,
+    encode,
+    tensor_schema,
+)
+from geluless.errors import ArtifactError
+
+METADATA_KEY = "geluless"
+SUFFIX = ".int8.safetensors"
+MAX_HEADER_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A quantized network. `plan` says what is computed, `tensors` with what; both are validated on construction."""
+
+    plan: Plan
+    tensors: dict[str, NDArray] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            check_plan(self.plan)
+            _check_tensors(self.plan, self.tensors)
+        except PlanError as error:
+            raise ArtifactError(f"the artifact contradicts itself: {error}") from error
+        for tensor in self.tensors.values():
+            tensor.flags.writeable = False
+
+    @property
+    def activation(self) -> str:
+        """'gelu' or 'relu'."""
+        return self.plan.activation.value
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 (hex) over the canonical plan and the name, dtype, shape and bytes of every tensor."""
+        digest = hashlib.sha256(_canonical(encode(self.plan)).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"\n{name} {tensor.dtype} {tensor.shape}\n".encode())
+            digest.update(np.ascontiguousarray(tensor).tobytes())
+        return digest.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The file's content; equal artifacts give equal bytes."""
+        metadata = _canonical({"content_hash": self.content_hash, "plan": encode(self.plan)})
+        ordered = {name: np.ascontiguousarray(self.tensors[name]) for name in sorted(self.tensors)}
+        return save_tensors(ordered, {METADATA_KEY: metadata})
+
+    def save(self, path: str | Path) -> Path:
+        """Write atomically: the file appears whole or not at all."""
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ArtifactError(f"cannot save to {path}: the folder {path.parent} does not exist")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(self.to_bytes())
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    def precision_manifest(self) -> list[dict[str, str]]:
+        """What runs in which precision: one row per kind of tensor or operation and place, integers and floats alike."""
+        rows = [
+            {"where": "patch_embed", "tensor": "image", "dtype": "uint8"},
+            {"where": "patch_embed", "tensor": "embedding", "dtype": "int16"},
+        ]
+        for i, stage in enumerate(self.plan.stages):
+            rows.append({"where": f"layers.{i}", "tensor": "residual stream", "dtype": "int16"})
+            for j, block in enumerate(stage.blocks):
+                where = f"layers.{i}.blocks.{j}"
+                hidden = "uint8" if block.mlp.fc2.input_high == 255 else "int8"
+                rows += [{"where": where, "tensor": t, "dtype": "int8"} for t in ("norm1", "q", "k", "v", "context", "norm2")]
+                rows += [
+                    {"where": where, "tensor": "scores", "dtype": "int16"},
+                    {"where": where, "tensor": "softmax weights", "dtype": "uint8"},
+                    {"where": where, "tensor": "hidden", "dtype": hidden},
+                ]
+                for layer, spec in (("qkv", block.qkv), ("proj", block.proj), ("fc1", block.mlp.fc1), ("fc2", block.mlp.fc2)):
+                    rows.append({"where": where, "tensor": f"{layer} accumulator", "dtype": "int32"})
+                    float_step = "float32 twice" if spec.rounding is Rounding.DOUBLE else "int32"
+                    rows.append({"where": where, "tensor": f"{layer} requantization", "dtype": float_step})
+                rows += [
+                    {"where": where, "tensor": "LayerNorm sums", "dtype": "int64"},
+                    {"where": where, "tensor": "LayerNorm normalisation", "dtype": "float32"},
+                    {"where": where, "tensor": "softmax division", "dtype": "float32"},
+                ]
+        rows.append({"where": "head", "tensor": "pooled", "dtype": "int16"})
+        rows.append({"where": "head", "tensor": "logits", "dtype": "float32"})
+        return rows
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Read and validate an artifact. Raises ArtifactError for anything that is not byte for byte what `save` wrote."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    return artifact_from_bytes(raw, name=str(path))
+
+
+def artifact_from_bytes(raw: bytes, *, name: str = "artifact") -> Artifact:
+    """`load_artifact` for bytes in memory."""
+    redo = "make it again with `geluless quantize`, or fetch it again"
+    try:
+        content = _metadata(raw)
+        plan = decode(Plan, content["plan"])
+        artifact = Artifact(plan, load_tensors(raw))
+        if content["content_hash"] != artifact.content_hash:
+            raise PlanError("its content hash does not match its content")
+        if artifact.to_bytes() != raw:
+            raise PlanError("its bytes are not in the canonical form")
+    except ArtifactError as error:
+        raise ArtifactError(f"{name} is refused: {error}; {redo}") from error
+    except (PlanError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise ArtifactError(f"{name} is refused: {error}; {redo}") from error
+    return artifact
+
+
+def _metadata(raw: bytes) -> dict[str, Any]:
+    """The parsed `geluless` entry of a safetensors header (8 bytes of length, then JSON)."""
+    if len(raw) < 8:
+        raise PlanError("it is too short to be a safetensors file")
+    size = int.from_bytes(raw[:8], "little")
+    if size > min(len(raw) - 8, MAX_HEADER_BYTES):
+        raise PlanError("its header is cut off or oversized")
+    header = json.loads(raw[8 : 8 + size])
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or metadata.keys() != {METADATA_KEY} or not isinstance(metadata[METADATA_KEY], str):
+        raise PlanError("it is no geluless artifact: the metadata entry is missing")
+    content = json.loads(metadata[METADATA_KEY])
+    if not isinstance(content, dict) or content.keys() != {"content_hash", "plan"}:
+        raise PlanError("its metadata must hold exactly content_hash and plan")
+    return content
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _check_tensors(plan: Plan, tensors: dict[str, NDArray]) -> None:
+    schema = tensor_schema(plan)
+    if missing := sorted(schema.keys() - tensors.keys()):
+        raise PlanError(f"the tensor {missing[0]} is missing")
+    if extra := sorted(tensors.keys() - schema.keys()):
+        raise PlanError(f"the tensor {extra[0]} does not belong to the plan")
+    for name, spec in schema.items():
+        _check_tensor(name, tensors[name], spec)
+    for name, linear in named_linears(plan):
+        _check_accumulator(name, linear, tensors)
+
+
+def _check_tensor(name: str, tensor: NDArray, spec: TensorSpec) -> None:
+    if str(tensor.dtype) != spec.dtype or tensor.shape != spec.shape:
+        raise PlanError(f"{name} is {tensor.dtype} {list(tensor.shape)}, the plan needs {spec.dtype} {list(spec.shape)}")
+    if spec.dtype == "float32":
+        if not np.isfinite(tensor).all():
+            raise PlanError(f"{name} holds NaN or infinite values")
+    elif spec.low is not None and spec.high is not None and tensor.size and (tensor.min() < spec.low or tensor.max() > spec.high):
+        raise PlanError(f"{name} holds values outside {spec.low}..{spec.high}")
+
+
+def named_linears(plan: Plan) -> list[tuple[str, Linear]]:
+    """Every linear layer of the plan by the prefix of its tensors."""
+    named = [("patch_embed.proj", plan.stem.proj)]
+    for i, stage in enumerate(plan.stages):
+        if stage.merge:
+            named.append((f"layers.{i}.downsample.reduction", stage.merge.reduction))
+        for j, block in enumerate(stage.blocks):
+            name = f"layers.{i}.blocks.{j}"
+            named += [(f"{name}.attn.qkv", block.qkv), (f"{name}.attn.proj", block.proj)]
+            named += [(f"{name}.mlp.fc1", block.mlp.fc1), (f"{name}.mlp.fc2", block.mlp.fc2)]
+    return [*named, ("head.fc", plan.head.fc)]
+
+
+def _check_accumulator(name: str, linear: Linear, tensors: dict[str, NDArray]) -> None:
+    """sum |w| max|x| + |bias| + half must fit int32: then no order of summation can overflow."""
+    reach = max(-linear.input_low, linear.input_high)
+    products = np.abs(tensors[f"{name}.weight"].astype(np.int64)).sum(1) * reach
+    bound = products + np.abs(tensors[f"{name}.bias"].astype(np.int64)) + 2**29
+    if (bound > INT32_MAX).any():
+        raise PlanError(f"{name} can overflow its int32 accumulator in channel {int(bound.argmax())}")

@@ -1,0 +1,149 @@
+"""Run the calibration images through the float network and observe every tensor that gets a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer
+from torch import nn
+
+from geluless.errors import CalibrationError
+from geluless.models.swin import named_blocks, require_swin
+from geluless.ptq.observers import HeadObserver, RangeObserver
+
+
+def calibration_indices(labels: Sequence[int] | np.ndarray, count: int = 256) -> list[int]:
+    """Indices of `count` calibration images: round-robin over the classes, each class in file order.
+
+    Deterministic and class-balanced to within one image. Raises CalibrationError when there are fewer images.
+    """
+    labels = np.asarray(labels)
+    if len(labels) < count:
+        raise CalibrationError(f"{count} calibration images asked for, {len(labels)} are there: lower --calibration-images")
+    order = np.argsort(labels, kind="stable")
+    sorted_labels = labels[order]
+    starts = np.searchsorted(sorted_labels, sorted_labels)
+    rank_in_class = np.arange(len(labels)) - starts
+    return sorted(order[np.lexsort((sorted_labels, rank_in_class))][:count].tolist())
+
+
+@dataclass
+class Observations:
+    """Observers by tensor name: `NAME:in`, `NAME:out`, `NAME:gemm` (before the bias), `NAME:normalized`, `layers.I:residual`."""
+
+    ranges: dict[str, RangeObserver] = field(default_factory=dict)
+    heads: dict[str, HeadObserver] = field(default_factory=dict)
+    images: int = 0
+
+    def see(self, name: str, x: torch.Tensor) -> None:
+        if name not in self.ranges:
+            self.ranges[name] = RangeObserver(name)
+        self.ranges[name].update(x)
+
+    def see_heads(self, name: str, x: torch.Tensor) -> None:
+        if name not in self.heads:
+            self.heads[name] = HeadObserver(x.shape[-2])
+        self.heads[name].update(x)
+
+    def __getitem__(self, name: str) -> RangeObserver:
+        if name not in self.ranges:
+            raise CalibrationError(f"{name} has no range: it was never reached during calibration")
+        return self.ranges[name]
+
+
+@torch.inference_mode()
+def observe(model: nn.Module, batches: Iterable[torch.Tensor]) -> Observations:
+    """Float32 forward passes over `batches` (float32 [B, C, H, W], normalised), every range observed.
+
+    Raises CalibrationError for no batches, wrong shapes, or NaN pixels.
+    """
+    swin = require_swin(model)
+    seen = Observations()
+    expected = (swin.patch_embed.proj.in_channels, *swin.patch_embed.img_size)
+    training = swin.training
+    swin.eval()
+    try:
+        with ExitStack() as stack:
+            for handle in _hooks(swin, seen):
+                stack.callback(handle.remove)
+            for batch in batches:
+                if batch.ndim != 4 or tuple(batch.shape[1:]) != expected:
+                    sizes = ", ".join(map(str, expected))
+                    raise CalibrationError(f"calibration batch of shape {tuple(batch.shape)}: the model takes [B, {sizes}]")
+                if not torch.isfinite(batch).all():
+                    raise CalibrationError(f"a calibration image (after number {seen.images}) holds NaN or infinite pixels")
+                seen.see("input", batch)
+                swin(batch.float())
+                seen.images += len(batch)
+    finally:
+        swin.train(training)
+    if seen.images == 0:
+        raise CalibrationError("no calibration images: pass at least one batch (256 images are a good number)")
+    return seen
+
+
+def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.hooks.RemovableHandle]:
+    def linear(name: str, module: nn.Linear) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, args: tuple, out: torch.Tensor) -> None:
+            seen.see(f"{name}:in", args[0])
+            seen.see(f"{name}:out", out)
+            seen.see(f"{name}:gemm", out if module.bias is None else out - module.bias)
+
+        return module.register_forward_hook(hook)
+
+    def norm(name: str, module: nn.LayerNorm, stream: str | None) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, args: tuple, out: torch.Tensor) -> None:
+            seen.see(f"{name}:normalized", _normalized(module, args[0]))
+            seen.see(f"{name}:out", out)
+            if stream:
+                seen.see(stream, args[0])
+
+        return module.register_forward_hook(hook)
+
+    def stream_output(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_hook(lambda _, __, out: seen.see(name, out))
+
+    def qkv(name: str, module: nn.Linear, heads: int) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, __: tuple, out: torch.Tensor) -> None:
+            for part, x in zip("qkv", out.unflatten(-1, (3, heads, -1)).unbind(-3), strict=True):
+                seen.see_heads(f"{name}:{part}", x)
+                seen.see(f"{name}:{part}", x)
+
+        return module.register_forward_hook(hook)
+
+    embed = swin.patch_embed
+    yield embed.proj.register_forward_hook(lambda _, __, out: seen.see("patch_embed.proj:out", out))
+    yield stream_output("layers.0:residual", embed)
+    for i, stage in enumerate(swin.layers):
+        if not isinstance(stage.downsample, nn.Identity):
+            yield norm(f"layers.{i}.downsample.norm", stage.downsample.norm, None)
+            yield linear(f"layers.{i}.downsample.reduction", stage.downsample.reduction)
+            yield stream_output(f"layers.{i}:residual", stage.downsample)
+    for name, block in named_blocks(swin):
+        stream = ".".join(name.split(".")[:2]) + ":residual"
+        yield norm(f"{name}.norm1", block.norm1, stream)
+        yield linear(f"{name}.attn.qkv", block.attn.qkv)
+        yield qkv(f"{name}.attn.qkv", block.attn.qkv, block.attn.num_heads)
+        yield linear(f"{name}.attn.proj", block.attn.proj)
+        yield stream_output(stream, block.attn.proj)
+        yield norm(f"{name}.norm2", block.norm2, stream)
+        yield linear(f"{name}.mlp.fc1", block.mlp.fc1)
+        yield linear(f"{name}.mlp.fc2", block.mlp.fc2)
+        yield stream_output(stream, block.mlp.fc2)
+        yield stream_output(stream, block)
+    yield norm("norm", swin.norm, None)
+
+    def pooled(module: nn.LayerNorm, args: tuple, _: torch.Tensor) -> None:
+        seen.see("head:pooled", _normalized(module, args[0]).mean((1, 2)))
+
+    yield swin.norm.register_forward_hook(pooled)
+
+
+def _normalized(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    """LayerNorm without its affine part."""
+    return F.layer_norm(x, norm.normalized_shape, eps=norm.eps)

@@ -1,0 +1,116 @@
+"""The document behind every form of the report: rows, records and headlines as JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from geluless.report.environment import environment_record
+from geluless.verdicts.registry import Claim
+from geluless.verdicts.verdict import Record
+
+SCHEMA = "geluless.claims/1"
+
+
+def build_document(
+    records: Sequence[Record],
+    *,
+    claims: Sequence[Claim],
+    exhibits: Mapping[str, Any],
+    partial: Sequence[str],
+    started: float,
+) -> dict[str, Any]:
+    """One JSON value with everything the report shows; floats that are not finite become None."""
+    by_claim: dict[str, list[Record]] = {row.id: [] for row in claims}
+    for record in records:
+        by_claim[record.claim].append(record)
+    document = {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "partial": list(partial),
+        "claims_run": [identifier for identifier, found in by_claim.items() if found],
+        "environment": environment_record(),
+        "totals": dict(Counter(record.status for record in records)),
+        "claims": [
+            {
+                **dataclasses.asdict(row),
+                "headline": headline(by_claim[row.id]),
+                "records": [r.to_json() for r in by_claim[row.id]],
+            }
+            for row in claims
+        ],
+        "exhibits": dict(exhibits),
+    }
+    finite = _finite(document)
+    assert isinstance(finite, dict)
+    return finite
+
+
+def headline(records: Sequence[Record]) -> dict[str, Any]:
+    """One word for a row: the verdict of what was measured (one refutation refutes), and what is missing beside it.
+
+    "status" is ERROR, REFUTED, UNDECIDED, REPRODUCED, NEEDS or NOT RUN; "tiers" says where the measured part was
+    measured, "needs" lists the NEEDS_x of the rest. REPRODUCED with a non-empty "needs" holds on those tiers only.
+    """
+    statuses = [record.status for record in records]
+    measured = [status for status in statuses if not status.startswith("NEEDS_")]
+    if not records:
+        word = "NOT RUN"
+    elif not measured:
+        word = "NEEDS"
+    else:
+        word = next(word for word in ("ERROR", "REFUTED", "UNDECIDED", "REPRODUCED") if word in measured)
+    return {
+        "status": word,
+        "tiers": sorted({record.evidence.tier for record in records if record.evidence is not None}),
+        "needs": sorted({status for status in statuses if status.startswith("NEEDS_")}),
+        "counts": dict(Counter(statuses)),
+    }
+
+
+def headline_text(headline: Mapping[str, Any]) -> str:
+    """'REPRODUCED (embedded) + NEEDS_IMAGENET', or 'NEEDS_GPU'."""
+    if headline["status"] == "NEEDS":
+        return ", ".join(headline["needs"])
+    tiers = f" ({', '.join(headline['tiers'])})" if headline["tiers"] else ""
+    rest = f" + {', '.join(headline['needs'])}" if headline["needs"] else ""
+    return f"{headline['status']}{tiers}{rest}"
+
+
+def rerun_command(identifier: str) -> str:
+    return f"nox -s claims -- --claim {identifier}"
+
+
+def number_text(number: Mapping[str, Any]) -> str:
+    """'drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp' from an Estimate's JSON value."""
+    unit = "" if number["unit"] in ("", "ratio") else f" {number['unit']}"
+    text = f"{number['name']} {_number(number['value'])}{unit}"
+    if not number["low"] == number["value"] == number["high"]:
+        text += f" [{_number(number['low'])}, {_number(number['high'])}]"
+    text += f", n = {number['n']:,}"
+    if number["margin"] is not None:
+        text += f", bound {number['margin']:g}{unit}"
+    return text
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for NaN and infinities, which JSON cannot say."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,73 @@
+"""claims.md: a table that fits a pull request's summary, and the details below it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from geluless.report.document import headline_text, number_text, rerun_command
+
+MARKS = {"REPRODUCED": "✅", "REFUTED": "❌", "UNDECIDED": "❔", "NEEDS": "⏳", "NOT RUN": "–", "ERROR": "💥"}
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
+
+
+def render_markdown(document: Mapping[str, Any]) -> str:
+    """GitHub-flavoured Markdown; every text of the record is escaped."""
+    lines = ["# Claims of arXiv 2402.01169", ""]
+    for reason in document["partial"]:
+        lines += [f"> **Partial run:** {escape(reason)}. This is no verdict on the whole registry.", ""]
+    totals = ", ".join(f"{count} {escape(status)}" for status, count in sorted(document["totals"].items()))
+    lines += [f"{totals}. {document['seconds'] / 60:.0f} min, {escape(document['created'])}. {_where(document)}", ""]
+    lines += ["| | claim | verdict | decided by |", "|---|---|---|---|"]
+    for row in document["claims"]:
+        mark = MARKS[row["headline"]["status"]]
+        verdict = escape(headline_text(row["headline"]))
+        lines.append(f"| {mark} {escape(row['id'])} | {escape(row['title'])} | {verdict} | {_decisive(row)} |")
+    lines += ["", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
+    for row in document["claims"]:
+        lines += _section(row)
+    return "\n".join(lines)
+
+
+def _where(document: Mapping[str, Any]) -> str:
+    environment = document["environment"]
+    git = environment["git"]
+    revision = (git["revision"][:12] if git["revision"] else "no git revision") + (" + local changes" if git["dirty"] else "")
+    packages = environment["packages"]
+    return escape(
+        f"{environment['cpu']}, {environment['cores']} cores, torch {packages['torch']}, timm {packages['timm']}, {revision}."
+    )
+
+
+def _decisive(row: Mapping[str, Any]) -> str:
+    """The number nearest to its bound, or what is missing."""
+    bounded = [n for r in row["records"] for n in r["numbers"] if n["margin"] is not None and n["value"] is not None]
+    if bounded:
+        side = -1 if row["direction"] == "above" else 1
+        return escape(number_text(max(bounded, key=lambda n: side * (n["value"] - n["margin"]))))
+    measured = [r for r in row["records"] if r["evidence"]]
+    if measured:
+        return escape(measured[0]["sentence"])
+    missing = dict.fromkeys(part for r in row["records"] if r["missing"] for part in r["missing"].split("; "))
+    return escape("; ".join(missing)) or "–"
+
+
+def _section(row: Mapping[str, Any]) -> list[str]:
+    lines = [f"## {escape(row['id'])} {escape(row['title'])}", "", escape(row["claim"]), ""]
+    if row["break_condition"]:
+        lines += [f"Break condition: {escape(row['break_condition'])}", ""]
+    for record in row["records"]:
+        lines.append(f"- **{escape(record['status'])}** {escape(record['item'])}: {escape(record['sentence'])}")
+        if record["would_run"]:
+            lines.append(f"  - would run: {escape(record['would_run'])}")
+        if evidence := record["evidence"]:
+            control = evidence["control"]
+            lines.append(f"  - ran: {escape(evidence['ran'])} ({escape(evidence['tier'])})")
+            lines.append(f"  - negative control: {escape(control['what'])}: {escape(control['observed'])}")
+    return [*lines, "", f"Again: `{rerun_command(row['id'])}`", ""]
+
+
+def escape(text: str) -> str:
+    """Text as Markdown text: no markup, no table cell, no HTML, one line."""
+    return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))

@@ -1,0 +1,162 @@
+"""Plots as inline SVG that follow the page's colours: light or dark is the reader's choice, not the plot's.
+
+matplotlib draws with placeholder colours, which are then replaced by the page's CSS variables; text stays text in the
+page's font. What is drawn comes from `exhibits["twins"]`, by size:
+
+    drops         [{arm, value, low, high, n}]  pp against FP32 GELU on the same images
+    distillation  {recipe: Distillation.to_json()}, whose records hold block, phase, agreement, curve [[step, loss], ...]
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010203"  # becomes currentColor
+SERIES = ("#010211", "#010212", "#010213", "#010214", "#010215", "#010216")  # become var(--series-1) ...
+FAINT = "#010221"  # becomes var(--faint)
+ALARM = "#010222"  # becomes var(--bad)
+MARGIN_PP = 0.5
+MARKERS = "os^Dvp"
+
+
+def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
+    """Drop in pp with intervals per size, one mark per arm, the 0.5 pp bound as a line; None when there is nothing to draw."""
+    sizes = [size for size, twin in twins.items() if twin.get("drops")]
+    if not sizes:
+        return None
+    arms = list(dict.fromkeys(drop["arm"] for size in sizes for drop in twins[size]["drops"]))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=FAINT, linewidth=1)
+        axes.axvline(MARGIN_PP, color=ALARM, linestyle="--", linewidth=1.2)
+        for index, arm in enumerate(arms):
+            rows = [(row, d) for row, size in enumerate(sizes) for d in twins[size]["drops"] if d["arm"] == arm]
+            axes.errorbar(
+                [d["value"] for _, d in rows],
+                [row + 0.7 * (index - (len(arms) - 1) / 2) / max(len(arms), 1) for row, _ in rows],
+                xerr=[[d["value"] - d["low"] for _, d in rows], [d["high"] - d["value"] for _, d in rows]],
+                fmt=MARKERS[index % len(MARKERS)],
+                color=SERIES[index % len(SERIES)],
+                label=arm,
+                markersize=5,
+                capsize=3,
+            )
+        axes.set_yticks(range(len(sizes)), sizes)
+        axes.invert_yaxis()
+        axes.set_xlabel("accuracy lost against FP32 GELU, percentage points")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        _frame(axes)
+
+    return _svg(
+        draw, height=1.6 + 0.75 * len(sizes), salt="accuracy", label="Accuracy lost per size and arm, with the 0.5 point bound"
+    )
+
+
+def agreement_plot(twins: Mapping[str, Any]) -> str | None:
+    """Held-out agreement with the teacher after each block, one line per size and recipe."""
+    lines = [
+        (f"{size}, {recipe}", points)
+        for size, twin in twins.items()
+        for recipe, run in twin.get("distillation", {}).items()
+        if len(points := [r["agreement"] for r in run.get("records", []) if r.get("agreement") is not None]) > 1
+    ]
+    if not lines:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for index, (label, points) in enumerate(lines):
+            style = ("-", "--", ":")[index // len(SERIES) % 3]
+            axes.plot(range(1, len(points) + 1), [100 * p for p in points], style, color=SERIES[index % len(SERIES)], label=label)
+        axes.set_xlabel("blocks converted to ReLU")
+        axes.set_ylabel("held-out agreement, %")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        _frame(axes)
+
+    return _svg(
+        draw, height=3.9 + 0.2 * (len(lines) // 2), salt="agreement", label="Agreement with the teacher, block after block"
+    )
+
+
+def curves_plot(twins: Mapping[str, Any]) -> str | None:
+    """Learning curves: loss relative to its first value against the step, one panel per size and recipe, one line per block."""
+    panels = [
+        (f"{size}, {recipe}", curves)
+        for size, twin in twins.items()
+        for recipe, run in twin.get("distillation", {}).items()
+        if (curves := [r["curve"] for r in run.get("records", []) if len(r.get("curve") or []) > 1 and r["curve"][0][1]])
+    ]
+    if not panels:
+        return None
+    rows = (len(panels) + 1) // 2
+
+    def draw(figure: Figure) -> None:
+        for number, (title, curves) in enumerate(panels, start=1):
+            axes = figure.add_subplot(rows, 2 if len(panels) > 1 else 1, number)
+            for index, curve in enumerate(curves):
+                steps, losses = zip(*curve, strict=True)
+                first = losses[0]
+                # From the first block (faint) to the last (full colour).
+                strength = 0.2 + 0.8 * (index + 1) / len(curves)
+                axes.plot(steps, [loss / first for loss in losses], color=SERIES[0], alpha=strength, linewidth=1)
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("step")
+            axes.set_ylabel("loss / first loss")
+            _frame(axes)
+
+    return _svg(draw, height=2.4 * rows, salt="curves", label="Learning curves of the distillation, block by block")
+
+
+def _frame(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(True, color=FAINT, linewidth=0.5, alpha=0.5)
+    axes.set_axisbelow(True)
+
+
+def _svg(draw: Callable[[Figure], None], *, height: float, salt: str, label: str) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,  # stable ids, and no two plots of one page share one
+        "font.size": 9,
+        "legend.fontsize": 8,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        figure.patch.set_visible(False)
+        FigureCanvasSVG(figure)
+        draw(figure)
+        for axes in figure.axes:
+            axes.patch.set_visible(False)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _themed(stream.getvalue(), salt=salt, label=label)
+
+
+def _themed(svg: str, *, salt: str, label: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s(?:xmlns:xlink|version)="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r"font-family:[^;\"']*|font: ([\d.]+px)[^;\"]*", lambda m: f"font-size: {m[1]}" if m[1] else "", svg)
+    # ids are unique within a plot; the prefix makes them unique within the page.
+    svg = re.sub(r'\bid="', f'id="{salt}-', svg)
+    svg = svg.replace("url(#", f"url(#{salt}-").replace('href="#', f'href="#{salt}-')
+    for index, colour in enumerate(SERIES, start=1):
+        svg = svg.replace(colour, f"var(--series-{index})")
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)").replace(ALARM, "var(--bad)")
+    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

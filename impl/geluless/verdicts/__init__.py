@@ -1,0 +1,22 @@
+"""Verdicts on the paper's claims: the registry, the statistics, and the rules of the game."""
+
+from geluless.verdicts.handle import ClaimHandle, ClaimProtocolError
+from geluless.verdicts.registry import Claim, RegistryError, load_registry
+from geluless.verdicts.resources import Resource, missing
+from geluless.verdicts.verdict import Control, Estimate, Evidence, Judgement, Record, Verdict
+
+__all__ = [
+    "Claim",
+    "ClaimHandle",
+    "ClaimProtocolError",
+    "Control",
+    "Estimate",
+    "Evidence",
+    "Judgement",
+    "Record",
+    "RegistryError",
+    "Resource",
+    "Verdict",
+    "load_registry",
+    "missing",
+]

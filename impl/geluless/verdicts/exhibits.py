@@ -1,0 +1,59 @@
+"""What the report draws, from the parts that workers found: JSON values only, see geluless.report.plots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from geluless.verdicts.judge import paired_drop
+from geluless.verdicts.twins import SEED, SIZES, Kind, Part, Task
+
+ARMS = (
+    (Kind.BASE, "fp32-naive", "naive swap, FP32"),
+    (Kind.LOCAL, "fp32-relu", "ReLU distilled, FP32"),
+    (Kind.LOCAL, "int8-relu", "ReLU distilled, INT8"),
+    (Kind.BASE, "int8-gelu", "GELU, INT8"),
+    (Kind.PAPER, "fp32-relu", "ReLU by the paper's recipe, FP32"),
+    (Kind.LOCAL_KD, "fp32-relu", "ReLU distilled and polished, FP32"),
+)
+
+
+def twin_exhibits(parts: Mapping[Task, Part]) -> dict[str, Any]:
+    """{"twins": by size, "data": images and digests, "seed", "durations": seconds by task and step}."""
+    twins: dict[str, Any] = {}
+    for size in SIZES:
+        own = {task.kind: part for task, part in parts.items() if task.size == size}
+        if not own:
+            continue
+        base = own.get(Kind.BASE)
+        twins[size] = {
+            "drops": _drops(own, base) if base is not None else [],
+            "top1": {
+                f"{kind.value} {arm}": 100 * float(part.correct(arm).mean())
+                for kind, part in own.items()
+                for arm in part.predictions
+            },
+            "blocks": [dataclasses.asdict(block) for block in base.blocks] if base is not None else [],
+            "distillation": {
+                kind.value: part.distillation
+                for kind, part in own.items()
+                if part.distillation is not None and kind is not Kind.SHUFFLED
+            },
+            "teacher_sha256": next(iter(own.values())).teacher_sha256,
+        }
+    return {
+        "twins": twins,
+        "data": sorted({part.images for part in parts.values()}),
+        "seed": SEED,
+        "durations": {str(task): dict(part.seconds) for task, part in parts.items()},
+    }
+
+
+def _drops(own: Mapping[Kind, Part], base: Part) -> list[dict[str, Any]]:
+    drops = []
+    for kind, arm, label in ARMS:
+        if kind in own:
+            drop = paired_drop(base.correct("fp32-gelu"), own[kind].correct(arm))
+            drops.append({"arm": label, **dataclasses.asdict(drop.drop_pp), "n": drop.n})
+    return drops

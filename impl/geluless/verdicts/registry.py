@@ -1,0 +1,153 @@
+"""The registry of claims: claims/claims.toml, one row per claim of the paper, one test file per row.
+
+Ids are stable (c01, c02, ...). The paper gives two numbers, 11 % and 0.5 %; `paper_numbers` may hold nothing else, so
+that no figure of ours can pass for one of the paper's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from geluless.errors import GelulessError
+
+PAPER_NUMBERS = ("11 %", "0.5 %")
+DIRECTIONS = ("below", "above", "equal", "explore")
+COVERS = ("key result", "mechanism", "break condition", "open question", "next check", "limitation")
+ID = re.compile(r"c\d\d")
+TEST_FILE = re.compile(r"test_(c\d\d)_\w+\.py")
+
+
+class RegistryError(GelulessError):
+    """The registry of claims contradicts itself, its test files, or the package."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row.
+
+    `margin` is a number of `unit`, or None where the statement is exact; `direction` says on which side of it the
+    statistic must lie ("explore": reported without a bound). `expected` is "" or "refuted: why"; then a reproduction is
+    the surprise that fails the run.
+    """
+
+    id: str
+    title: str
+    claim: str
+    source: str
+    statistic: str
+    margin: float | None
+    unit: str
+    direction: str
+    paper_numbers: tuple[str, ...]
+    needs: tuple[str, ...]
+    fallback: str
+    modules: tuple[str, ...]
+    negative_control: str
+    covers: tuple[str, ...]
+    break_condition: str = ""
+    expected: str = ""
+
+    @property
+    def expects_refutation(self) -> bool:
+        return bool(self.expected)
+
+
+LISTS = {"paper_numbers", "needs", "modules", "covers"}
+MAY_BE_EMPTY = {"paper_numbers", "needs"}  # as lists: a claim without a number of the paper, one that needs nothing
+OPTIONAL = {"break_condition", "expected"}
+
+
+def load_registry(path: str | Path) -> tuple[Claim, ...]:
+    """Read and check the rows, in the order of their ids. Raises RegistryError that names row and field."""
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RegistryError(f"{path} is no readable TOML file: {error}") from error
+    if unknown := sorted(set(document) - {"claim"}):
+        raise RegistryError(f"{path}: unknown table {unknown[0]!r}; rows are [[claim]]")
+    rows = document.get("claim", [])
+    if not isinstance(rows, list) or not rows:
+        raise RegistryError(f"{path} holds no [[claim]] row")
+    claims = tuple(_claim(row, f"{path}, row {index + 1}") for index, row in enumerate(rows))
+    ids = [claim.id for claim in claims]
+    if ids != sorted(set(ids)):
+        raise RegistryError(f"{path}: ids must be unique and in order, not {', '.join(ids)}")
+    return claims
+
+
+def _claim(row: dict[str, Any], where: str) -> Claim:
+    known = {field.name for field in fields(Claim)}
+    if unknown := sorted(set(row) - known):
+        raise RegistryError(f"{where}: unknown key {unknown[0]!r}; a row has {', '.join(sorted(known))}")
+    if missing := sorted(known - OPTIONAL - {"margin"} - set(row)):
+        raise RegistryError(f"{where}: {missing[0]!r} is missing")
+    where = f"{where} ({row['id']})"
+    for key, value in row.items():
+        if key in LISTS:
+            if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
+                raise RegistryError(f"{where}: {key!r} must be a list of non-empty strings")
+            if not value and key not in MAY_BE_EMPTY:
+                raise RegistryError(f"{where}: {key!r} is empty")
+        elif key == "margin":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise RegistryError(f"{where}: 'margin' must be a number; leave it out where the statement is exact")
+        elif not isinstance(value, str) or not value.strip():
+            raise RegistryError(f"{where}: {key!r} must be a non-empty string")
+    if not ID.fullmatch(row["id"]):
+        raise RegistryError(f"{where}: an id is c and two digits")
+    if row["direction"] not in DIRECTIONS:
+        raise RegistryError(f"{where}: direction {row['direction']!r} is none of {', '.join(DIRECTIONS)}")
+    if (row["direction"] in ("below", "above")) != ("margin" in row):
+        raise RegistryError(f"{where}: a margin belongs to the directions below and above, and to no other")
+    if bad := sorted(set(row["covers"]) - set(COVERS)):
+        raise RegistryError(f"{where}: covers {bad[0]!r}, which is none of {', '.join(COVERS)}")
+    if bad := sorted(set(row["paper_numbers"]) - set(PAPER_NUMBERS)):
+        raise RegistryError(f"{where}: {bad[0]!r} is no number of the paper that is known to us ({', '.join(PAPER_NUMBERS)})")
+    if ("break condition" in row["covers"]) != ("break_condition" in row):
+        raise RegistryError(f"{where}: covering a break condition means stating it in 'break_condition', and the reverse")
+    if "expected" in row and not re.fullmatch(r"refuted: .+", row["expected"]):
+        raise RegistryError(f"{where}: 'expected' is left out, or reads 'refuted: why'")
+    values: dict[str, Any] = {key: tuple(value) if key in LISTS else value for key, value in row.items()}
+    return Claim(**{"margin": None, **values})
+
+
+def claim_of_file(path: str | Path) -> str | None:
+    """The claim id that a test file's name carries (test_c03_accuracy.py -> "c03"), or None."""
+    match = TEST_FILE.fullmatch(Path(path).name)
+    return match.group(1) if match else None
+
+
+def check_bijection(claims: tuple[Claim, ...], folder: str | Path) -> None:
+    """One test file per row and one row per test file; RegistryError names the odd one out."""
+    files: dict[str, str] = {}
+    for file in sorted(Path(folder).glob("test_*.py")):
+        identifier = claim_of_file(file)
+        if identifier is None:
+            raise RegistryError(f"{file.name}: a claim's test file is called test_cNN_words.py")
+        if identifier in files:
+            raise RegistryError(f"{identifier} has two test files, {files[identifier]} and {file.name}")
+        files[identifier] = file.name
+    ids = {claim.id for claim in claims}
+    if lacking := sorted(ids - set(files)):
+        raise RegistryError(f"{lacking[0]} has a row but no test file test_{lacking[0]}_*.py in {folder}")
+    if orphans := sorted(set(files) - ids):
+        raise RegistryError(f"{files[orphans[0]]} has no row {orphans[0]} in the registry")
+
+
+def missing_modules(claims: tuple[Claim, ...]) -> tuple[str, ...]:
+    """The modules named by rows that this installation cannot find, as "cNN: module"."""
+    lacking = []
+    for claim in claims:
+        for module in claim.modules:
+            try:
+                found = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:
+                found = False
+            if not found:
+                lacking.append(f"{claim.id}: {module}")
+    return tuple(lacking)

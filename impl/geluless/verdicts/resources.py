@@ -1,0 +1,108 @@
+"""What a check may need and this machine may lack. Every probe looks; none assumes."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from enum import Enum
+from pathlib import Path
+
+IMAGENET_VARIABLE = "GELULESS_IMAGENET"
+FASTER_TRANSFORMER_VARIABLE = "GELULESS_FASTERTRANSFORMER"
+IMAGENET_CLASSES = 1000
+PEERS = ("openvino", "onnxruntime", "tensorrt")
+
+
+class Resource(Enum):
+    """Printed as NEEDS_<name>. CHECK is the honest one: everything is here, but the check is not written yet."""
+
+    GPU = "an NVIDIA GPU that torch can use"
+    RTX_4090 = "an NVIDIA GeForce RTX 4090"
+    FASTER_TRANSFORMER = "a FasterTransformer build with Swin INT8"
+    IMAGENET = "the ImageNet-1k validation images"
+    IMAGENET_TRAIN = "the ImageNet-1k training images, of which distillation uses 10 %"
+    CPU_ENGINE = "the fused CPU engine"
+    GPU_ENGINE = "the fused GPU engine"
+    PEERS = "another inference engine to compare with"
+    CHECK = "a check that is not written yet"
+
+    @property
+    def status(self) -> str:
+        """The word in the report; a variant of a resource shares its word, the reason tells them apart."""
+        return f"NEEDS_{_WORDS.get(self.name, self.name)}"
+
+
+_WORDS = {"RTX_4090": "GPU", "FASTER_TRANSFORMER": "PEERS", "IMAGENET_TRAIN": "IMAGENET"}
+
+
+def missing(resource: Resource) -> str | None:
+    """What exactly is missing, in words that say how to provide it; None when the resource is here."""
+    return _PROBES[resource]()
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no CUDA device (torch.cuda.is_available() is False)"
+
+
+def _rtx_4090() -> str | None:
+    if lacking := _gpu():
+        return f"an RTX 4090: {lacking}"
+    import torch
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return None if any("4090" in name for name in names) else f"an RTX 4090: this machine has {', '.join(names)}"
+
+
+def _faster_transformer() -> str | None:
+    root = os.environ.get(FASTER_TRANSFORMER_VARIABLE)
+    if not root:
+        return f"a FasterTransformer build with Swin INT8: set {FASTER_TRANSFORMER_VARIABLE} to its build folder"
+    library = Path(root) / "lib" / "libpyt_swintransformer.so"
+    return None if library.is_file() else f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {library} does not exist"
+
+
+def _imagenet(split: str) -> str | None:
+    root = os.environ.get(IMAGENET_VARIABLE)
+    if not root:
+        return f"ImageNet-1k, split {split}: set {IMAGENET_VARIABLE} to a folder with {split}/<class>/*.JPEG"
+    folder = Path(root) / split
+    if not folder.is_dir():
+        return f"{IMAGENET_VARIABLE} is {root}, but {folder} is no folder"
+    classes = sum(entry.is_dir() for entry in folder.iterdir())
+    if classes != IMAGENET_CLASSES:
+        return f"{folder} has {classes} class folders, ImageNet-1k has {IMAGENET_CLASSES}"
+    return None
+
+
+def _engine(backend: str) -> str | None:
+    if _module_exists(f"geluless.engine.{backend}"):
+        return None
+    return f"geluless.engine.{backend}, the fused {backend.upper()} engine, is not part of this version"
+
+
+def _peers() -> str | None:
+    if any(_module_exists(name) for name in PEERS):
+        return None
+    return f"none of {', '.join(PEERS)} is installed: pip install 'geluless[peers]'"
+
+
+def _module_exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+_PROBES = {
+    Resource.GPU: _gpu,
+    Resource.RTX_4090: _rtx_4090,
+    Resource.FASTER_TRANSFORMER: _faster_transformer,
+    Resource.IMAGENET: lambda: _imagenet("val"),
+    Resource.IMAGENET_TRAIN: lambda: _imagenet("train"),
+    Resource.CPU_ENGINE: lambda: _engine("cpu"),
+    Resource.GPU_ENGINE: lambda: _engine("gpu"),
+    Resource.PEERS: _peers,
+    Resource.CHECK: lambda: "the check itself is not written yet",
+}

@@ -1,0 +1,351 @@
+"""Evidence of the embedded tier, made live: the micro twins of the paper's four sizes on 10,000 test images.
+
+The evidence comes in tasks, each a function of one size that a worker process runs alone on one thread:
+
+    base      the GELU teacher, the naive swap, both quantized      -> predictions, artifacts, what its blocks look like
+    local     per-block distillation of the teacher, then INT8      -> predictions, artifact, learning curves;
+              for tiny also one rounding against FasterTransformer's two -> squared logit errors
+    paper     block after block by soft labels (the paper's way)    -> predictions, learning curves
+    local+kd  local, then a polish by soft labels                   -> predictions, learning curves
+    shuffled  negative control: soft labels of other images         -> predictions
+
+Nothing is read from earlier runs. Prediction vectors of different tasks are paired by image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from geluless.data import ImageSource
+    from geluless.ptq import Profile
+
+SIZES = ("tiny", "small", "base", "large")
+INT8_NAIVE_SIZES = ("tiny",)  # elsewhere the naive swap in FP32 is control enough, at a third of the time
+SEED = 0
+CALIBRATION_IMAGES = 256
+ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
+BATCH = 250
+
+Report = Callable[[str], None]
+
+
+class Kind(Enum):
+    BASE = "base"
+    LOCAL = "local"
+    PAPER = "paper"
+    LOCAL_KD = "local+kd"
+    SHUFFLED = "shuffled"
+
+
+# Seconds on one quiet core for the tiny twin: only their order matters, the longest task starts first.
+TINY_SECONDS = {
+    Kind.BASE: 60,
+    Kind.LOCAL: 150,
+    Kind.PAPER: 300,
+    Kind.LOCAL_KD: 400,
+    Kind.SHUFFLED: 40,
+}
+SIZE_FACTOR = {"tiny": 1.0, "small": 2.0, "base": 3.2, "large": 4.5}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of evidence, written "local:tiny"."""
+
+    kind: Kind
+    size: str
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"no twin is called {self.size!r}; the sizes are {', '.join(SIZES)}")
+
+    @staticmethod
+    def parse(text: str) -> Task:
+        kind, _, size = text.partition(":")
+        return Task(Kind(kind), size)
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}:{self.size}"
+
+    @property
+    def model(self) -> str:
+        return f"swin_micro_{self.size}"
+
+    @property
+    def expected_seconds(self) -> float:
+        return TINY_SECONDS[self.kind] * SIZE_FACTOR[self.size]
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """What one MLP of the teacher does to the residual stream, on 500 training images."""
+
+    block: str
+    pre_activation_mean: float
+    pre_activation_std: float
+    mlp_to_residual: float  # rms of the MLP's output over rms of the stream it is added to
+    relu_error: float  # relative rms change of the MLP's output when its GELU becomes ReLU
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task found. Predictions are class indices, uint8 [N], by arm."""
+
+    task: str
+    images: str  # name of the test images, their number and digest
+    teacher_sha256: str
+    labels: np.ndarray = field(repr=False)
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    errors: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # float64 [N]: squared logit error per image
+    artifacts: Mapping[str, str] = field(default_factory=dict)  # content hashes by arm
+    manifests: Mapping[str, list[dict[str, str]]] = field(default_factory=dict, repr=False)  # executed precision by arm
+    distillation: Mapping[str, Any] | None = None
+    blocks: tuple[BlockFacts, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by step
+
+    def correct(self, arm: str) -> np.ndarray:
+        """bool [N]: which images this arm classifies correctly. KeyError for an arm the task did not run."""
+        return self.predictions[arm] == self.labels
+
+
+def run_task(task: Task, *, images: int | None = None, report: Report = print) -> Part:
+    """Run one task in this process. `images` limits the test images (for tests of this module only)."""
+    return _Worker(task, images=images, report=report).run()
+
+
+class _Worker:
+    def __init__(self, task: Task, *, images: int | None, report: Report) -> None:
+        from geluless.data import embedded_images, teacher_path
+
+        self.task = task
+        self.report = report
+        self.seconds: dict[str, float] = {}
+        self.train = embedded_images("train")
+        self.test = embedded_images("test")
+        self.indices = range(len(self.test) if images is None else min(images, len(self.test)))
+        self.checkpoint = teacher_path(task.model)
+        self.labels = np.asarray(self.test.labels)[: len(self.indices)].astype(np.uint8)
+
+    def run(self) -> Part:
+        steps = {
+            Kind.BASE: self._base,
+            Kind.LOCAL: self._local,
+            Kind.PAPER: self._soft,
+            Kind.LOCAL_KD: self._soft,
+            Kind.SHUFFLED: self._shuffled,
+        }
+        found = steps[self.task.kind]()
+        return Part(
+            task=str(self.task),
+            images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]}",
+            teacher_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
+            labels=self.labels,
+            seconds=self.seconds,
+            **found,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ the tasks
+
+    def _base(self) -> dict[str, Any]:
+        from geluless.models.activations import replace_gelu
+
+        teacher = self._teacher()
+        blocks = tuple(self._timed("block facts", lambda: list(block_facts(teacher, self.train))))
+        predictions, artifacts = {"fp32-gelu": self._float("FP32 GELU", teacher)}, {}
+        predictions["int8-gelu"], artifacts["int8-gelu"], gelu_manifest = self._integer("INT8 GELU", teacher)
+        naive = self._teacher()
+        replace_gelu(naive)
+        predictions["fp32-naive"] = self._float("FP32 naive swap", naive)
+        if self.task.size in INT8_NAIVE_SIZES:
+            predictions["int8-naive"], artifacts["int8-naive"], _ = self._integer("INT8 naive swap", naive)
+        return {
+            "predictions": predictions,
+            "artifacts": artifacts,
+            "manifests": {"int8-gelu": gelu_manifest},
+            "blocks": blocks,
+        }
+
+    def _local(self) -> dict[str, Any]:
+        student, record = self._distilled("local")
+        predictions = {"fp32-relu": self._float("FP32 ReLU", student)}
+        predictions["int8-relu"], digest, manifest = self._integer("INT8 ReLU", student)
+        errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
+        return {
+            "predictions": predictions,
+            "errors": errors,
+            "artifacts": {"int8-relu": digest, **artifacts},
+            "manifests": {"int8-relu": manifest, **manifests},
+            "distillation": record,
+        }
+
+    def _soft(self) -> dict[str, Any]:
+        student, record = self._distilled(self.task.kind.value)
+        return {"predictions": {"fp32-relu": self._float("FP32 ReLU", student)}, "distillation": record}
+
+    def _shuffled(self) -> dict[str, Any]:
+        teacher = self._teacher()
+        handle = shuffle_logits(teacher)
+        try:
+            student, record = self._distilled("paper", teacher=teacher, shorten=True)
+        finally:
+            handle.remove()
+        return {"predictions": {"fp32-relu": self._float("FP32 ReLU", student)}, "distillation": record}
+
+    def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
+        """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
+        from geluless.ptq import PROFILES
+
+        indices = self.indices[:ROUNDING_IMAGES]
+        exact = self._logits(student, indices)
+        best = PROFILES["best"]
+        variants: dict[str, Profile] = {
+            "single": best,
+            "single-again": best,
+            "double": dataclasses.replace(best, name="best-double", double_rounding=PROFILES["ft1"].double_rounding),
+            "ft1": PROFILES["ft1"],
+            "ft2": PROFILES["ft2"],
+        }
+        errors, artifacts, manifests = {}, {}, {}
+        for name, profile in variants.items():
+            artifact, logits = self._quantized(f"rounding {name}", student, profile=profile, indices=indices)
+            errors[name] = ((logits.astype(np.float64) - exact) ** 2).mean(axis=1)  # float64 [N]
+            artifacts[name] = artifact.content_hash
+            manifests[name] = [dict(row) for row in artifact.precision_manifest()]
+        self.report(
+            f"  {self.task!s:<14} rounding variants: mean squared logit error "
+            + ", ".join(f"{name} {values.mean():.4g}" for name, values in errors.items())
+        )
+        return errors, artifacts, manifests
+
+    # ------------------------------------------------------------------------------------------------------ the steps
+
+    def _teacher(self) -> nn.Module:
+        from geluless.models.swin import create_model
+
+        return create_model(self.task.model, self.checkpoint)
+
+    def _distilled(
+        self, recipe_name: str, *, teacher: nn.Module | None = None, shorten: bool = False
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        from geluless.distillation import RECIPES, distill
+
+        recipe = shortened(RECIPES[recipe_name]) if shorten else RECIPES[recipe_name]
+        result = self._timed(
+            f"distilled by {recipe_name}",
+            lambda: distill(teacher if teacher is not None else self._teacher(), self.train, recipe=recipe, seed=SEED),
+        )
+        return result.student, result.to_json()
+
+    def _float(self, name: str, model: nn.Module) -> np.ndarray:
+        predictions = self._timed(name, lambda: self._logits(model, self.indices)).argmax(1).astype(np.uint8)
+        self._say_accuracy(name, predictions)
+        return predictions
+
+    def _logits(self, model: nn.Module, indices: range) -> np.ndarray:
+        import torch
+
+        model.eval()
+        with torch.inference_mode():
+            return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
+
+    def _integer(self, name: str, model: nn.Module) -> tuple[np.ndarray, str, list[dict[str, str]]]:
+        artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
+        predictions = logits.argmax(1).astype(np.uint8)
+        self._say_accuracy(name, predictions)
+        return predictions, artifact.content_hash, [dict(row) for row in artifact.precision_manifest()]
+
+    def _quantized(self, name: str, model: nn.Module, *, profile: str | Profile, indices: range) -> tuple[Any, np.ndarray]:
+        from geluless.engine.engine import Engine
+        from geluless.ptq import calibration_indices, quantize
+
+        chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES)
+        artifact = quantize(model, self.train.batches(64, indices=chosen), profile=profile)
+        engine = Engine(artifact, backend="reference", threads=1)
+        logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
+        return artifact, logits
+
+    def _timed(self, step: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        self.seconds[step] = time.perf_counter() - started
+        return result
+
+    def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
+        top1 = 100 * (predictions == self.labels).mean()
+        self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
+
+
+def shortened(recipe: Any) -> Any:
+    """The recipe with a quarter of its images, for a negative control that only has to show that it does not recover."""
+    smaller = {
+        item.name: max(256, getattr(recipe, item.name) // 4)
+        for item in dataclasses.fields(recipe)
+        if item.name in ("images", "soft_images", "kd_images") and getattr(recipe, item.name)
+    }
+    return dataclasses.replace(recipe, **smaller)
+
+
+def shuffle_logits(teacher: nn.Module) -> Any:
+    """Give every image the logits of its neighbour in the batch; returns the hook's handle.
+
+    A student that starts as a copy of the teacher carries a copy of the hook: the check of identity keeps it harmless
+    there.
+    """
+
+    def rolled(module: nn.Module, _: Any, logits: torch.Tensor) -> torch.Tensor | None:
+        return logits.roll(1, dims=0) if module is teacher else None
+
+    return teacher.register_forward_hook(rolled)
+
+
+def block_facts(model: nn.Module, images: ImageSource, *, count: int = 500) -> Iterator[BlockFacts]:
+    """Run `count` images (every n-th) through the GELU network and look at each MLP: one BlockFacts per block."""
+    import torch
+    import torch.nn.functional as F
+
+    from geluless.models.swin import named_blocks
+
+    step = max(1, len(images) // count)
+    batch = torch.cat(list(images.batches(BATCH, indices=range(0, len(images), step)[:count])))
+    seen: dict[str, BlockFacts] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def look(mlp: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            pre = mlp.get_submodule("fc1")(inputs[0])
+            change = mlp.get_submodule("fc2")(F.relu(pre)) - output
+            to_residual, error = rms_ratio(output, streams[name]), rms_ratio(change, output)
+            seen[name] = BlockFacts(name, pre.mean().item(), pre.std().item(), to_residual, error)
+
+        return look
+
+    streams: dict[str, torch.Tensor] = {}
+    handles = []
+    for name, block in named_blocks(model):
+        # norm2's input is the residual stream to which the MLP's output is added.
+        handles.append(block.norm2.register_forward_pre_hook(lambda _, inputs, name=name: streams.__setitem__(name, inputs[0])))
+        handles.append(block.mlp.register_forward_hook(hook(name)))
+    try:
+        model.eval()
+        with torch.inference_mode():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    yield from seen.values()
+
+
+def rms_ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> float:
+    """Ratio of root mean squares."""
+    return (numerator.pow(2).mean() / denominator.pow(2).mean()).sqrt().item()

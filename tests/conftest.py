@@ -1,0 +1,42 @@
+"""How the tests run: the hypothesis profiles, torch's threads, and no network."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Kernels have no deadline: the first call of a process may compile or page in weights.
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, print_blob=True)
+settings.register_profile(
+    "nightly", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# Before timm is imported: a test that would download weights must fail at once, not after a timeout.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests marked gpu; they fail, not skip, without a CUDA device")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --gpu the gpu tests are deselected, which the summary counts, rather than skipped."""
+    if config.getoption("--gpu"):
+        return
+    kept = [item for item in items if "gpu" not in item.keywords]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if "gpu" in item.keywords])
+        items[:] = kept
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _torch_threads() -> None:
+    """As many threads as this process may use: on a shared machine torch counts cores that are not ours."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", cores)))
