@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 recipe,
                 size,
                 id=f"{recipe.value}-{size}",
-                marks=pytest.mark.evidence(f"base:{size}", f"{recipe.value}:{size}", str(CONTROL)),
+                marks=pytest.mark.evidence(f"base:{size}", f"base:{CONTROL.size}", f"{recipe.value}:{size}", str(CONTROL)),
             )
             for recipe, size in recipes
         ],
@@ -63,7 +63,8 @@ def test_distillation_recovers(claim: ClaimHandle, twins: EvidencePool, tier: st
     )
     gelu, naive, relu = base.correct("fp32-gelu"), base.correct("fp32-naive"), distilled.correct("fp32-relu")
     drop = paired_drop(gelu, relu)
-    wrong = non_inferiority(paired_drop(control_base.correct("fp32-gelu"), shuffled.correct("fp32-relu")))
+    wrong = non_inferiority(paired_drop(control_base.correct("fp32-gelu"), shuffled.correct("fp32-shuffled")))
+    right = paired_drop(control_base.correct("fp32-gelu"), shuffled.correct("fp32-true-labels"))
     warnings = tuple((distilled.distillation or {}).get("warnings", ()))
     claim.decide(
         all_of([non_inferiority(drop), better_than(paired_drop(naive, relu), name="gain over the naive swap")]),
@@ -72,8 +73,8 @@ def test_distillation_recovers(claim: ClaimHandle, twins: EvidencePool, tier: st
             tier=tier,
             seconds=sum(distilled.seconds.values()),
             control=Control(
-                "soft labels shuffled between images (tiny, shortened) must not pass as recovered",
-                wrong.sentence,
+                "one pass of soft labels shuffled between images (tiny, all blocks at once) must not pass as recovered",
+                f"{wrong.sentence}; the same pass with the true labels: {right.estimate()}",
                 wrong.verdict is not Verdict.REPRODUCED,
             ),
             artifacts={"teacher": base.teacher_sha256},

@@ -6,14 +6,16 @@ judged. Break condition: a loss above 0.5 that distillation cannot give back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Resource, Verdict
-from geluless.verdicts.judge import non_inferiority, paired_drop, relative_non_inferiority
+from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource, Verdict
+from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import SIZES, Kind, Task
 
-KINDS = {"absolute": non_inferiority, "relative": relative_non_inferiority}
+KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
@@ -51,3 +53,22 @@ def awkward_images(count: int, *, seed: int = 1) -> torch.Tensor:
 def awkward_artifact(*, relu: bool = True, profile: str | Profile = "best", drop_bias: bool = False) -> Artifact:
     resolved = PROFILES[profile] if isinstance(profile, str) else profile
     return quantize(awkward_swin(relu=relu, drop_bias=drop_bias), [awkward_images(32)], profile=resolved, name="awkward")
+
+
+class MemoryImages:
+    """An ImageSource over awkward images; the labels only serve to balance choices."""
+
+    name, tier, digest = "awkward", "test", "0" * 64
+    class_names = tuple("abcdefg")
+    input_size = AWKWARD_INPUT
+
+    def __init__(self, count: int, *, seed: int = 5) -> None:
+        self._images = awkward_images(count, seed=seed)
+        self.labels = np.arange(count) % 7
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batches(self, batch_size: int, *, indices: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
+        chosen = self._images if indices is None else self._images[torch.as_tensor(indices)]
+        yield from chosen.split(batch_size)

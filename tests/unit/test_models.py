@@ -111,7 +111,7 @@ def test_a_checkpoint_without_fc1_bias_makes_a_network_without_it(tmp_path):
 
 def test_the_weights_of_another_network_are_refused(tmp_path):
     save_file(geluless.create_model("swin_micro_base").state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match="of another network.*Check --model"):
+    with pytest.raises(CheckpointError, match=r"of another network.*Check --model"):
         geluless.create_model(NAME, checkpoint=tmp_path / "w.safetensors")
 
 

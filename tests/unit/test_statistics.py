@@ -218,7 +218,9 @@ def test_the_planned_number_of_samples_decides_in_four_of_five_cases() -> None:
     needed = samples_to_decide(0.005 - (lost - gained), math.sqrt(lost + gained - (lost - gained) ** 2))
     assert needed is not None
     tables = np.random.default_rng(8).multinomial(needed, [0.88, lost, gained, 1 - 0.88 - lost - gained], size=800)
-    decided = [decide_below(paired_difference(PairedCounts(needed, *row[:3])), 0.005) is Verdict.REPRODUCED for row in tables.tolist()]
+    decided = [
+        decide_below(paired_difference(PairedCounts(needed, *row[:3])), 0.005) is Verdict.REPRODUCED for row in tables.tolist()
+    ]
     assert 0.74 < np.mean(decided) < 0.86
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
@@ -11,11 +12,7 @@ from geluless.commands.output import atomic_output, checked_folder, checked_outp
 from geluless.commands.result import OptionError, Result
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
-
-    from geluless.distillation import BlockRecord
 
 SUFFIX = ".safetensors"
 
@@ -27,24 +24,28 @@ def add_parser(verbs: Any) -> None:
     add_data(parser, split="train")
     parser.add_argument("--recipe", default="local+kd", metavar="NAME", help="paper, local, or local+kd (default)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-dir", metavar="DIR", help="keep progress here: the same command continues a killed run")
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, metavar="DIR", help="keep progress here: the same command continues a killed run"
+    )
     add_output(parser, suffix=SUFFIX)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Result:
-    from pathlib import Path
-
-    from geluless.distillation import RECIPES, distill
+    from geluless.distillation import RECIPES, BlockRecord, distill, format_record
 
     if options.recipe not in RECIPES:
         raise OptionError(f"no recipe is called {options.recipe!r}; choose one of {', '.join(RECIPES)}")
     output = checked_output(options.output, suffix=SUFFIX, force=options.force)
-    progress = checked_folder(Path(options.checkpoint_dir), option="--checkpoint-dir") if options.checkpoint_dir else None
+    progress = checked_folder(options.checkpoint_dir, option="--checkpoint-dir") if options.checkpoint_dir else None
     set_threads(options)
     teacher = open_model(options)
     images = open_images(options, model=teacher)
-    done = distill(teacher, images, recipe=options.recipe, seed=options.seed, checkpoint_dir=progress, on_block=_announce)
+
+    def announce(record: BlockRecord) -> None:
+        print(format_record(record), flush=True)
+
+    done = distill(teacher, images, recipe=options.recipe, seed=options.seed, checkpoint_dir=progress, on_block=announce)
     facts = {
         "model": options.model,
         "activation": "relu",
@@ -60,14 +61,6 @@ def run(options: argparse.Namespace) -> Result:
         console.print(f"{output}: ReLU student of {options.model}, recipe {options.recipe}", soft_wrap=True)
 
     return Result({"output": str(output), **facts, "seed": options.seed, "distillation": done.to_json()}, show)
-
-
-def _announce(record: BlockRecord) -> None:
-    print(
-        f"{record.block:<20} {record.phase:<12} loss {record.loss_before:.4g} -> {record.loss:.4g}  "
-        f"agreement {100 * record.agreement:.2f} %  {record.seconds:.1f} s  {record.status}",
-        flush=True,
-    )
 
 
 def _save(student: Any, output: Path, *, metadata: dict[str, str]) -> None:

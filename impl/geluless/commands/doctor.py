@@ -140,11 +140,11 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     if not data["claims"]:
         console.print("claims: no claims/claims.toml beside the fixtures")
         return
-    judged = Table("claim", "title", "lacks", "judged on", title="What this machine can judge")
+    judged = Table("claim", "title", "lacks", "without it", title="What this machine can judge")
     reasons: dict[str, str] = {}
     for row in data["claims"]:
         reasons |= row["lacking"]
-        here = row["fallback"] if row["lacking"] else "what the claim is about"
+        here = row["fallback"] if row["lacking"] else "(judged in full)"
         judged.add_row(row["id"], row["title"], "\n".join(row["lacking"]) or "nothing", here)
     console.print(judged)
     for need, reason in sorted(reasons.items()):

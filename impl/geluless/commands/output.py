@@ -52,6 +52,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())  # a rename may reach the disk before the bytes it names
+        temporary.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from timm.layers import Mlp
+from torch import Tensor
 
 from geluless.distillation.recipes import LocalSettings
 from geluless.distillation.records import Status
@@ -41,14 +42,15 @@ class Fit:
 
 
 @torch.no_grad()
-def relative_error(mlp: nn.Module, inputs: Tensor, targets: Tensor) -> float:
+def relative_error(mlp: Mlp, inputs: Tensor, targets: Tensor) -> float:
     """Mean squared error over the variance of the targets."""
-    error = sum(F.mse_loss(mlp(x), y, reduction="sum").item() for x, y in zip(inputs.split(65536), targets.split(65536), strict=True))
+    chunks = zip(inputs.split(65536), targets.split(65536), strict=True)
+    error = sum(F.mse_loss(mlp(x), y, reduction="sum").item() for x, y in chunks)
     return error / max(targets.var(0, unbiased=False).sum().item() * len(targets), 1e-12)
 
 
 @torch.no_grad()
-def refit_fc2(mlp: nn.Module, inputs: Tensor, targets: Tensor, *, ridge: float) -> None:
+def refit_fc2(mlp: Mlp, inputs: Tensor, targets: Tensor, *, ridge: float) -> None:
     """Least squares for fc2's weight and bias on the activated features, shrinking towards what is there.
 
     Solves (H^T H / n + ridge mean(diag) I) D = H^T (Y - H W) / n in float64 for the change D, with a column of ones in H
@@ -70,7 +72,7 @@ def refit_fc2(mlp: nn.Module, inputs: Tensor, targets: Tensor, *, ridge: float) 
     mlp.fc2.bias += change[-1].to(mlp.fc2.bias.dtype)
 
 
-def adam_steps(mlp: nn.Module, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> list[tuple[int, float]]:
+def adam_steps(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> list[tuple[int, float]]:
     """Minimise the squared error on random rows; returns the learning curve of relative errors."""
     parameters = [p for p in mlp.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, foreach=True)
@@ -91,7 +93,7 @@ def adam_steps(mlp: nn.Module, tokens: Tokens, settings: LocalSettings, generato
     return curve
 
 
-def fit_mlp(mlp: nn.Module, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> Fit:
+def fit_mlp(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> Fit:
     """Closed form, then Adam, in place; each is kept only if the held-out error falls."""
 
     def errors() -> tuple[float, float]:

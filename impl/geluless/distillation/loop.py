@@ -7,10 +7,12 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -181,7 +183,8 @@ class _Run:
 
     def result(self) -> Distillation:
         replace_gelu(self.student)  # raises if a GELU were left
-        warnings = [f"{record.block} ({record.phase}): {record.status.value}" for record in self.records if record.status is not Status.OK]
+        failed = [record for record in self.records if record.status is not Status.OK]
+        warnings = [f"{record.block} ({record.phase}): {record.status.value}" for record in failed]
         student = self.student.eval().requires_grad_(False)
         return Distillation(student, self.recipe.name, self.seed, tuple(self.records), tuple(warnings))
 
@@ -201,7 +204,7 @@ def _split(images: ImageSource, recipe: Recipe) -> tuple[list[int], list[int]]:
 class _Streams:
     """The token tensors of teacher and student, advanced block by block: the cost is linear in the depth."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, images: Tensor, held_out: Tensor) -> None:
+    def __init__(self, teacher: SwinTransformer, student: SwinTransformer, images: Tensor, held_out: Tensor) -> None:
         self.networks = (teacher, student)
         self.count = len(images)
         everything = torch.cat([images, held_out])
@@ -215,7 +218,7 @@ class _Streams:
             ]
             for teacher_block, student_block in zip(teacher_stage.blocks, student_stage.blocks, strict=True):
                 target = _chunked(teacher_block, self.streams[0])
-                middle = _chunked(lambda x, b=student_block: x + b._attn(b.norm1(x)), self.streams[1])
+                middle = _chunked(partial(_after_attention, student_block), self.streams[1])
                 inputs = _chunked(student_block.norm2, middle)
                 yield student_block, self._tokens(inputs, target - middle)
                 self.streams = [target, middle + _chunked(student_block.mlp, inputs)]
@@ -223,6 +226,11 @@ class _Streams:
     def _tokens(self, inputs: Tensor, targets: Tensor) -> Tokens:
         split = [x[part].flatten(0, 2) for part in (slice(self.count), slice(self.count, None)) for x in (inputs, targets)]
         return Tokens(*split)
+
+
+def _after_attention(block: SwinTransformerBlock, x: Tensor) -> Tensor:
+    """The residual stream between a block's two halves."""
+    return x + block._attn(block.norm1(x))
 
 
 @torch.no_grad()

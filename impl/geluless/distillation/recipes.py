@@ -79,7 +79,7 @@ def _parse_recipe(name: str, table: dict[str, Any]) -> Recipe:
 def _parse_phase(where: str, kind: type, table: dict[str, Any]) -> Any:
     known = {field.name: field.type for field in dataclasses.fields(kind)}
     if table.keys() != known.keys():
-        odd = sorted(table.keys() ^ known.keys())[0]
+        odd = min(table.keys() ^ known.keys())
         raise RecipeError(f"[{where}] {'lacks' if odd in known else 'does not know'} {odd!r}; it takes {', '.join(known)}")
     for key, value in table.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or (known[key] == "int" and not isinstance(value, int)):

@@ -38,7 +38,7 @@ class BlockRecord:
     curve: tuple[tuple[int, float], ...]  # (step, training loss)
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "status": self.status.value, "curve": [list(point) for point in self.curve]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BlockRecord:

@@ -45,7 +45,9 @@ def held_out_divergence(student: nn.Module, labels: SoftLabels, temperature: flo
     return divergence(logits, labels.logits[0], temperature).item(), agreement
 
 
-def train(student: nn.Module, labels: SoftLabels, settings: SoftLabelSettings, generator: torch.Generator) -> list[tuple[int, float]]:
+def train(
+    student: nn.Module, labels: SoftLabels, settings: SoftLabelSettings, generator: torch.Generator
+) -> list[tuple[int, float]]:
     """AdamW over random mirrored batches with linear decay; returns the learning curve. Stops when the loss is not finite."""
     parameters = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True)

@@ -105,7 +105,7 @@ def curves_plot(twins: Mapping[str, Any]) -> str | None:
                 steps, losses = zip(*curve, strict=True)
                 first = losses[0]
                 # From the first block (faint) to the last (full colour).
-                strength = 0.2 + 0.8 * (index + 1) / len(curves)
+                strength = min(1.0, 0.2 + 0.8 * (index + 1) / len(curves))  # the sum may exceed one by a rounding
                 axes.plot(steps, [loss / first for loss in losses], color=SERIES[0], alpha=strength, linewidth=1)
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("step")

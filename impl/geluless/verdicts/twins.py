@@ -7,7 +7,7 @@ The evidence comes in tasks, each a function of one size that a worker process r
               for tiny also one rounding against FasterTransformer's two -> squared logit errors
     paper     block after block by soft labels (the paper's way)    -> predictions, learning curves
     local+kd  local, then a polish by soft labels                   -> predictions, learning curves
-    shuffled  negative control: soft labels of other images         -> predictions
+    shuffled  negative control: soft labels of other images, beside one with the true ones -> predictions
 
 Nothing is read from earlier runs. Prediction vectors of different tasks are paired by image.
 """
@@ -15,6 +15,7 @@ Nothing is read from earlier runs. Prediction vectors of different tasks are pai
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -51,11 +52,11 @@ class Kind(Enum):
 
 # Seconds on one quiet core for the tiny twin: only their order matters, the longest task starts first.
 TINY_SECONDS = {
-    Kind.BASE: 60,
-    Kind.LOCAL: 150,
-    Kind.PAPER: 300,
-    Kind.LOCAL_KD: 400,
-    Kind.SHUFFLED: 40,
+    Kind.BASE: 70,
+    Kind.LOCAL: 90,
+    Kind.PAPER: 200,
+    Kind.LOCAL_KD: 120,
+    Kind.SHUFFLED: 50,
 }
 SIZE_FACTOR = {"tiny": 1.0, "small": 2.0, "base": 3.2, "large": 4.5}
 
@@ -195,13 +196,25 @@ class _Worker:
         return {"predictions": {"fp32-relu": self._float("FP32 ReLU", student)}, "distillation": record}
 
     def _shuffled(self) -> dict[str, Any]:
-        teacher = self._teacher()
-        handle = shuffle_logits(teacher)
-        try:
-            student, record = self._distilled("paper", teacher=teacher, shorten=True)
-        finally:
-            handle.remove()
-        return {"predictions": {"fp32-relu": self._float("FP32 ReLU", student)}, "distillation": record}
+        """Everything swapped at once, then one pass of soft labels: those of other images, and for comparison the true ones."""
+        import torch
+
+        from geluless.distillation import RECIPES
+        from geluless.distillation.soft_labels import SoftLabels, train
+        from geluless.models.activations import replace_gelu
+
+        settings = RECIPES["paper"].soft_labels
+        assert settings is not None, "the paper's recipe distils soft labels"
+        true = SoftLabels.of(self._teacher().eval(), torch.cat(list(self.train.batches(BATCH))))
+        shuffled = SoftLabels(true.images, true.logits.roll(1, dims=1))  # each image gets its neighbour's logits
+        predictions = {}
+        for name, labels in (("shuffled", shuffled), ("true-labels", true)):
+            student = self._teacher().train()
+            replace_gelu(student)
+            work = functools.partial(train, student, labels, settings, torch.Generator().manual_seed(SEED))
+            self._timed(f"trained, {name}", work)
+            predictions[f"fp32-{name}"] = self._float(f"FP32 {name}", student)
+        return {"predictions": predictions}
 
     def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
         """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
@@ -236,15 +249,19 @@ class _Worker:
 
         return create_model(self.task.model, self.checkpoint)
 
-    def _distilled(
-        self, recipe_name: str, *, teacher: nn.Module | None = None, shorten: bool = False
-    ) -> tuple[nn.Module, dict[str, Any]]:
-        from geluless.distillation import RECIPES, distill
+    def _distilled(self, recipe: str) -> tuple[nn.Module, dict[str, Any]]:
+        from geluless.distillation import distill, format_record
 
-        recipe = shortened(RECIPES[recipe_name]) if shorten else RECIPES[recipe_name]
+        teacher = self._teacher()
         result = self._timed(
-            f"distilled by {recipe_name}",
-            lambda: distill(teacher if teacher is not None else self._teacher(), self.train, recipe=recipe, seed=SEED),
+            f"distilled by {recipe}",
+            lambda: distill(
+                teacher,
+                self.train,
+                recipe=recipe,
+                seed=SEED,
+                on_block=lambda record: self.report(f"  {self.task!s:<14} {format_record(record)}"),
+            ),
         )
         return result.student, result.to_json()
 
@@ -285,29 +302,6 @@ class _Worker:
     def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
         top1 = 100 * (predictions == self.labels).mean()
         self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
-
-
-def shortened(recipe: Any) -> Any:
-    """The recipe with a quarter of its images, for a negative control that only has to show that it does not recover."""
-    smaller = {
-        item.name: max(256, getattr(recipe, item.name) // 4)
-        for item in dataclasses.fields(recipe)
-        if item.name in ("images", "soft_images", "kd_images") and getattr(recipe, item.name)
-    }
-    return dataclasses.replace(recipe, **smaller)
-
-
-def shuffle_logits(teacher: nn.Module) -> Any:
-    """Give every image the logits of its neighbour in the batch; returns the hook's handle.
-
-    A student that starts as a copy of the teacher carries a copy of the hook: the check of identity keeps it harmless
-    there.
-    """
-
-    def rolled(module: nn.Module, _: Any, logits: torch.Tensor) -> torch.Tensor | None:
-        return logits.roll(1, dims=0) if module is teacher else None
-
-    return teacher.register_forward_hook(rolled)
 
 
 def block_facts(model: nn.Module, images: ImageSource, *, count: int = 500) -> Iterator[BlockFacts]:
