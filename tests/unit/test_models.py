@@ -13,6 +13,7 @@ from torch import nn
 import geluless
 from geluless.errors import CheckpointError, ModelError
 from geluless.models import MICRO_CONFIGS, activation_of, gelu_modules, named_blocks
+from geluless.models.description import describe_blocks
 from tests.networks import awkward_images, awkward_swin
 
 NAME = "swin_micro_tiny"
@@ -73,7 +74,8 @@ def test_dropping_the_bias_removes_it_from_the_function():
 @pytest.mark.parametrize("name", sorted(MICRO_CONFIGS))
 def test_micro_twins_have_the_depths_of_their_models(name):
     twin = geluless.create_model(name)
-    original = timm.create_model(MICRO_CONFIGS[name].twin_of, num_classes=0)
+    with torch.device("meta"):  # shapes without the weights
+        original = timm.create_model(MICRO_CONFIGS[name].twin_of, num_classes=0)
     assert [len(s.blocks) for s in twin.layers] == [len(s.blocks) for s in original.layers]
     shifted = [b.shift_size for _, b in named_blocks(twin)][1]
     assert shifted == (3, 3), "the shifted window must occur"
@@ -164,3 +166,19 @@ def test_the_awkward_network_really_is_awkward():
     assert any(any(size % w for size, w in zip(b.input_resolution, b.window_size, strict=True)) for b in blocks)
     assert any(any(b.shift_size) for b in blocks)
     assert model(awkward_images(2)).std() > 0.1
+
+
+def test_descriptions_see_what_they_are_named_after():
+    """Known truths: zeroed MLPs add nothing; a bias of +9 makes every pre-activation positive, where GELU is ReLU."""
+    model, images = awkward_swin(), awkward_images(4)
+    blocks = [block for _, block in named_blocks(model)]
+    with torch.no_grad():
+        blocks[0].mlp.fc1.bias.fill_(9.0)
+        blocks[1].mlp.fc2.weight.mul_(1e-6)
+        blocks[1].mlp.fc2.bias.zero_()
+    shifted, silent, *_ = describe_blocks(model, [images])
+    assert shifted.pre_negative == 0
+    assert shifted.swap_error < 1e-3
+    assert 8 < shifted.pre_mean < 10
+    assert silent.mlp_to_residual < 1e-4
+    assert silent.swap_error > 0.05

@@ -14,7 +14,7 @@ from geluless.report import ReportError, render_folder, write_report
 from geluless.report.document import headline, headline_text
 from geluless.report.environment import environment_record, git_state
 from geluless.report.markdown import escape
-from geluless.report.plots import agreement_plot, curves_plot
+from geluless.report.plots import agreement_plot, curves_plot, finite_points
 from geluless.report.terminal import grouped
 from geluless.verdicts import Claim, Control, Estimate, Evidence, Record
 
@@ -175,6 +175,11 @@ def test_every_depth_can_be_drawn(blocks: int) -> None:
     twins = {size: {"distillation": {"local": {"records": records}}} for size in ("tiny", "small", "base")}
     assert "<svg" in (curves_plot(twins) or "")
     assert "<svg" in (agreement_plot(twins) or "")
+
+
+def test_a_diverged_curve_is_drawn_as_far_as_it_went() -> None:
+    assert finite_points([[0, 2.0], [5, None], [10, 1.0]]) == [(0, 2.0), (10, 1.0)]
+    assert finite_points([[0, 0.0], [5, 1.0]]) == finite_points(None) == []
 
 
 def test_texts_of_the_record_are_escaped_everywhere(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def exact_matmul(x: Int32, weight: NDArray[np.int8]) -> Int32:
     """
     bound = x.shape[-1] * float(np.abs(x).max(initial=0)) * float(np.abs(weight.astype(np.int32)).max(initial=0))
     exact = np.float32 if bound < 2**24 else np.float64
-    return (x.astype(exact) @ weight.T.astype(exact)).astype(np.int32)
+    return (x.astype(exact) @ weight.astype(exact).T).astype(np.int32)
 
 
 def accumulate(x: Int32, name: str, tensors: Tensors) -> Int32:

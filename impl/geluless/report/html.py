@@ -46,7 +46,8 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; bac
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-svg { display: block; width: 100%; height: auto; max-width: 46rem; margin: 0 auto; } svg text { font-family: inherit; }
+svg { display: block; width: 100%; min-width: 26rem; height: auto; max-width: 46rem; margin: 0 auto; }
+svg text { font-family: inherit; }
 summary { cursor: pointer; } details { margin: .5rem 0; }
 """
 
@@ -166,7 +167,8 @@ def _figures(twins: Mapping[str, Any]) -> list[str]:
         (curves_plot, "Learning curves; one line per block, the later the stronger."),
     ):
         if svg := plot(twins):
-            lines.append(f'<figure class="figure">{svg}<figcaption class="soft">{escape(caption)}</figcaption></figure>')
+            lines.append(f'<figure class="figure"><div class="scroll">{svg}</div>')
+            lines.append(f'<figcaption class="soft">{escape(caption)}</figcaption></figure>')
     for size, twin in twins.items():
         if twin.get("blocks"):
             lines += _blocks(size, twin["blocks"])

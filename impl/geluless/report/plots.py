@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def curves_plot(twins: Mapping[str, Any]) -> str | None:
         (f"{size}, {recipe}", curves)
         for size, twin in twins.items()
         for recipe, run in twin.get("distillation", {}).items()
-        if (curves := [r["curve"] for r in run.get("records", []) if len(r.get("curve") or []) > 1 and r["curve"][0][1]])
+        if (curves := [points for r in run.get("records", []) if len(points := finite_points(r.get("curve"))) > 1])
     ]
     if not panels:
         return None
@@ -113,6 +113,12 @@ def curves_plot(twins: Mapping[str, Any]) -> str | None:
             _frame(axes)
 
     return _svg(draw, height=2.4 * rows, salt="curves", label="Learning curves of the distillation, block by block")
+
+
+def finite_points(curve: Sequence[Sequence[Any]] | None) -> list[tuple[float, float]]:
+    """(step, loss) pairs without those that diverged (null in JSON); empty when the first loss is zero."""
+    points = [(step, loss) for step, loss in curve or () if loss is not None]
+    return points if points and points[0][1] else []
 
 
 def _frame(axes: Axes) -> None:

@@ -135,7 +135,7 @@ def real_loss(drop: PairedDrop, *, p_below: float = 0.001) -> Judgement:
     if drop.drop_pp.high <= 0:
         return Judgement(Verdict.REFUTED, sentence, (estimate,))
     deviation = 100 * math.sqrt(drop.discordant / drop.n) if drop.n else math.nan
-    needed = samples_to_decide(drop.drop_pp.value, deviation)
+    needed = samples_to_decide(drop.drop_pp.value, deviation, confidence=1 - p_below / 2)
     return Judgement(Verdict.UNDECIDED, f"{sentence}: not below {p_below:g}", (estimate,), needed)
 
 

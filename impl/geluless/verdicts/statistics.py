@@ -131,14 +131,14 @@ def mcnemar_exact(counts: PairedCounts) -> float:
     return float(binomtest(counts.lost, counts.discordant, 0.5).pvalue)
 
 
-def samples_to_decide(distance: float, deviation: float) -> int | None:
+def samples_to_decide(distance: float, deviation: float, *, confidence: float = ONE_SIDED) -> int | None:
     """Samples at which a bound clears the margin with 80 % chance, if `distance` to it and the deviation stay as seen.
 
     None where no number of samples would do: the estimate lies on the margin, or nothing is known of the deviation.
     """
     if distance == 0 or not math.isfinite(distance) or not math.isfinite(deviation) or deviation <= 0:
         return None
-    needed = ((norm.ppf(ONE_SIDED) + norm.ppf(POWER)) * deviation / distance) ** 2
+    needed = ((norm.ppf(confidence) + norm.ppf(POWER)) * deviation / distance) ** 2
     return math.ceil(needed) if needed < 1e12 else None
 
 
