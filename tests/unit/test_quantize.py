@@ -11,7 +11,7 @@ import torch
 import geluless
 from geluless.engine.arms import Arm, available_arms
 from geluless.errors import ArmError, ArtifactError, CalibrationError, DataError, MissingResource, ModelError
-from geluless.ptq import PROFILES, calibration_indices
+from geluless.ptq import PROFILES
 from tests.networks import awkward_artifact, awkward_images, awkward_swin
 
 TEST_IMAGES = awkward_images(48, seed=2)
@@ -162,14 +162,3 @@ def test_a_dead_mlp_is_quantized_without_overflow():
 def test_saving_into_a_missing_folder_says_so(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         awkward_artifact(relu=True).save(tmp_path / "nowhere" / "x.int8.safetensors")
-
-
-def test_calibration_images_are_class_balanced_and_deterministic():
-    labels = np.repeat(np.arange(10), 600)
-    chosen = calibration_indices(labels, 256)
-    counts = np.bincount(labels[chosen], minlength=10)
-    assert len(set(chosen)) == 256
-    assert counts.max() - counts.min() <= 1
-    assert chosen == calibration_indices(labels, 256)
-    with pytest.raises(CalibrationError, match="lower --calibration-images"):
-        calibration_indices(labels[:10], 256)

@@ -64,10 +64,10 @@ EXHIBITS: dict[str, Any] = {
             "blocks": [
                 {
                     "block": "layers.0.blocks.0",
-                    "pre_activation_mean": -0.4,
-                    "pre_activation_std": 0.9,
+                    "pre_mean": -0.4,
+                    "pre_std": 0.9,
                     "mlp_to_residual": 0.5,
-                    "relu_error": 0.2,
+                    "swap_error": 0.2,
                 }
             ],
         }

@@ -41,7 +41,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.ptq import PROFILES, calibration_indices, quantize
+    from geluless.data.balance import balanced_indices
+    from geluless.ptq import PROFILES, quantize
 
     if options.profile not in PROFILES:
         raise OptionError(f"no profile is called {options.profile!r}; choose one of {', '.join(PROFILES)}")
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> Result:
     set_threads(options)
     model = open_model(options, activation=options.activation)
     images = open_images(options, model=model)
-    chosen = calibration_indices(images.labels, options.calibration_images)
+    chosen = balanced_indices(images.labels, options.calibration_images)
     batches = images.batches(options.batch_size, indices=chosen)
     artifact = quantize(model, batches, profile=options.profile, name=options.model)
     artifact.save(output)

@@ -45,9 +45,10 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> Result:
     from tqdm import tqdm
 
+    from geluless.data.balance import balanced_indices
     from geluless.engine.engine import Engine
     from geluless.models.swin import create_model
-    from geluless.ptq import calibration_indices, load_artifact
+    from geluless.ptq import load_artifact
 
     set_threads(options)
     artifact = load_artifact(options.artifact)
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> Result:
     images = open_images(options, model=model)
     if options.limit is not None and options.limit > len(images):
         raise OptionError(f"--limit {options.limit}: {images.name} holds {len(images)} images")
-    indices = list(range(len(images))) if options.limit is None else calibration_indices(images.labels, options.limit)
+    indices = list(range(len(images))) if options.limit is None else balanced_indices(images.labels, options.limit)
     labels = images.labels[indices]
     predicted, reference = [], []
     started = time.perf_counter()

@@ -1,13 +1,14 @@
 """Refit one MLP on its own: the ReLU student's block should put out what the teacher's block does.
 
 Inputs are the student's (so the refit corrects what earlier blocks left wrong), targets the teacher's block outputs.
-First fc2 in closed form, then a few Adam steps on fc1 and fc2; held-out tokens decide whether either is kept.
+First fc2 in closed form, then Adam steps on fc1 and fc2; held-out tokens decide which moment is kept.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from geluless.distillation.recipes import LocalSettings
 from geluless.distillation.records import Status
+
+PAUSES = 4  # of the Adam steps, at which the held-out tokens are asked
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,14 @@ def refit_fc2(mlp: Mlp, inputs: Tensor, targets: Tensor, *, ridge: float) -> Non
     mlp.fc2.bias += change[-1].to(mlp.fc2.bias.dtype)
 
 
-def adam_steps(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> list[tuple[int, float]]:
-    """Minimise the squared error on random rows; returns the learning curve of relative errors."""
+def adam_steps(
+    mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator, curve: list[tuple[int, float]]
+) -> Iterator[None]:
+    """Minimise the squared error on random rows, in place; pauses at each quarter and appends relative errors to `curve`."""
     parameters = [p for p in mlp.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, foreach=True)
     scale = max(tokens.targets.var(0, unbiased=False).mean().item(), 1e-12)
-    curve = []
+    pause = max(1, settings.steps // PAUSES)
     for step in range(settings.steps):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)
         rows = torch.randint(len(tokens.inputs), (min(settings.rows, len(tokens.inputs)),), generator=generator)
@@ -89,40 +94,41 @@ def adam_steps(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: tor
         if step % 20 == 0 or step == settings.steps - 1:
             curve.append((step, loss.item()))
             if not math.isfinite(curve[-1][1]):
-                break
-    return curve
+                return
+        if (step + 1) % pause == 0 or step == settings.steps - 1:
+            yield
 
 
 def fit_mlp(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> Fit:
-    """Closed form, then Adam, in place; each is kept only if the held-out error falls."""
+    """Closed form, then Adam, in place; of all moments looked at, the one with the least held-out error is kept."""
 
     def errors() -> tuple[float, float]:
         train = relative_error(mlp, tokens.inputs, tokens.targets)
         return train, relative_error(mlp, tokens.held_out_inputs, tokens.held_out_targets)
 
-    before, held_out_before = errors()
-    best = (before, held_out_before)
-    kept = copy.deepcopy(mlp.state_dict())
-    overfit = False
     curve: list[tuple[int, float]] = []
-    for phase in ("closed form", "adam"):
-        if phase == "closed form":
-            refit_fc2(mlp, tokens.inputs, tokens.targets, ridge=settings.ridge)
-        else:
-            curve = adam_steps(mlp, tokens, settings, generator)
+
+    def moments() -> Iterator[None]:
+        refit_fc2(mlp, tokens.inputs, tokens.targets, ridge=settings.ridge)
+        yield
+        yield from adam_steps(mlp, tokens, settings, generator, curve)
+
+    before = best = errors()
+    kept, least_training = copy.deepcopy(mlp.state_dict()), before[0]
+    for _ in moments():
         now = errors()
+        least_training = min(least_training, now[0]) if math.isfinite(now[0]) else least_training
         if math.isfinite(sum(now)) and now[1] < best[1]:
             best, kept = now, copy.deepcopy(mlp.state_dict())
-        else:
-            overfit |= now[0] < best[0]
-            mlp.load_state_dict(kept)
-    return Fit(before, best[0], held_out_before, best[1], _judge(before, best, curve, settings, overfit=overfit), tuple(curve))
+    mlp.load_state_dict(kept)
+    diverged = any(not math.isfinite(loss) for _, loss in curve)
+    status = _judge(before, best, least_training, settings, diverged=diverged)
+    return Fit(before[0], best[0], before[1], best[1], status, tuple(curve))
 
 
 def _judge(
-    before: float, best: tuple[float, float], curve: list[tuple[int, float]], settings: LocalSettings, *, overfit: bool
+    before: tuple[float, float], best: tuple[float, float], least_training: float, settings: LocalSettings, *, diverged: bool
 ) -> Status:
-    if overfit:
-        return Status.OVERFIT
-    diverged = any(not math.isfinite(loss) for _, loss in curve)
-    return Status.NOT_CONVERGED if diverged or best[0] > settings.converged_below * before else Status.OK
+    if best[1] >= before[1] and least_training < before[0]:
+        return Status.OVERFIT  # whatever helped the training tokens hurt the others: the plain swap was kept
+    return Status.NOT_CONVERGED if diverged or best[0] > settings.converged_below * before[0] else Status.OK

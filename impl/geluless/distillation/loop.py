@@ -16,6 +16,7 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from geluless.data.balance import balanced_indices
 from geluless.distillation import soft_labels
 from geluless.distillation.checkpoints import RunCheckpoint, RunIdentity
 from geluless.distillation.local import Tokens, fit_mlp
@@ -24,9 +25,7 @@ from geluless.distillation.records import BlockRecord, Distillation, Status
 from geluless.distillation.soft_labels import SoftLabels
 from geluless.errors import DataError, ModelError
 from geluless.models.activations import activation_of, replace_gelu
-from geluless.models.swin import named_blocks, require_swin
-from geluless.ptq.calibrate import calibration_indices
-from geluless.ptq.quantize import weights_digest
+from geluless.models.swin import named_blocks, require_swin, weights_digest
 
 if TYPE_CHECKING:
     from geluless.data import ImageSource
@@ -157,7 +156,7 @@ class _Run:
         )
 
     def _swap_locally(self, settings: LocalSettings) -> None:
-        chosen = torch.tensor(calibration_indices(self.images.labels[self.training], settings.images))
+        chosen = torch.tensor(balanced_indices(self.images.labels[self.training], settings.images))
         training = torch.tensor(self.training)[chosen].tolist()
         held_out_labels = self._soft_labels(self.held_out)
         streams = _Streams(self.teacher, self.student, self._load(training), self._load(self.held_out))
@@ -196,7 +195,7 @@ def _split(images: ImageSource, recipe: Recipe) -> tuple[list[int], list[int]]:
     needed = recipe.local.images if recipe.local else 1
     if held < 1 or count - held < needed:
         raise DataError(f"recipe {recipe.name} needs {needed} training images besides {held} held-out ones; there are {count}")
-    held_out = calibration_indices(images.labels, held)
+    held_out = balanced_indices(images.labels, held)
     kept = set(held_out)
     return [i for i in range(count) if i not in kept], held_out
 

@@ -37,7 +37,7 @@ def exact_matmul(x: Int32, weight: NDArray[np.int8]) -> Int32:
     float64 under 2^53.
     """
     bound = x.shape[-1] * float(np.abs(x).max(initial=0)) * float(np.abs(weight.astype(np.int32)).max(initial=0))
-    exact = np.float32 if bound < 2**24 else np.float64
+    exact: type[np.floating] = np.float32 if bound < 2**24 else np.float64
     return (x.astype(exact) @ weight.astype(exact).T).astype(np.int32)
 
 

@@ -2,7 +2,7 @@
 
 from geluless.models.activations import SwapReport, activation_of, gelu_modules, replace_gelu
 from geluless.models.micro import MICRO_CONFIGS, MICRO_INPUT_SIZE, MICRO_MEAN, MICRO_STD
-from geluless.models.swin import PAPER_MODELS, create_model, load_checkpoint, named_blocks, require_swin
+from geluless.models.swin import PAPER_MODELS, create_model, load_checkpoint, named_blocks, require_swin, weights_digest
 
 __all__ = [
     "MICRO_CONFIGS",
@@ -18,4 +18,5 @@ __all__ = [
     "named_blocks",
     "replace_gelu",
     "require_swin",
+    "weights_digest",
 ]

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from timm.layers import Mlp
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from geluless.models.swin import named_blocks
@@ -27,7 +29,7 @@ class BlockDescription:
 class _Probe:
     """Streams one block's sums in float64 while images pass through it."""
 
-    def __init__(self, name: str, block: nn.Module) -> None:
+    def __init__(self, name: str, block: SwinTransformerBlock) -> None:
         self.name = name
         self.count = 0
         self.sum = self.squares = self.negative = 0.0
@@ -48,7 +50,7 @@ class _Probe:
     def _residual(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         self.residual += inputs[0].double().square().sum().item()
 
-    def _mlp(self, mlp: nn.Module, _: tuple[Tensor], output: Tensor) -> None:
+    def _mlp(self, mlp: Mlp, _: tuple[Tensor], output: Tensor) -> None:
         with_relu = mlp.fc2(torch.relu(self.pre))
         self.output += output.double().square().sum().item()
         self.error += (with_relu - output).double().square().sum().item()

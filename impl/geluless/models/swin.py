@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     for _, block in without_bias:
         block.mlp.fc1.bias = None
     model.load_state_dict(state)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 over the names, dtypes and bytes of all weights, in name order."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous()
+        digest.update(f"{key} {array.dtype} {tuple(array.shape)}\n".encode())
+        digest.update(array.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

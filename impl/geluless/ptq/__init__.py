@@ -1,8 +1,7 @@
 """Post-training quantization: observe, choose ranges, fold, one artifact out."""
 
 from geluless.ptq.artifact import Artifact, load_artifact
-from geluless.ptq.calibrate import calibration_indices
 from geluless.ptq.profiles import PROFILES, Profile, RangeRule
 from geluless.ptq.quantize import quantize
 
-__all__ = ["PROFILES", "Artifact", "Profile", "RangeRule", "calibration_indices", "load_artifact", "quantize"]
+__all__ = ["PROFILES", "Artifact", "Profile", "RangeRule", "load_artifact", "quantize"]

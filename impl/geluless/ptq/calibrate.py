@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformer
@@ -15,21 +14,6 @@ from torch import nn
 from geluless.errors import CalibrationError
 from geluless.models.swin import named_blocks, require_swin
 from geluless.ptq.observers import HeadObserver, RangeObserver
-
-
-def calibration_indices(labels: Sequence[int] | np.ndarray, count: int = 256) -> list[int]:
-    """Indices of `count` calibration images: round-robin over the classes, each class in file order.
-
-    Deterministic and class-balanced to within one image. Raises CalibrationError when there are fewer images.
-    """
-    labels = np.asarray(labels)
-    if len(labels) < count:
-        raise CalibrationError(f"{count} calibration images asked for, {len(labels)} are there: lower --calibration-images")
-    order = np.argsort(labels, kind="stable")
-    sorted_labels = labels[order]
-    starts = np.searchsorted(sorted_labels, sorted_labels)
-    rank_in_class = np.arange(len(labels)) - starts
-    return sorted(order[np.lexsort((sorted_labels, rank_in_class))][:count].tolist())
 
 
 @dataclass

@@ -15,7 +15,7 @@ from geluless.engine import plan as p
 from geluless.engine.epilogue import encode_multiplier, gelu_erf, gelu_table
 from geluless.errors import CalibrationError, ModelError
 from geluless.models.activations import activation_of
-from geluless.models.swin import require_swin
+from geluless.models.swin import require_swin, weights_digest
 from geluless.ptq.artifact import Artifact
 from geluless.ptq.calibrate import Observations, observe
 from geluless.ptq.folding import (
@@ -57,16 +57,6 @@ def quantize(
     seen = observe(swin, _digested(batches, digest))
     parents = {"weights": weights_digest(swin), "calibration": digest.hexdigest(), "calibration_images": str(seen.images)}
     return _Builder(swin, seen, resolve_profile(profile), p.Activation(activation)).build(name, parents)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """sha256 over the names, dtypes and bytes of all weights, in name order."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        array = value.detach().cpu().contiguous()
-        digest.update(f"{key} {array.dtype} {tuple(array.shape)}\n".encode())
-        digest.update(array.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _digested(batches: Iterable[torch.Tensor], digest: hashlib._Hash) -> Iterator[torch.Tensor]:

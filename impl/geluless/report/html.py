@@ -188,9 +188,9 @@ def _blocks(size: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for block in blocks:
         lines.append(
-            f"<tr><td>{escape(block['block'])}</td><td>{block['pre_activation_mean']:.2f}</td>"
-            f"<td>{block['pre_activation_std']:.2f}</td><td>{block['mlp_to_residual']:.2f}</td>"
-            f"<td>{100 * block['relu_error']:.0f} %</td></tr>"
+            f"<tr><td>{escape(block['block'])}</td><td>{block['pre_mean']:.2f}</td>"
+            f"<td>{block['pre_std']:.2f}</td><td>{block['mlp_to_residual']:.2f}</td>"
+            f"<td>{100 * block['swap_error']:.0f} %</td></tr>"
         )
     return [*lines, "</table></div></details>"]
 

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from geluless.data import ImageSource
+    from geluless.models.description import BlockDescription
     from geluless.ptq import Profile
 
 SIZES = ("tiny", "small", "base", "large")
 INT8_NAIVE_SIZES = ("tiny",)  # elsewhere the naive swap in FP32 is control enough, at a third of the time
 SEED = 0
 CALIBRATION_IMAGES = 256
+DESCRIBED_IMAGES = 500
 ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
 BATCH = 250
 
@@ -90,17 +90,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class BlockFacts:
-    """What one MLP of the teacher does to the residual stream, on 500 training images."""
-
-    block: str
-    pre_activation_mean: float
-    pre_activation_std: float
-    mlp_to_residual: float  # rms of the MLP's output over rms of the stream it is added to
-    relu_error: float  # relative rms change of the MLP's output when its GELU becomes ReLU
-
-
-@dataclass(frozen=True)
 class Part:
     """What one task found. Predictions are class indices, uint8 [N], by arm."""
 
@@ -113,7 +102,7 @@ class Part:
     artifacts: Mapping[str, str] = field(default_factory=dict)  # content hashes by arm
     manifests: Mapping[str, list[dict[str, str]]] = field(default_factory=dict, repr=False)  # executed precision by arm
     distillation: Mapping[str, Any] | None = None
-    blocks: tuple[BlockFacts, ...] = ()
+    blocks: tuple[BlockDescription, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)  # by step
 
     def correct(self, arm: str) -> np.ndarray:
@@ -160,10 +149,13 @@ class _Worker:
     # ------------------------------------------------------------------------------------------------------ the tasks
 
     def _base(self) -> dict[str, Any]:
+        from geluless.data.balance import balanced_indices
         from geluless.models.activations import replace_gelu
+        from geluless.models.description import describe_blocks
 
         teacher = self._teacher()
-        blocks = tuple(self._timed("block facts", lambda: list(block_facts(teacher, self.train))))
+        described = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
+        blocks = self._timed("blocks described", lambda: describe_blocks(teacher, described))
         predictions, artifacts = {"fp32-gelu": self._float("FP32 GELU", teacher)}, {}
         predictions["int8-gelu"], artifacts["int8-gelu"], gelu_manifest = self._integer("INT8 GELU", teacher)
         naive = self._teacher()
@@ -284,10 +276,11 @@ class _Worker:
         return predictions, artifact.content_hash, [dict(row) for row in artifact.precision_manifest()]
 
     def _quantized(self, name: str, model: nn.Module, *, profile: str | Profile, indices: range) -> tuple[Any, np.ndarray]:
+        from geluless.data.balance import balanced_indices
         from geluless.engine.engine import Engine
-        from geluless.ptq import calibration_indices, quantize
+        from geluless.ptq import quantize
 
-        chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES)
+        chosen = balanced_indices(self.train.labels, CALIBRATION_IMAGES)
         artifact = quantize(model, self.train.batches(64, indices=chosen), profile=profile)
         engine = Engine(artifact, backend="reference", threads=1)
         logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
@@ -302,44 +295,3 @@ class _Worker:
     def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
         top1 = 100 * (predictions == self.labels).mean()
         self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
-
-
-def block_facts(model: nn.Module, images: ImageSource, *, count: int = 500) -> Iterator[BlockFacts]:
-    """Run `count` images (every n-th) through the GELU network and look at each MLP: one BlockFacts per block."""
-    import torch
-    import torch.nn.functional as F
-
-    from geluless.models.swin import named_blocks
-
-    step = max(1, len(images) // count)
-    batch = torch.cat(list(images.batches(BATCH, indices=range(0, len(images), step)[:count])))
-    seen: dict[str, BlockFacts] = {}
-
-    def hook(name: str) -> Callable[..., None]:
-        def look(mlp: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            pre = mlp.get_submodule("fc1")(inputs[0])
-            change = mlp.get_submodule("fc2")(F.relu(pre)) - output
-            to_residual, error = rms_ratio(output, streams[name]), rms_ratio(change, output)
-            seen[name] = BlockFacts(name, pre.mean().item(), pre.std().item(), to_residual, error)
-
-        return look
-
-    streams: dict[str, torch.Tensor] = {}
-    handles = []
-    for name, block in named_blocks(model):
-        # norm2's input is the residual stream to which the MLP's output is added.
-        handles.append(block.norm2.register_forward_pre_hook(lambda _, inputs, name=name: streams.__setitem__(name, inputs[0])))
-        handles.append(block.mlp.register_forward_hook(hook(name)))
-    try:
-        model.eval()
-        with torch.inference_mode():
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    yield from seen.values()
-
-
-def rms_ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> float:
-    """Ratio of root mean squares."""
-    return (numerator.pow(2).mean() / denominator.pow(2).mean()).sqrt().item()
