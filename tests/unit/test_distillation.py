@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import math
 
 import pytest
 import torch
 
 import geluless
-from geluless.distillation import RECIPES, RecipeError, SoftLabelSettings, Status, distill, format_record
+from geluless.data.balance import balanced_indices
+from geluless.distillation import RECIPES, BlockRecord, RecipeError, SoftLabelSettings, Status, distill, format_record
 from geluless.distillation.local import refit_fc2, relative_error
 from geluless.distillation.recipes import LocalSettings, Recipe, parse_recipes
 from geluless.distillation.soft_labels import SoftLabels, divergence
@@ -98,6 +101,63 @@ def test_divergence_of_the_training_is_named_and_undone():
     assert Status.NOT_CONVERGED in {record.status for record in result.records}
     assert any("not converged" in warning for warning in result.warnings)
     assert all(torch.isfinite(v).all() for v in result.student.state_dict().values())
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e3])
+def test_local_steps_that_run_away_are_named_and_undone_even_when_finite(rate):
+    """The closed form has already lowered the error then: the block as a whole looks well."""
+    recipe = dataclasses.replace(LOCAL, local=dataclasses.replace(LOCAL.local, learning_rate=rate))
+    for record in distill(awkward_swin(), IMAGES, recipe=recipe).records:
+        assert record.status is Status.NOT_CONVERGED
+        assert record.held_out <= record.held_out_before
+
+
+def test_soft_labels_that_run_away_leave_the_plain_swap():
+    teacher = awkward_swin()
+    recipe = dataclasses.replace(PAPER, soft_labels=dataclasses.replace(SOFT, learning_rate=1.0))
+    result = distill(teacher, IMAGES, recipe=recipe)
+    assert {record.status for record in result.records} == {Status.NOT_CONVERGED}
+    expected = swapped(teacher).state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in result.student.state_dict().items())
+
+
+def test_records_survive_strict_json_even_after_divergence():
+    recipe = Recipe("mad", 0.2, soft_labels=dataclasses.replace(SOFT, learning_rate=1e6, max_gradient_norm=1e9))
+    record = distill(awkward_swin(), IMAGES, recipe=recipe).records[0]
+    assert not math.isfinite(record.curve[-1][1])
+    value = json.loads(json.dumps(record.to_json(), allow_nan=False))
+    assert BlockRecord.from_json(value).to_json() == record.to_json()
+
+
+class _Altered(MemoryImages):
+    """The same images but for those of the given indices, which are noise."""
+
+    def __init__(self, count, *, altered):
+        super().__init__(count)
+        self.altered = set(altered)
+
+    def batches(self, batch_size, *, indices=None):
+        chosen = list(range(len(self)) if indices is None else indices)
+        for start in range(0, len(chosen), batch_size):
+            part = chosen[start : start + batch_size]
+            batch = torch.cat(list(super().batches(len(part), indices=part))).clone()
+            for row, index in enumerate(part):
+                if index in self.altered:
+                    batch[row] = torch.randn(batch[row].shape, generator=torch.Generator().manual_seed(index))
+            yield batch
+
+
+def test_held_out_images_judge_and_do_not_teach():
+    held_out = balanced_indices(IMAGES.labels, 24)
+    altered = distill(awkward_swin(), _Altered(120, altered=held_out), recipe=PAPER)
+    plain = distill(awkward_swin(), IMAGES, recipe=PAPER)
+    assert [r.held_out for r in altered.records] != [r.held_out for r in plain.records]
+    assert all(torch.equal(v, plain.student.state_dict()[k]) for k, v in altered.student.state_dict().items())
+
+
+def test_a_run_prints_nothing_where_there_is_no_terminal(capfd):
+    distill(awkward_swin(), IMAGES, recipe=LOCAL)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_overfitting_is_named():

@@ -100,6 +100,25 @@ def test_the_checkpoint_of_another_teacher_is_refused(tmp_path):
         distill(awkward_swin(seed=3), images, recipe=LOCAL, checkpoint_dir=tmp_path)
 
 
+def test_the_checkpoint_of_other_images_is_refused(tmp_path):
+    images = MemoryImages(120)
+    distill(awkward_swin(), images, recipe=LOCAL, checkpoint_dir=tmp_path)
+    images.digest = "1" * 64
+    with pytest.raises(CheckpointError, match="another images"):
+        distill(awkward_swin(), images, recipe=LOCAL, checkpoint_dir=tmp_path)
+
+
+def test_the_checkpoint_of_another_number_of_threads_is_refused(tmp_path):
+    threads = torch.get_num_threads()
+    distill(awkward_swin(), MemoryImages(120), recipe=LOCAL, checkpoint_dir=tmp_path)
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(CheckpointError, match="another threads"):
+            distill(awkward_swin(), MemoryImages(120), recipe=LOCAL, checkpoint_dir=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_a_damaged_checkpoint_is_refused_with_a_way_out(tmp_path):
     (tmp_path / FILE).write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match=r"cannot be read.*delete"):

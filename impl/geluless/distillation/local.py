@@ -100,35 +100,32 @@ def adam_steps(
 
 
 def fit_mlp(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator) -> Fit:
-    """Closed form, then Adam, in place; of all moments looked at, the one with the least held-out error is kept."""
+    """Closed form, then Adam, in place; each keeps its moment of least held-out error, or is undone if it has none."""
 
     def errors() -> tuple[float, float]:
         train = relative_error(mlp, tokens.inputs, tokens.targets)
         return train, relative_error(mlp, tokens.held_out_inputs, tokens.held_out_targets)
 
-    curve: list[tuple[int, float]] = []
-
-    def moments() -> Iterator[None]:
+    def closed_form() -> Iterator[None]:
         refit_fc2(mlp, tokens.inputs, tokens.targets, ridge=settings.ridge)
         yield
-        yield from adam_steps(mlp, tokens, settings, generator, curve)
 
+    curve: list[tuple[int, float]] = []
     before = best = errors()
-    kept, least_training = copy.deepcopy(mlp.state_dict()), before[0]
-    for _ in moments():
-        now = errors()
-        least_training = min(least_training, now[0]) if math.isfinite(now[0]) else least_training
-        if math.isfinite(sum(now)) and now[1] < best[1]:
-            best, kept = now, copy.deepcopy(mlp.state_dict())
-    mlp.load_state_dict(kept)
-    diverged = any(not math.isfinite(loss) for _, loss in curve)
-    status = _judge(before, best, least_training, settings, diverged=diverged)
+    kept = copy.deepcopy(mlp.state_dict())
+    overfit = diverged = False
+    for step in (closed_form(), adam_steps(mlp, tokens, settings, generator, curve)):
+        start, moments = best, []
+        for _ in step:
+            moments.append(errors())
+            if math.isfinite(sum(moments[-1])) and moments[-1][1] < best[1]:
+                best, kept = moments[-1], copy.deepcopy(mlp.state_dict())
+        mlp.load_state_dict(kept)
+        overfit |= best == start and any(train < start[0] for train, _ in moments)
+        diverged |= bool(moments) and not moments[-1][0] <= start[0]  # NaN included
+    diverged |= any(not math.isfinite(loss) for _, loss in curve)
+    if diverged or (best[0] > settings.converged_below * before[0] and not overfit):
+        status = Status.NOT_CONVERGED
+    else:
+        status = Status.OVERFIT if overfit else Status.OK
     return Fit(before[0], best[0], before[1], best[1], status, tuple(curve))
-
-
-def _judge(
-    before: tuple[float, float], best: tuple[float, float], least_training: float, settings: LocalSettings, *, diverged: bool
-) -> Status:
-    if best[1] >= before[1] and least_training < before[0]:
-        return Status.OVERFIT  # whatever helped the training tokens hurt the others: the plain swap was kept
-    return Status.NOT_CONVERGED if diverged or best[0] > settings.converged_below * before[0] else Status.OK

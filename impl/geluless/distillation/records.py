@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -38,11 +39,13 @@ class BlockRecord:
     curve: tuple[tuple[int, float], ...]  # (step, training loss)
 
     def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "status": self.status.value, "curve": [list(point) for point in self.curve]}
+        """Plain JSON: a loss that is not finite becomes null."""
+        curve = [[step, loss if math.isfinite(loss) else None] for step, loss in self.curve]
+        return {**dataclasses.asdict(self), "status": self.status.value, "curve": curve}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BlockRecord:
-        curve = tuple((int(step), float(loss)) for step, loss in value["curve"])
+        curve = tuple((int(step), math.nan if loss is None else float(loss)) for step, loss in value["curve"])
         return cls(**{**value, "status": Status(value["status"]), "curve": curve})
 
 
