@@ -148,7 +148,7 @@ class _Run:
         losses.append([soft_labels.held_out_divergence(self.student, part, settings.temperature) for part in (probe, held_out)])
         (before, held_before), (after, held_after) = losses
         status = soft_labels.judge(curve, (before[0], held_before[0]), (after[0], held_after[0]))
-        if status is Status.NOT_CONVERGED:  # a block that ran away must not poison the rest of the run; the curve shows it
+        if soft_labels.ran_away(curve, held_before[0], held_after[0]):  # must not poison the rest of the run; the curve shows it
             self.student.load_state_dict(weights)
             after, held_after = before, held_before
         seconds = time.perf_counter() - started

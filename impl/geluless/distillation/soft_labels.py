@@ -76,6 +76,15 @@ def train(
     return curve
 
 
+RUNAWAY = 2.0  # held-out loss over that of the plain swap: far outside what the noise of one pass does
+
+
+def ran_away(curve: list[tuple[int, float]], held_out_before: float, held_out: float) -> bool:
+    """Whether training has to be undone. One that merely failed to gain is kept, as the paper's method would, and named."""
+    finite = math.isfinite(held_out) and all(math.isfinite(loss) for _, loss in curve)
+    return not finite or held_out > RUNAWAY * held_out_before
+
+
 def judge(curve: list[tuple[int, float]], before: tuple[float, float], after: tuple[float, float]) -> Status:
     """before, after: (training, held-out) divergences."""
     if not all(math.isfinite(value) for value in (*after, *(loss for _, loss in curve))):
