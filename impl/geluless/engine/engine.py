@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -10,49 +11,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine import reference
-from geluless.engine.arms import choose_arm
+from geluless.engine.arms import Arm, choose_arm
 from geluless.errors import DataError, MissingResource
 
 if TYPE_CHECKING:
+    from geluless.engine.cpu import CpuNetwork
     from geluless.ptq.artifact import Artifact
 
-CHUNK = 32  # images per piece of work: enough to pay for widening the weights, few enough for the cache
+MAX_THREADS = 1024
+CHUNK = 32  # images per piece of the reference's work: enough to pay for widening the weights, few enough for the cache
 
 
 class Engine:
     """Runs an artifact: float32 images [B, C, H, W], normalised -> float32 logits [B, classes].
 
-    `backend` is "reference"; `arm=None` means the artifact's own fused arm; `threads=None` means all cores. A threaded
-    run gives the bits of a single-threaded one. Raises ArmError for an arm that does not fit the artifact,
-    MissingResource for a backend this installation lacks.
+    `backend` is "cpu" (compiled kernels, all arms) or "reference" (numpy; the exact meaning of an artifact). Both give the
+    same bits; arms that compute GELU in fp32 may differ in a last bit of the hidden tensor. `arm=None` means the artifact's
+    own fused arm; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa` names it).
+    A threaded run gives the bits of a single-threaded one. Engines may be used from several threads.
+
+    Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
+    `engine.backend` before timing anything. Raises ArmError for an arm that does not fit the artifact, MissingResource for
+    a backend this version lacks, ValueError for an instruction set this processor lacks.
     """
 
     def __init__(
-        self, artifact: Artifact, backend: str = "reference", *, arm: str | None = None, threads: int | None = None
+        self,
+        artifact: Artifact,
+        backend: str = "reference",
+        *,
+        arm: str | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
     ) -> None:
-        if backend in ("cpu", "gpu"):
-            raise MissingResource(f"backend {backend!r} is not part of this version: use backend='reference'")
-        if backend != "reference":
-            raise ValueError(f"no backend is called {backend!r}; there is 'reference'")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
+        if backend == "gpu":
+            raise MissingResource("backend 'gpu' is not part of this version: use backend='cpu' or backend='reference'")
+        if backend not in ("cpu", "reference"):
+            raise ValueError(f"no backend is called {backend!r}; there are 'cpu' and 'reference'")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
+        if isa is not None and backend != "cpu":
+            raise ValueError("isa= chooses among the compiled kernels: it needs backend='cpu'")
+        chosen = choose_arm(artifact.plan, arm)
         self.artifact = artifact
-        self.backend = backend
-        self.arm = choose_arm(artifact.plan, arm).value
-        self.threads = threads or os.cpu_count() or 1
+        self.arm = chosen.value
+        self.threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+        self._cpu = _compiled(artifact, chosen, self.threads, isa) if backend == "cpu" else None
+        self.backend = "reference" if self._cpu is None else "cpu"
+        self.isa = "numpy" if self._cpu is None else self._cpu.isa
 
     def __call__(self, images: NDArray[np.float32] | Any) -> NDArray[np.float32]:
         """Raises DataError for images of another shape or dtype, or with NaN or infinite pixels."""
         batch = self._checked(images)
+        if self._cpu is not None:
+            return self._cpu.run(batch)
+        _refuse_non_finite(batch)
         pieces = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
         if len(pieces) == 1 or self.threads == 1:
-            logits = [self._forward(piece) for piece in pieces]
+            logits = [self._reference(piece) for piece in pieces]
         else:
             with ThreadPoolExecutor(self.threads) as pool:
-                logits = list(pool.map(self._forward, pieces))
+                logits = list(pool.map(self._reference, pieces))
         return np.concatenate(logits)
 
-    def _forward(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _reference(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
         return reference.forward(piece, self.artifact.plan, self.artifact.tensors, self.arm)
 
     def _checked(self, images: Any) -> NDArray[np.float32]:
@@ -63,7 +85,24 @@ class Engine:
             raise DataError(f"images of shape {list(array.shape)}: this artifact takes {expected}")
         if array.dtype != np.float32:
             raise DataError(f"images of dtype {array.dtype}: pass float32, normalised as in training")
-        if not np.isfinite(array).all():
-            first = int(np.argmin(np.isfinite(array).all((1, 2, 3))))
-            raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
         return array
+
+
+def _refuse_non_finite(batch: NDArray[np.float32]) -> None:
+    """The compiled kernels look for themselves while they quantize the pixels."""
+    if not np.isfinite(batch).all():
+        first = int(np.argmin(np.isfinite(batch).all((1, 2, 3))))
+        raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
+
+
+def _compiled(artifact: Artifact, arm: Arm, threads: int, isa: str | None) -> CpuNetwork | None:
+    from geluless.engine import cpu
+
+    try:
+        cpu.native()
+    except MissingResource as missing:
+        if isa is not None:
+            raise
+        warnings.warn(f"backend 'cpu' runs the reference: {missing}", RuntimeWarning, stacklevel=3)
+        return None
+    return cpu.CpuNetwork(artifact.plan, artifact.tensors, arm, isa=isa, threads=threads)

@@ -76,10 +76,21 @@ def _imagenet(split: str) -> str | None:
     return None
 
 
-def _engine(backend: str) -> str | None:
-    if _module_exists(f"geluless.engine.{backend}"):
+def _cpu_engine() -> str | None:
+    from geluless.engine.cpu import native
+    from geluless.errors import MissingResource
+
+    try:
+        native()
+    except MissingResource as reason:
+        return str(reason)
+    return None
+
+
+def _gpu_engine() -> str | None:
+    if _module_exists("geluless.engine.gpu"):
         return None
-    return f"geluless.engine.{backend}, the fused {backend.upper()} engine, is not part of this version"
+    return "geluless.engine.gpu, the fused GPU engine, is not part of this version"
 
 
 def _peers() -> str | None:
@@ -101,8 +112,8 @@ _PROBES = {
     Resource.FASTER_TRANSFORMER: _faster_transformer,
     Resource.IMAGENET: lambda: _imagenet("val"),
     Resource.IMAGENET_TRAIN: lambda: _imagenet("train"),
-    Resource.CPU_ENGINE: lambda: _engine("cpu"),
-    Resource.GPU_ENGINE: lambda: _engine("gpu"),
+    Resource.CPU_ENGINE: _cpu_engine,
+    Resource.GPU_ENGINE: _gpu_engine,
     Resource.PEERS: _peers,
     Resource.CHECK: lambda: "the check itself is not written yet",
 }

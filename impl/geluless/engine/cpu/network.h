@@ -1,0 +1,97 @@
+// The forward pass: which kernel reads which rows, and which thread does it.
+//
+// A stage's windows are split among teams of threads. A team of one walks through a few windows at a time and takes each
+// from the first LayerNorm to the end of the MLP while it is in the cache, without a barrier. The members of a larger team
+// share the same windows and split heads and output columns; they meet after every layer. All threads meet between blocks,
+// because the shifted windows of the next block cut across the present ones.
+
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "threads.h"
+
+namespace geluless {
+
+// Receives intermediate tensors row by row as int32: record(name, token, values, columns).
+using Record = std::function<void(const std::string& name, int token, const int32_t* values, int columns)>;
+
+class Network {
+ public:
+  // Copies all it needs out of the specification. Throws std::bad_alloc.
+  Network(const NetworkSpec& spec, const Kernels& kernels, int threads);
+
+  // images: float32 [batch, channels, height, width]; logits: [batch, classes]. Returns the index of the first image with a
+  // NaN or infinite pixel, or -1. Simultaneous calls are served one after the other.
+  int run(const float* images, int batch, float* logits);
+
+  // One image on one thread; every intermediate tensor is shown. Returns as run() does.
+  int trace(const float* image, float* logits, const Record& record);
+
+  const Model& model() const { return model_; }
+  size_t bytes() const;  // packed weights and all buffers
+
+ private:
+  struct Buffers {
+    Arena arena;
+    int16_t* stream[2];  // residual streams: of this stage and of the next
+    uint8_t *normed, *qkv, *context, *hidden, *stored, *attention, *pixels;
+    int16_t* words;
+    int32_t* sums;
+    int16_t* pooled;
+    uint32_t not_finite;
+  };
+  struct Crew {  // who works on an image together
+    int thread, threads;
+    Barrier* all;
+    std::vector<std::deque<Barrier>>* teams;  // per stage and team; null when alone
+  };
+  struct Place {  // a thread in a stage
+    Share windows;   // of the stage, as a team
+    Share work;      // of the team's layers, as a member
+    Barrier* barrier;
+    bool idle;       // more threads than the teams can use
+
+    void meet() const {
+      if (barrier) barrier->wait();
+    }
+  };
+  struct Work {  // one block's operands
+    const Stage& stage;
+    const Block& block;
+    int16_t* stream;
+    Buffers& team;  // shared by the members
+    Buffers& own;
+    const Place& place;
+    const Record* record;
+  };
+
+  void lay_out(Buffers& b) const;
+  Place place_of(size_t stage, const Crew& crew) const;
+  bool forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Record* record);
+  void embed(const float* image, Buffers& shared, Buffers& own, Share share) const;
+  void merge(const Stage& stage, const int16_t* from, int16_t* to, Buffers& own, Share tokens) const;
+  void run_block(const Work& work) const;
+  void attend(const Work& work, int first_window, int windows) const;
+  void transform(const Work& work, const int32_t* rows, int count) const;
+  void pool(const int16_t* stream, Buffers& own) const;
+
+  void layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool words, void* output,
+                  size_t output_stride) const;
+  void gemm(const PackedLinear& layer, const uint8_t* input, int rows, Share panels, void* output, size_t output_stride,
+            const int32_t* row_index = nullptr) const;
+
+  const Kernels& kernels_;
+  Pool pool_;
+  std::mutex mutex_;
+  Model model_;
+  std::vector<Buffers> buffers_;  // one set per thread
+  Barrier all_;
+  std::vector<std::deque<Barrier>> teams_;
+};
+
+}  // namespace geluless

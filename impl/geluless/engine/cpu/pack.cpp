@@ -1,0 +1,131 @@
+#include "pack.h"
+
+#include <algorithm>
+
+#define GELULESS_ISA baseline
+#include "shift_gelu.h"
+
+namespace geluless {
+
+int padded_outputs(int outputs, const PanelLayout& layout) { return round_up(outputs, 2 * layout.lanes); }
+
+int panel_count(int outputs, const PanelLayout& layout) {
+  const int width = layout.vectors * layout.lanes;
+  return (padded_outputs(outputs, layout) + width - 1) / width;
+}
+
+int channel_at(int position, const PanelLayout& layout) {
+  const int pair = 2 * layout.lanes, inside = position % pair;
+  return position - inside + layout.channel_in_pair(inside / layout.lanes, inside % layout.lanes);
+}
+
+namespace {
+
+template <class T>
+const T* reorder(const T* values, int outputs, T padding, const PanelLayout& layout, Arena& arena) {
+  if (!values) return nullptr;
+  const int padded = padded_outputs(outputs, layout);
+  T* out = arena.take<T>(static_cast<size_t>(padded));
+  if (!arena.committed()) return nullptr;
+  for (int p = 0; p < padded; ++p) {
+    const int channel = channel_at(p, layout);
+    out[p] = channel < outputs ? values[channel] : padding;
+  }
+  return out;
+}
+
+// What is applied after the pack, where channels are in their natural order again: only padded.
+const int16_t* natural(const int16_t* values, int outputs, const PanelLayout& layout, Arena& arena) {
+  if (!values) return nullptr;
+  int16_t* out = arena.take<int16_t>(static_cast<size_t>(padded_outputs(outputs, layout)));
+  if (arena.committed()) std::copy_n(values, outputs, out);
+  return out;
+}
+
+// acc = sum (stored - input_offset) w + bias'. With stored = q + 128 for a signed input the real sum of q w needs
+// bias' = bias - (128 - input_offset) sum w; modulo 2^32, as the accumulator itself.
+const int32_t* compensated_bias(const LayerSpec& layer, const PanelLayout& layout, Arena& arena) {
+  std::vector<int32_t> bias(static_cast<size_t>(layer.outputs));
+  const int excess = (layer.signed_input ? kSignedOffset : 0) - layout.input_offset;
+  for (int n = 0; n < layer.outputs; ++n) {
+    int32_t sum = 0;  // at most 2^16 weights of 127
+    for (int k = 0; k < layer.inputs; ++k) sum += layer.weight[static_cast<size_t>(n) * layer.inputs + k];
+    const uint32_t correction = static_cast<uint32_t>(excess) * static_cast<uint32_t>(sum);
+    bias[static_cast<size_t>(n)] = static_cast<int32_t>(static_cast<uint32_t>(layer.bias[n]) - correction);
+  }
+  return reorder(bias.data(), layer.outputs, 0, layout, arena);
+}
+
+// [panel][inputs / 4][vector][lane][4]
+const int8_t* pack_weights(const LayerSpec& layer, const PanelLayout& layout, Arena& arena) {
+  const int padded = padded_outputs(layer.outputs, layout), depth = round_up(layer.inputs, 4);
+  int8_t* out = arena.take<int8_t>(static_cast<size_t>(padded) * depth);
+  if (!arena.committed()) return nullptr;
+  const int lanes = layout.lanes, width = layout.vectors * lanes;
+  for (int p = 0; p < padded; ++p) {
+    const int channel = channel_at(p, layout);
+    if (channel >= layer.outputs) continue;  // the arena is zero
+    const int panel = p / width * width;
+    const int vectors = std::min(width, padded - panel) / lanes;
+    const int8_t* row = layer.weight + static_cast<size_t>(channel) * layer.inputs;
+    int8_t* to = out + static_cast<size_t>(panel) * depth + static_cast<size_t>((p - panel) / lanes * lanes + p % lanes) * 4;
+    const size_t step = static_cast<size_t>(vectors) * lanes * 4;
+    for (int k = 0; k < layer.inputs; k += 4, to += step)
+      std::memcpy(to, row + k, static_cast<size_t>(std::min(4, layer.inputs - k)));
+  }
+  return out;
+}
+
+// Whether the 32-bit integers of ShiftGELU give the table's value for every pre-activation. They do unless its scale is far
+// finer than 1/256; then the table stands in, with the same bits.
+bool shift_gelu_fits(const LayerSpec& layer) {
+  uint8_t bytes[256];
+  for (int i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
+  if (layer.shift_gelu.unit < 1 || layer.shift_gelu.unit > 255) return false;
+  baseline::shift_gelu<256>(bytes, layer.shift_gelu);
+  return std::equal(bytes, bytes + 256, layer.table);
+}
+
+}  // namespace
+
+PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena& arena) {
+  PackedLinear packed{};
+  const bool table_instead = layer.epilogue == Epilogue::kShiftGelu && !shift_gelu_fits(layer);
+  packed.epilogue = table_instead ? Epilogue::kTable : layer.epilogue;
+  packed.inputs = layer.inputs;
+  packed.outputs = layer.outputs;
+  packed.panels = pack_weights(layer, layout, arena);
+  Channels& c = packed.channels;
+  c.bias = compensated_bias(layer, layout, arena);
+  c.shift = reorder(layer.shift, layer.outputs, int32_t{0}, layout, arena);
+  c.multiplier = natural(layer.multiplier, layer.outputs, layout, arena);
+  c.scale = reorder(layer.scale, layer.outputs, 0.0f, layout, arena);
+  c.gain = reorder(layer.gain, layer.outputs, 0.0f, layout, arena);
+  c.offset = reorder(layer.offset, layer.outputs, 0.0f, layout, arena);
+  if (layer.table) {
+    uint8_t* table = arena.take<uint8_t>(256);
+    if (arena.committed()) std::memcpy(table, layer.table, 256);
+    c.table = table;
+  }
+  c.shift_gelu = layer.shift_gelu;
+  c.zero = layer.zero;
+  c.lowest = layer.lowest;
+  c.highest = layer.highest;
+  c.per_step = layer.per_step;
+  return packed;
+}
+
+const float* pack_affine(const float* values, int segments, int width, const PanelLayout& layout, Arena& arena) {
+  if (!values) return nullptr;
+  const int padded = padded_outputs(width, layout);
+  float* out = arena.take<float>(static_cast<size_t>(segments) * padded);
+  if (!arena.committed()) return nullptr;
+  for (int s = 0; s < segments; ++s)
+    for (int p = 0; p < padded; ++p) {
+      const int channel = channel_at(p, layout);
+      out[s * padded + p] = channel < width ? values[s * width + channel] : 0.0f;
+    }
+  return out;
+}
+
+}  // namespace geluless

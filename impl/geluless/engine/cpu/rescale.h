@@ -1,0 +1,69 @@
+// From two int32 accumulator registers to one register of int16: the integer law and the floating-point ways beside it.
+//
+// Every rescale is a value with `I16 operator()(I32 a, I32 b, int channel)`: `channel` is the first of the pair's 2 x kLanes
+// channels, and all per-channel constants lie in lane order, so plain loads fetch them.
+
+#pragma once
+
+#include "gelu.h"
+
+namespace geluless::GELULESS_ISA {
+
+// v = sat16(acc >> shift), y = (v m + 2^14) >> 15, plus the zero point. Bias and rounding half are in the accumulator.
+template <bool kHasZero>
+struct Fixed {
+  const Channels c;
+  I16 zero = splat_i16(c.zero);
+
+  I16 operator()(I32 a, I32 b, int channel) const {
+    const I16 v = narrow(shift_right(a, load_i32(c.shift + channel)),
+                         shift_right(b, load_i32(c.shift + channel + kLanes)));
+    const I16 y = multiply_round(v, load_i16(c.multiplier + channel));
+    if constexpr (kHasZero) return add_i16(y, zero);  // saturates far outside every 8-bit range
+    return y;
+  }
+};
+
+// A function of each fp32 register, then rint and the zero point.
+template <class Function>
+struct Float {
+  const Channels c;
+  I32 zero = splat_i32(c.zero);
+
+  I16 operator()(I32 a, I32 b, int channel) const { return narrow(one(a, channel), one(b, channel + kLanes)); }
+
+ private:
+  I32 one(I32 acc, int channel) const {
+    // Beyond int32 the conversion would wrap; below, it saturates to the lowest int32, which is right.
+    const F32 y = min(Function::apply(to_float(acc), c, channel), splat_f32(65536.0f));
+    return add_i32(to_int(y), zero);
+  }
+};
+
+struct ReluFloat {  // the clamp at zero is the packs' own
+  static F32 apply(F32 acc, const Channels& c, int channel) { return mul(acc, load_f32(c.scale + channel)); }
+};
+struct GeluErf {
+  static F32 apply(F32 acc, const Channels& c, int channel) {
+    return mul(gelu_erf(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
+  }
+};
+struct GeluPolynomial {
+  static F32 apply(F32 acc, const Channels& c, int channel) {
+    return mul(gelu_i_bert(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
+  }
+};
+struct AfterGemm {
+  static F32 apply(F32 acc, const Channels& c, int channel) {
+    return max(min(mul(acc, load_f32(c.scale + channel)), splat_f32(127.0f)), splat_f32(-128.0f));
+  }
+};
+// FasterTransformer: to int8, then to the next scale with the bias; two roundings, no contraction.
+struct Twice {
+  static F32 apply(F32 acc, const Channels& c, int channel) {
+    const F32 first = max(min(round(mul(acc, load_f32(c.scale + channel))), splat_f32(127.0f)), splat_f32(-128.0f));
+    return add(mul(first, load_f32(c.gain + channel)), load_f32(c.offset + channel));
+  }
+};
+
+}  // namespace geluless::GELULESS_ISA

@@ -1,0 +1,126 @@
+// Where rescaled int16 registers go: bytes, words, the residual stream. A sink takes the PAIRS registers (2 x kLanes channels
+// each) of one row of a tile, and cuts off what lies beyond the matrix: padding channels exist in registers only.
+
+#pragma once
+
+#include <cstring>
+
+#include "shift_gelu.h"
+
+namespace geluless::GELULESS_ISA {
+
+constexpr int kPair = 2 * kLanes;  // channels of one int16 register
+
+inline void store_some_bytes(uint8_t* p, Bytes x, int count) {
+  alignas(kAlignment) uint8_t all[2 * kPair];
+  store_bytes(all, x);
+  std::memcpy(p, all, static_cast<size_t>(count));
+}
+inline void store_some_i16(int16_t* p, I16 x, int count) {
+  alignas(kAlignment) int16_t all[kPair];
+  store_i16(all, x);
+  std::memcpy(p, all, static_cast<size_t>(count) * sizeof(int16_t));
+}
+inline I16 load_some_i16(const int16_t* p, int count) {
+  alignas(kAlignment) int16_t all[kPair] = {};
+  std::memcpy(all, p, static_cast<size_t>(count) * sizeof(int16_t));
+  return load_i16(all);
+}
+
+struct Saturate {  // the packs clamp to 0..255, and that is all
+  explicit Saturate(const Channels&) {}
+  I16 clamp(I16 x) const { return x; }
+  template <int>
+  Bytes map(Bytes x) const { return x; }
+};
+struct Clamp {  // a narrower range of stored bytes
+  I16 low, high;
+  explicit Clamp(const Channels& c) : low(splat_i16(c.lowest)), high(splat_i16(c.highest)) {}
+  I16 clamp(I16 x) const { return min_i16(max_i16(x, low), high); }
+  template <int>
+  Bytes map(Bytes x) const { return x; }
+};
+struct LookUp {  // saturated to 8 bits, then any function of 256 values
+  Table256 table;
+  explicit LookUp(const Channels& c) : table(load_table256(c.table)) {}
+  I16 clamp(I16 x) const { return x; }
+  template <int>
+  Bytes map(Bytes x) const { return lookup(table, x); }
+};
+struct Shift {
+  const ShiftGelu constants;
+  explicit Shift(const Channels& c) : constants(c.shift_gelu) {}
+  I16 clamp(I16 x) const { return x; }
+  template <int kCount>
+  Bytes map(Bytes x) const {
+    alignas(kAlignment) uint8_t all[2 * kPair];
+    store_bytes(all, x);
+    shift_gelu<kCount>(all, constants);
+    return load_bytes(all);
+  }
+};
+
+template <class Finish>
+struct ToBytes {
+  uint8_t* output;
+  size_t stride;
+  int columns;
+  Finish finish;
+
+  ToBytes(const GemmCall& call)
+      : output(static_cast<uint8_t*>(call.output)), stride(call.output_stride), columns(call.linear->outputs),
+        finish(call.linear->channels) {}
+
+  template <int kPairs>
+  void put(const I16 (&x)[kPairs], int row, int column) const {
+    const Bytes bytes = finish.template map<kPairs * kPair>(to_bytes(finish.clamp(x[0]), finish.clamp(x[kPairs - 1])));
+    uint8_t* p = output + static_cast<size_t>(row) * stride + column;
+    const int left = columns - column;
+    if (left < kPairs * kPair) store_some_bytes(p, bytes, left);
+    else if constexpr (kPairs == 2) store_bytes(p, bytes);
+    else store_half(p, bytes);
+  }
+};
+
+struct ToWords {
+  int16_t* output;
+  size_t stride;
+  int columns;
+
+  ToWords(const GemmCall& call)
+      : output(static_cast<int16_t*>(call.output)), stride(call.output_stride), columns(call.linear->outputs) {}
+
+  template <int kPairs>
+  void put(const I16 (&x)[kPairs], int row, int column) const {
+    int16_t* p = output + static_cast<size_t>(row) * stride + column;
+    for (int i = 0; i < kPairs; ++i, p += kPair) {
+      const int left = columns - column - i * kPair;
+      if (left >= kPair) store_i16(p, x[i]);
+      else if (left > 0) store_some_i16(p, x[i], left);
+    }
+  }
+};
+
+// stream[row_index[row]] += x, saturating: window reverse and the undoing of the cyclic shift are this index list.
+struct AddToStream {
+  int16_t* stream;
+  size_t stride;
+  const int32_t* row_index;
+  int columns;
+
+  AddToStream(const GemmCall& call)
+      : stream(static_cast<int16_t*>(call.output)), stride(call.output_stride), row_index(call.row_index),
+        columns(call.linear->outputs) {}
+
+  template <int kPairs>
+  void put(const I16 (&x)[kPairs], int row, int column) const {
+    int16_t* p = stream + static_cast<size_t>(row_index[row]) * stride + column;
+    for (int i = 0; i < kPairs; ++i, p += kPair) {
+      const int left = columns - column - i * kPair;
+      if (left >= kPair) store_i16(p, add_i16(load_i16(p), x[i]));
+      else if (left > 0) store_some_i16(p, add_i16(load_some_i16(p, left), x[i]), left);
+    }
+  }
+};
+
+}  // namespace geluless::GELULESS_ISA
