@@ -13,17 +13,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from geluless.commands import distill, doctor, quantize, report, validate
+from geluless.commands import bench, distill, doctor, quantize, report, validate
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
-VERBS = (doctor, distill, quantize, validate, report)
+VERBS = (doctor, distill, quantize, validate, bench, report)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="geluless",
-        description="GELU to ReLU in INT8 Swin Transformers: distil, quantize, validate, judge.",
+        description="GELU to ReLU in INT8 Swin Transformers: distil, quantize, validate, time, judge.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

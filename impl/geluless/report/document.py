@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from geluless.report.environment import environment_record
+from geluless.bench.environment import environment_record
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
 

@@ -2,27 +2,40 @@
 
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
 namespace geluless::GELULESS_ISA {
 
-// q = clamp(rint(x / scale) + zero_point, 0, 255) for one row of patches of one channel, in the order (channel, y, x).
-inline void patches(const PatchCall& call) {
+// q = clamp(rint(x / scale) + zero_point, 0, 255) for `count` pixels; returns a non-zero value when one is NaN or infinite.
+inline uint32_t quantize_pixels(const float* pixels, int count, float inverse_scale, int zero_point, uint8_t* out) {
+  const F32 inverse = splat_f32(inverse_scale);
+  const F32 low = splat_f32(static_cast<float>(-zero_point)), high = splat_f32(static_cast<float>(255 - zero_point));
+  const I32 zero = splat_i32(zero_point);
+  constexpr int kBlock = 64;
   uint32_t not_finite = 0;
-  const float low = static_cast<float>(-call.zero_point), high = static_cast<float>(255 - call.zero_point);
-  for (int y = 0; y < call.patch_h; ++y) {
-    const float* pixels = call.image + static_cast<size_t>(y) * call.width;
-    for (int x = 0; x < call.width; ++x) {
+  for (int x = 0; x < count; x += kBlock) {
+    const int n = std::min(kBlock, count - x);
+    alignas(kAlignment) float in[kBlock] = {};
+    alignas(kAlignment) int32_t q[kBlock];
+    std::memcpy(in, pixels + x, static_cast<size_t>(n) * sizeof(float));
+    for (int i = 0; i < kBlock; i += kLanes)  // max() takes its second operand for NaN
+      store_i32(q + i, add_i32(to_int(min(max(round(mul(load_f32(in + i), inverse)), low), high)), zero));
+    for (int i = 0; i < kBlock; ++i) {
       uint32_t bits;
-      std::memcpy(&bits, pixels + x, 4);
+      std::memcpy(&bits, in + i, 4);
       not_finite |= (bits & 0x7f800000u) == 0x7f800000u;
     }
-    for (int x = 0; x < call.width; ++x) {
-      const float q = __builtin_rintf(pixels[x] * call.inverse_scale);
-      const float clamped = q > low ? (q < high ? q : high) : low;  // also NaN -> low, before the cast
-      call.scratch[x] = static_cast<uint8_t>(static_cast<int32_t>(clamped) + call.zero_point);
-    }
+    for (int i = 0; i < n; ++i) out[x + i] = static_cast<uint8_t>(q[i]);
+  }
+  return not_finite;
+}
+
+// One row of patches of one channel; a patch holds its pixels in the order (channel, y, x).
+inline void patches(const PatchCall& call) {
+  for (int y = 0; y < call.patch_h; ++y) {
+    const float* pixels = call.image + static_cast<size_t>(y) * call.width;
+    *call.not_finite |= quantize_pixels(pixels, call.width, call.inverse_scale, call.zero_point, call.scratch);
     uint8_t* out = call.output + static_cast<size_t>(y) * call.patch_w;
     const uint8_t* in = call.scratch;
     if (call.patch_w == 4) {
@@ -32,7 +45,6 @@ inline void patches(const PatchCall& call) {
         std::memcpy(out, in + x, static_cast<size_t>(call.patch_w));
     }
   }
-  *call.not_finite |= not_finite;
 }
 
 // logits = fp32(features weights + bias) logit_scale; 12-bit features keep every pair sum in int32 (plan.POOLED).

@@ -77,6 +77,7 @@ inline I32 zero_i32() { return _mm256_setzero_si256(); }
 inline I32 splat_i32(int32_t x) { return _mm256_set1_epi32(x); }
 inline void keep_in_register(I32& x) { asm volatile("" : "+x"(x)); }
 inline I32 load_i32(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_i32(int32_t* p, I32 x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 inline I32 add_i32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
 inline I32 sub_i32(I32 a, I32 b) { return _mm256_sub_epi32(a, b); }
 inline I32 times(I32 x, int factor) { return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor)); }

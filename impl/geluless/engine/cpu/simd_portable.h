@@ -78,6 +78,7 @@ inline I32 load_i32(const int32_t* p) {
   std::memcpy(out.data(), p, sizeof out);
   return out;
 }
+inline void store_i32(int32_t* p, const I32& x) { std::memcpy(p, x.data(), sizeof x); }
 inline I32 add_i32(const I32& a, const I32& b) {
   return each<I32>([&](size_t i) { return wrap(int64_t{a[i]} + b[i]); });
 }

@@ -1,0 +1,72 @@
+"""Full-size networks with random weights: an integer engine takes the same time whatever the weights are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geluless.ptq.artifact import Artifact
+
+SIZES = {
+    "tiny": "swin_tiny_patch4_window7_224",
+    "small": "swin_small_patch4_window7_224",
+    "base": "swin_base_patch4_window7_224",
+    "large": "swin_large_patch4_window7_224",
+}
+
+
+def random_artifact(name: str, *, relu: bool, seed: int = 0, cache: Path | None = None) -> Artifact:
+    """An artifact of profile `best` of timm's network `name` with random weights, calibrated on one random batch.
+
+    For timing and for comparing engines only; its predictions mean nothing. Kept in `cache` (default: the user's cache
+    folder) so that a second call takes a second instead of up to a minute. Raises CheckpointError for an unknown name.
+    """
+    from geluless.errors import ArtifactError
+    from geluless.ptq.artifact import load_artifact
+
+    folder = cache or default_cache()
+    path = folder / f"{name}_{'relu' if relu else 'gelu'}_{seed}_{_recipe_digest()}.int8.safetensors"
+    if path.exists():
+        try:
+            return load_artifact(path)
+        except ArtifactError:
+            path.unlink()  # damaged or of an older format: made anew
+    artifact = _make(name, relu=relu, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    artifact.save(path)
+    return artifact
+
+
+def default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "geluless"
+
+
+def _make(name: str, *, relu: bool, seed: int) -> Artifact:
+    import torch
+
+    from geluless.models import create_model, replace_gelu
+    from geluless.ptq import quantize
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(name).eval()
+        size = model.patch_embed.img_size
+        images = torch.randn(1, model.patch_embed.proj.in_channels, *size)
+    if relu:
+        replace_gelu(model)
+    return quantize(model, [images], profile="best", name=f"{name} (random)")
+
+
+def _recipe_digest() -> str:
+    """Changes with the code that makes artifacts, so that a cache never outlives it."""
+    from geluless import engine, ptq
+
+    digest = hashlib.sha256()
+    for module in (ptq, engine):
+        for path in sorted(Path(str(module.__file__)).parent.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
