@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from geluless.bench.environment import environment_record, git_state
 from geluless.report import ReportError, render_folder, write_report
 from geluless.report.document import headline, headline_text
-from geluless.bench.environment import environment_record, git_state
 from geluless.report.markdown import escape
 from geluless.report.plots import agreement_plot, curves_plot, finite_points
 from geluless.report.terminal import grouped
