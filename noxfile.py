@@ -4,8 +4,9 @@ One environment for all sessions
 --------------------------------
 nox gives each session an environment of its own. With torch that would be six gigabytes and several minutes per session,
 so the sessions here ask nox for none (`venv_backend="none"`) and share `.venv` in the repository: made by the first
-session, never deleted, filled again only when `pyproject.toml` changes (a stamp inside remembers what was installed).
-A `.venv` that you made yourself is used as it is and completed.
+session, never deleted, filled again only when `pyproject.toml`, a C++ source or the list of modules changes (a stamp inside
+remembers what was installed). A `.venv` that you made yourself is used as it is and completed. Where there is no C++ compiler
+the package is installed without its CPU engine.
 
     GELULESS_PYTHON=/path/to/python nox -s tests    use that interpreter and whatever it has; install nothing
     nox --no-venv -s tests                          the same with the interpreter that runs nox (a prepared image)
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,6 +33,7 @@ nox.options.default_venv_backend = "none"
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
 EXTRAS = "test,dev"
+BUILD_TOOLS = ("cmake>=3.18,<5", "ninja>=1.11,<2")  # and what pyproject.toml requires of a build
 OLDEST_PYTHON = (3, 11)
 
 
@@ -48,16 +51,45 @@ def environment(session: nox.Session) -> str:
         # virtualenv is a dependency of nox and brings its own pip: unlike `python -m venv` it needs no python3-venv package.
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(VENV))
     stamp = VENV / "geluless.installed"
-    wanted = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + f"{EXTRAS} {HERE}".encode()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or "no compiler"
+    wanted = f"{compiler}\n{fingerprint()}"
+    installed = stamp.read_text() if stamp.exists() else ""
+    if installed != wanted:
         session.log(f"installing geluless[{EXTRAS}] into {VENV}: some minutes and gigabytes the first time (torch)")
         started = time.monotonic()
         pip = (str(python), "-m", "pip", "--disable-pip-version-check")
         quiet = () if sys.stdout.isatty() else ("--quiet",)  # a progress bar for a person, none for a log
-        session.run(*pip, "install", *quiet, "--editable", f".[{EXTRAS}]")
+        # The build's tools are installed here and its isolation is off: pip's isolated environment is another one each time,
+        # which invalidates CMake's build directory. Like this a changed kernel costs the compilation of one file.
+        session.run(*pip, "install", *quiet, *build_requirements(), *BUILD_TOOLS)
+        # A build directory is bound to its compiler: CMake would go on using the old one, and silently.
+        fresh = () if installed.startswith(f"{compiler}\n") else ("--config-settings=cmake.fresh=true",)
+        session.run(*pip, "install", *quiet, "--no-build-isolation", *fresh, "--editable", f".[{EXTRAS}]")
         stamp.write_text(wanted)  # only after pip succeeded: an interrupted installation is taken up again
         session.log(f"installed in {time.monotonic() - started:.0f} s")
+        if not any(VENV.glob("[Ll]ib*/**/geluless/engine/cpu/_native*")):
+            session.warn("installed without the CPU engine, which takes a C++20 compiler (g++ or clang++) and Python's headers")
+            session.warn(f"(Debian and Ubuntu: g++, python3-dev); to try again, delete {stamp}")
     return str(python)
+
+
+def build_requirements() -> list[str]:
+    """What pyproject.toml requires of a build: pip installs it by itself only into an isolated environment."""
+    import tomllib  # Python 3.11, which environment() has checked; this file itself is read by older ones
+
+    requires: list[str] = tomllib.loads((HERE / "pyproject.toml").read_text())["build-system"]["requires"]
+    return requires
+
+
+def fingerprint() -> str:
+    """Changes when the package must be installed anew: not when a Python file is edited, which takes effect as it is, but when
+    one is added or moved, because an editable installation holds a list of the modules."""
+    package = HERE / "impl" / "geluless"
+    contents = [path for path in (package / "engine" / "cpu").iterdir() if path.suffix in (".cpp", ".h", ".txt")]
+    parts = [EXTRAS, str(HERE), *(str(path.relative_to(package)) for path in sorted(package.rglob("*.py")))]
+    for path in (HERE / "pyproject.toml", *sorted(contents)):
+        parts.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @nox.session
@@ -91,9 +123,41 @@ def property_(session: nox.Session) -> None:
     run_pytest(session, "-m", "property", profile="nightly")
 
 
-def run_pytest(session: nox.Session, *arguments: str, profile: str) -> None:
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The CPU engine's tests with its C++ under AddressSanitizer and UndefinedBehaviorSanitizer. Needs GCC on Linux."""
+    python = environment(session)
+    home = HERE / ".build" / "sanitize"
+    settings = {
+        "build-dir": home / "cmake",
+        "cmake.build-type": "Debug",  # assertions on, symbols kept for the stack traces
+        "cmake.define.GELULESS_SANITIZE": "address+undefined",
+    }
+    options = [f"--config-settings={name}={value}" for name, value in settings.items()]
+    install = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-build-isolation", "--no-deps")
+    session.run(*install, "--upgrade", "--target", str(home / "site"), *options, ".", env={"CXX": "g++"})
+    native = next((home / "site").glob("geluless/engine/cpu/_native*"), None)
+    if native is None:
+        session.error("the CPU engine was not built: it needs g++ and Python's headers")
+    # The interpreter itself is not instrumented, so the sanitizers' runtimes must be in the process before it starts; libstdc++
+    # too, or AddressSanitizer finds nothing to wrap where exceptions are thrown.
+    runtimes = [session.run("g++", f"-print-file-name=lib{name}.so", silent=True) for name in ("asan", "ubsan", "stdc++")]
+    env = {
+        "GELULESS_NATIVE": str(native),
+        "LD_PRELOAD": ":".join(str(path).strip() for path in runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps objects until it exits
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    tests = sorted(str(path) for path in (HERE / "tests").glob("*/test_cpu_*.py"))
+    if not tests:
+        session.error("tests/*/test_cpu_*.py: no such tests")
+    # --capture=sys: a report goes to the file descriptor itself, and what pytest has captured of that dies with the process.
+    run_pytest(session, "--capture=sys", *tests, profile="dev", env=env)
+
+
+def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:
     """pytest over tests/ (or the paths after `--`) with one of the hypothesis profiles of tests/conftest.py."""
-    env = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", profile)}
+    env = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", profile), **(env or {})}
     session.run(environment(session), "-m", "pytest", *arguments, *session.posargs, env=env)
 
 
