@@ -162,6 +162,15 @@ def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[st
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Micro-benchmarks of the CPU kernels with their share of the peak; wants a quiet machine. `-- -k fc1_epilogue` for some."""
+    options = ("--benchmark-columns=median,iqr,rounds", "--benchmark-sort=fullname", "--benchmark-group-by=func")
+    environ = {"OMP_NUM_THREADS": "1"}
+    python = environment(session)
+    session.run(python, "-m", "pytest", "tests/bench/bench_cpu_kernels.py", *options, *session.posargs, env=environ)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """ruff over everything, mypy over the package."""
     python = environment(session)

@@ -24,13 +24,27 @@ struct Finish {
 
   template <int kRows, int kVectors>
   void run(const I32 (&acc)[kRows][kVectors], int row, int column) const {
+    if constexpr (Rescale::kLong) {  // its constants need the registers more than the accumulators do: rows one by one
+      I32 all[kRows][kVectors];
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      I16 pairs[kVectors / 2];
-#pragma GCC unroll 2
-      for (int p = 0; p < kVectors / 2; ++p) pairs[p] = rescale(acc[i][2 * p], acc[i][2 * p + 1], column + p * kPair);
-      sink.put(pairs, row + i, column);
+      for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) all[i][j] = acc[i][j];
+#pragma GCC unroll 1
+      for (int i = 0; i < kRows; ++i) finish_row(all[i], row + i, column);
+    } else {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) finish_row(acc[i], row + i, column);
     }
+  }
+
+ private:
+  template <int kVectors>
+  void finish_row(const I32 (&acc)[kVectors], int row, int column) const {
+    I16 pairs[kVectors / 2];
+#pragma GCC unroll 2
+    for (int p = 0; p < kVectors / 2; ++p) pairs[p] = rescale(acc[2 * p], acc[2 * p + 1], column + p * kPair);
+    sink.put(pairs, row, column);
   }
 };
 

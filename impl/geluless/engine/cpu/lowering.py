@@ -278,12 +278,12 @@ def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, arm: Arm) -> tuple[Layer,
             if arm is Arm.GELU_LUT:
                 table = tensors[f"{name}.table"]
                 return _fixed(fc1, mlp.fc1, tensors, epilogue="table", zero=mlp.fc1.zero_point, table=table), None
-            table, constants = _shift_gelu(mlp)
+            table, constants = shift_gelu_constants(mlp)
             zero = mlp.fc1.zero_point
             return _fixed(fc1, mlp.fc1, tensors, epilogue="shift-gelu", zero=zero, table=table, shift_gelu=constants), None
 
 
-def _shift_gelu(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
+def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
     """All 256 values, by which the native side checks its 32-bit integers before it trusts them, and the constants."""
     q = np.arange(256, dtype=np.int64) - mlp.pre_zero_point
     values = gelu_shift(q, mlp.pre_scale) / mlp.hidden_scale

@@ -1,7 +1,8 @@
 // From two int32 accumulator registers to one register of int16: the integer law and the floating-point ways beside it.
 //
 // Every rescale is a value with `I16 operator()(I32 a, I32 b, int channel)`: `channel` is the first of the pair's 2 x kLanes
-// channels, and all per-channel constants lie in lane order, so plain loads fetch them.
+// channels, and all per-channel constants lie in lane order, so plain loads fetch them. kLong: it has so many constants of
+// its own that they and a whole tile of accumulators do not fit the registers together.
 
 #pragma once
 
@@ -12,6 +13,7 @@ namespace geluless::GELULESS_ISA {
 // v = sat16(acc >> shift), y = (v m + 2^14) >> 15, plus the zero point. Bias and rounding half are in the accumulator.
 template <bool kHasZero>
 struct Fixed {
+  static constexpr bool kLong = false;
   const Channels c;
   I16 zero = splat_i16(c.zero);
 
@@ -27,6 +29,7 @@ struct Fixed {
 // A function of each fp32 register, then rint and the zero point.
 template <class Function>
 struct Float {
+  static constexpr bool kLong = Function::kLong;
   const Channels c;
   I32 zero = splat_i32(c.zero);
 
@@ -41,25 +44,30 @@ struct Float {
 };
 
 struct ReluFloat {  // the clamp at zero is the packs' own
+  static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) { return mul(acc, load_f32(c.scale + channel)); }
 };
 struct GeluErf {
+  static constexpr bool kLong = true;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     return mul(gelu_erf(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
   }
 };
 struct GeluPolynomial {
+  static constexpr bool kLong = true;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     return mul(gelu_i_bert(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
   }
 };
 struct AfterGemm {
+  static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     return max(min(mul(acc, load_f32(c.scale + channel)), splat_f32(127.0f)), splat_f32(-128.0f));
   }
 };
 // FasterTransformer: to int8, then to the next scale with the bias; two roundings, no contraction.
 struct Twice {
+  static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     const F32 first = max(min(round(mul(acc, load_f32(c.scale + channel))), splat_f32(127.0f)), splat_f32(-128.0f));
     return add(mul(first, load_f32(c.gain + channel)), load_f32(c.offset + channel));
