@@ -59,7 +59,7 @@ def layer(epilogue: str, outputs: int, inputs: int) -> Layer:
     rng = np.random.default_rng(0)
     ones = np.full(outputs, 1e-3, np.float32)
     linear = Linear(inputs, outputs, 0, 255, Rounding.SINGLE, 40, 0, 255)
-    mlp = Mlp(linear, linear, True, 0.02, 9, 0.03, 40, 0.05)
+    mlp = Mlp(linear, linear, True, 0.0213, 9, 0.0317, 40, 0.05)
     table, gelu = shift_gelu_constants(mlp)
     return Layer(
         epilogue,
