@@ -206,7 +206,7 @@ def decode(kind: Any, value: Any, where: str = "plan") -> Any:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor must be; integers outside [low, high] and non-finite floats are refused."""
+    """What a tensor must be; values outside [low, high] and non-finite floats are refused."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -218,6 +218,16 @@ MAX_SHIFT = 30
 INT32_MAX = 2**31 - 1
 
 
+MAX_OUTPUT_MULTIPLIER = 2**20  # |sum weight v / sum weight| <= 128: the context fits int32 before it is clamped
+MAX_FACTOR = 2.0**16  # |n| / sqrt(V) <= 182 for 32767 channels: a normalised value fits int32 before it is clamped
+SCALES = (2.0**-40, 2.0**40)  # of every real step a plan names
+FLOAT_LIMIT = 2**32  # no product of two such floats and an int32 leaves the range of fp32
+
+
+def _floats(count: int, limit: int = FLOAT_LIMIT) -> TensorSpec:
+    return TensorSpec("float32", (count,), -limit, limit)
+
+
 def linear_schema(name: str, linear: Linear) -> dict[str, TensorSpec]:
     schema = {
         f"{name}.weight": TensorSpec("int8", (linear.outputs, linear.inputs), -127, 127),
@@ -227,16 +237,16 @@ def linear_schema(name: str, linear: Linear) -> dict[str, TensorSpec]:
         schema[f"{name}.multiplier"] = TensorSpec("int16", (linear.outputs,), 0, 32767)
         schema[f"{name}.shift"] = TensorSpec("uint8", (linear.outputs,), 0, MAX_SHIFT)
     else:
-        schema[f"{name}.alpha"] = TensorSpec("float32", (linear.outputs,))
-        schema[f"{name}.gain"] = TensorSpec("float32", (linear.outputs,))
-        schema[f"{name}.offset"] = TensorSpec("float32", (linear.outputs,))
+        schema[f"{name}.alpha"] = _floats(linear.outputs)
+        schema[f"{name}.gain"] = _floats(linear.outputs)
+        schema[f"{name}.offset"] = _floats(linear.outputs)
     return schema
 
 
 def norm_schema(name: str, norm: Norm) -> dict[str, TensorSpec]:
     if not norm.affine:
         return {}
-    return {f"{name}.{part}": TensorSpec("float32", (norm.channels,)) for part in ("gain", "offset")}
+    return {f"{name}.{part}": _floats(norm.channels) for part in ("gain", "offset")}
 
 
 def block_schema(name: str, block: Block, activation: Activation, *, padded: bool) -> dict[str, TensorSpec]:
@@ -247,12 +257,12 @@ def block_schema(name: str, block: Block, activation: Activation, *, padded: boo
         f"{name}.attn.bias_table": TensorSpec("int16", ((2 * window_h - 1) * (2 * window_w - 1), heads)),
         f"{name}.attn.score_shift": TensorSpec("uint8", (heads,), 0, MAX_SHIFT),
         f"{name}.attn.score_multiplier": TensorSpec("int16", (heads,), 0, 32767),
-        f"{name}.attn.output_multiplier": TensorSpec("float32", (heads,)),
+        f"{name}.attn.output_multiplier": _floats(heads, MAX_OUTPUT_MULTIPLIER),
         **linear_schema(f"{name}.attn.proj", block.proj),
         **norm_schema(f"{name}.norm2", block.norm2),
         **linear_schema(f"{name}.mlp.fc1", block.mlp.fc1),
-        f"{name}.mlp.fc1.accumulator_scale": TensorSpec("float32", (block.mlp.fc1.outputs,)),
-        f"{name}.mlp.fc1.real_bias": TensorSpec("float32", (block.mlp.fc1.outputs,)),
+        f"{name}.mlp.fc1.accumulator_scale": _floats(block.mlp.fc1.outputs),
+        f"{name}.mlp.fc1.real_bias": _floats(block.mlp.fc1.outputs),
         **linear_schema(f"{name}.mlp.fc2", block.mlp.fc2),
     }
     if padded:
@@ -279,12 +289,14 @@ def tensor_schema(plan: Plan) -> dict[str, TensorSpec]:
     schema |= {
         "head.fc.weight": TensorSpec("int8", (plan.head.fc.outputs, plan.head.fc.inputs), -127, 127),
         "head.fc.bias": TensorSpec("int32", (plan.head.fc.outputs,)),
-        "head.fc.logit_scale": TensorSpec("float32", (plan.head.fc.outputs,)),
+        "head.fc.logit_scale": _floats(plan.head.fc.outputs),
     }
     return schema
 
 
 SOFTMAX_STEPS = 128
+MAX_TOKENS = 1 << 22  # of one stage: engines count tokens and stream rows in int32
+MAX_POOLED = (INT32_MAX - 2**29) // 2**15  # the sum over int16 tokens and the rounding half fit int32
 POOLED = (-2048, 2047)  # 12 bits: 8192 features times an int8 weight still fit the int32 accumulator
 
 
@@ -301,6 +313,10 @@ def _require(condition: bool, message: str) -> None:
         raise PlanError(message)
 
 
+def _is_scale(value: float) -> bool:
+    return SCALES[0] <= value <= SCALES[1]
+
+
 def check_plan(plan: Plan) -> None:
     """Raise PlanError unless all shapes fit together and no integer of the arithmetic can overflow.
 
@@ -312,7 +328,7 @@ def check_plan(plan: Plan) -> None:
     sizes = (stem.channels, stem.height, stem.width, *stem.patch, plan.head.fc.outputs, len(plan.stages))
     _require(all(0 < size <= limit for size in sizes), "a size of the stem or head is not in 1..65536")
     _require(stem.height % stem.patch[0] == 0 and stem.width % stem.patch[1] == 0, "the image is no whole number of patches")
-    _require(stem.input_scale > 0 and 0 <= stem.input_zero_point <= 255, "the input's scale or zero point is out of range")
+    _require(_is_scale(stem.input_scale) and 0 <= stem.input_zero_point <= 255, "the input's scale or zero point is out of range")
     grid = (stem.height // stem.patch[0], stem.width // stem.patch[1])
     channels = stem.proj.outputs
     _check_linear("patch_embed.proj", stem.proj, inputs=stem.channels * stem.patch[0] * stem.patch[1], bits=16)
@@ -328,11 +344,14 @@ def check_plan(plan: Plan) -> None:
             grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
         _require((stage.height, stage.width) == grid, f"{name}: the token grid is {grid}, the plan says otherwise")
         _require(stage.channels == channels, f"{name}: {channels} channels arrive, the plan says {stage.channels}")
-        _require(stage.residual_scale > 0 and len(stage.blocks) > 0, f"{name}: residual scale and depth must be positive")
+        _require(_is_scale(stage.residual_scale) and len(stage.blocks) > 0, f"{name}: residual scale and depth must be positive")
+        _require(grid[0] * grid[1] <= MAX_TOKENS, f"{name}: more than {MAX_TOKENS:,} tokens")
         for j, block in enumerate(stage.blocks):
-            _check_block(f"{name}.blocks.{j}", block, stage)
+            _check_block(f"{name}.blocks.{j}", block, stage, plan.activation)
     _check_norm("norm", plan.head.norm, channels=channels, bits=16)
-    _require(plan.head.tokens == grid[0] * grid[1] <= 65535, "head: the number of pooled tokens is wrong or above 65535")
+    _require(
+        plan.head.tokens == grid[0] * grid[1] <= MAX_POOLED, f"head: the pooled tokens are miscounted or above {MAX_POOLED:,}"
+    )
     pooling_fits = 0 <= plan.head.pool_multiplier <= 32767 and 0 <= plan.head.pool_shift <= MAX_SHIFT
     _require(pooling_fits, "head: pooling out of range")
     _check_linear("head.fc", plan.head.fc, inputs=channels, bits=32)
@@ -341,7 +360,7 @@ def check_plan(plan: Plan) -> None:
 def _check_norm(name: str, norm: Norm, *, channels: int, bits: int) -> None:
     _require(norm.channels == channels, f"{name}: {channels} channels arrive, the plan says {norm.channels}")
     _require(channels <= 32767, f"{name}: more than 32767 channels overflow the centred int32 sum")
-    _require(1 <= norm.epsilon_term < 2**52 and norm.factor > 0, f"{name}: epsilon or factor out of range")
+    _require(1 <= norm.epsilon_term < 2**52 and 0 < norm.factor <= MAX_FACTOR, f"{name}: epsilon or factor out of range")
     _require((norm.low, norm.high) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), f"{name}: its output is int{bits}")
 
 
@@ -358,7 +377,7 @@ def _check_linear(name: str, linear: Linear, *, inputs: int, bits: int, source: 
         _require(matching, f"{name}: its input is not its norm's output")
 
 
-def _check_block(name: str, block: Block, stage: Stage) -> None:
+def _check_block(name: str, block: Block, stage: Stage, activation: Activation) -> None:
     attention, mlp = block.attention, block.mlp
     width = attention.heads * attention.head_dim
     _require(attention.heads > 0 and attention.head_dim > 0, f"{name}: heads and head_dim must be positive")
@@ -380,7 +399,9 @@ def _check_block(name: str, block: Block, stage: Stage) -> None:
     _require(block.proj.outputs == mlp.fc2.outputs == stage.channels, f"{name}: a branch does not fit the residual stream")
     _require(block.proj.zero_point == mlp.fc2.zero_point == block.qkv.zero_point == 0, f"{name}: this tensor has no zero point")
     scales = (mlp.hidden_scale, mlp.pre_scale, mlp.after_gemm_scale)
-    _require(all(scale > 0 for scale in scales), f"{name}.mlp: scales must be positive")
+    _require(all(_is_scale(scale) for scale in scales), f"{name}.mlp: a scale is not positive or out of all proportion")
     low, high = mlp.fc2.input_low, mlp.fc2.input_high
     _require(low <= mlp.hidden_zero_point <= high, f"{name}.mlp: the hidden zero point is out of range")
     _require(0 <= mlp.pre_zero_point <= 255, f"{name}.mlp: the pre-activation's zero point is out of range")
+    table_fits = activation is Activation.RELU or mlp.fc1.rounding is Rounding.DOUBLE or low == 0
+    _require(table_fits, f"{name}.mlp: a GELU table gives uint8, but fc2 reads int8: quantize with unsigned_hidden")

@@ -190,10 +190,9 @@ def _check_tensors(plan: Plan, tensors: dict[str, NDArray]) -> None:
 def _check_tensor(name: str, tensor: NDArray, spec: TensorSpec) -> None:
     if str(tensor.dtype) != spec.dtype or tensor.shape != spec.shape:
         raise PlanError(f"{name} is {tensor.dtype} {list(tensor.shape)}, the plan needs {spec.dtype} {list(spec.shape)}")
-    if spec.dtype == "float32":
-        if not np.isfinite(tensor).all():
-            raise PlanError(f"{name} holds NaN or infinite values")
-    elif spec.low is not None and spec.high is not None and tensor.size and (tensor.min() < spec.low or tensor.max() > spec.high):
+    if spec.dtype == "float32" and not np.isfinite(tensor).all():
+        raise PlanError(f"{name} holds NaN or infinite values")
+    if spec.low is not None and spec.high is not None and tensor.size and (tensor.min() < spec.low or tensor.max() > spec.high):
         raise PlanError(f"{name} holds values outside {spec.low}..{spec.high}")
 
 

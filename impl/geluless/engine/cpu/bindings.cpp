@@ -213,6 +213,7 @@ NetworkSpec read_network(nb::handle from) {
       require(reduction.inputs == 4 * channels && words(reduction), stage.merge->name);
       channels = reduction.outputs, height = (height + 1) / 2, width = (width + 1) / 2;
     }
+    require(int64_t{stage.height} * stage.width <= 1 << 22, "stage");
     require(stage.height == height && stage.width == width && stage.channels == channels && channels <= 32767, "stage");
     for (const nb::handle b : s.attr("blocks")) {
       stage.blocks.push_back(read_block(b, stage));

@@ -37,7 +37,7 @@ struct Float {
 
  private:
   I32 one(I32 acc, int channel) const {
-    // Beyond int32 the conversion would wrap; below, it saturates to the lowest int32, which is right.
+    // Above int32 the conversion would wrap; below, it gives the lowest int32, which every clamp to bytes puts right.
     const F32 y = min(Function::apply(to_float(acc), c, channel), splat_f32(65536.0f));
     return add_i32(to_int(y), zero);
   }
@@ -70,7 +70,8 @@ struct Twice {
   static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     const F32 first = max(min(round(mul(acc, load_f32(c.scale + channel))), splat_f32(127.0f)), splat_f32(-128.0f));
-    return add(mul(first, load_f32(c.gain + channel)), load_f32(c.offset + channel));
+    const F32 y = add(mul(first, load_f32(c.gain + channel)), load_f32(c.offset + channel));
+    return max(y, splat_f32(-65536.0f));  // below int32 it would become the lowest one, and a negative zero point would wrap it
   }
 };
 
