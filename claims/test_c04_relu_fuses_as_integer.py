@@ -8,10 +8,13 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 
 from geluless.engine.epilogue import INT16_MAX, INT16_MIN, Requant, requantize
 from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
 from geluless.verdicts.laws import count_differences, every_pair_differences, random_gemms
+from geluless.verdicts.pool import EvidencePool
+from geluless.verdicts.twins import ENGINE_CONTROL, SIZES, Kind, Task
 
 GEMMS = 400
 
@@ -84,6 +87,30 @@ def test_negative_accumulators_become_the_zero_point(claim: ClaimHandle) -> None
         control=Control("a decreasing function must be caught by the same law", f"{caught:,} descents found", caught > 0),
     )
     deliver(claim, wrong, cases, "values", evidence)
+
+
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"local:{size}")) for size in SIZES])
+def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
+    """The whole network, fused on every instruction set of this machine and unfused on the best: no bit of any logit differs."""
+    (local,) = twins.get(Task(Kind.LOCAL, size))
+    if not local.engines:
+        claim.needs(Resource.CPU_ENGINE, would_run="the INT8 ReLU network on every instruction set against the reference")
+        return
+    differences = dict(local.engines)
+    caught = differences.pop(ENGINE_CONTROL)
+    images = len(local.labels)
+    evidence = Evidence(
+        ran=f"INT8 ReLU Swin-{size} twin on {local.images}: logits of {', '.join(differences)} against the reference engine",
+        tier=tier,
+        seconds=local.seconds["INT8 ReLU, compiled"],
+        control=Control(
+            "one weight of the classifier changed by one step must be caught",
+            f"{caught:,} of {images:,} images differ",
+            caught > 0,
+        ),
+        artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
+    )
+    deliver(claim, sum(differences.values()), images * len(differences), "logit vectors", evidence)
 
 
 def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:

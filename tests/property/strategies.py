@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geluless.engine.epilogue import Requant
+from geluless.engine import plan as p
+from geluless.engine.epilogue import Requant, encode_multiplier
 from geluless.engine.reference import exact_matmul
+from geluless.ptq.artifact import Artifact, named_linears
 
 INT8_POOL = (-128, -127, -1, 0, 1, 126, 127)
 UINT8_POOL = (0, 1, 127, 128, 254, 255)
@@ -138,8 +141,148 @@ def linear_cases(draw: st.DrawFn, *, signed: bool | None = None) -> LinearCase:
 
 
 def real_factors(rng: np.random.Generator, count: int, typical: float) -> np.ndarray:
-    """float32 [count] of both signs: around `typical`, or anything finite from 1e-38 to 1e38."""
+    """float32 [count] of both signs: around `typical`, or anything up to the largest that a plan allows."""
     sign = np.where(rng.random(count) < 0.8, 1.0, -1.0)
     if rng.random() < 0.6:
         return (sign * typical * rng.uniform(0.2, 3.0, count)).astype(np.float32)
-    return (sign * 10.0 ** rng.uniform(-38, 38, count)).astype(np.float32)
+    return (sign * np.exp2(rng.uniform(-126, np.log2(p.FLOAT_LIMIT), count))).astype(np.float32)
+
+
+# --------------------------------------------------------------------------------------- whole networks that nobody trained
+
+
+def random_artifact(rng: np.random.Generator) -> Artifact:
+    """Any geometry a plan allows, small, with parameters that keep most tensors alive; cheaper than quantizing a network.
+
+    Windows are not square, grids no whole number of windows, widths odd; roundings, zero points and ranges are mixed freely.
+    """
+    plan = _random_plan(rng)
+    return Artifact(plan, _living_tensors(rng, plan))
+
+
+def _random_plan(rng: np.random.Generator) -> p.Plan:
+    small = lambda high, low=1: int(rng.integers(low, high, endpoint=True))  # noqa: E731
+    activation, fc1_rounding = rng.choice(list(p.Activation)), rng.choice(list(p.Rounding))
+
+    def linear(inputs: int, outputs: int, bits: int, *, unsigned_input: bool = False, **fixed: Any) -> p.Linear:
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        input_low, input_high = (0, 255) if unsigned_input else (-128, 127)
+        options = {"rounding": p.Rounding(rng.choice(list(p.Rounding))), "zero_point": 0, "low": low, "high": high}
+        return p.Linear(inputs, outputs, input_low, input_high, **(options | fixed))
+
+    def norm(channels: int, bits: int) -> p.Norm:
+        affine = bool(rng.integers(2))
+        factor = 1.0 if affine else float(np.float32((2 ** (bits - 1)) / rng.uniform(3, 8)))
+        epsilon_term = int(rng.choice([1, 1000, 2**40]))
+        return p.Norm(channels, epsilon_term, factor, affine, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    def block(height: int, width: int, channels: int) -> p.Block:
+        heads, head_dim, hidden = small(3), small(20), small(70)
+        window = (small(5), small(5))
+        shift = tuple(small(w - 1, 0) if w < size else 0 for w, size in zip(window, (height, width), strict=True))
+        gelu_table = activation == p.Activation.GELU and fc1_rounding == p.Rounding.SINGLE
+        unsigned_hidden = gelu_table or bool(rng.integers(2))
+        low, high = [(-128, 127), (0, 255)][int(rng.integers(2))]
+        zero = int(rng.choice([0, 0, 1, 100]))
+        fc1 = linear(channels, hidden, 8, rounding=p.Rounding(fc1_rounding), zero_point=zero, low=low, high=high)
+        fc2 = linear(hidden, channels, 16, unsigned_input=unsigned_hidden)
+        mlp = p.Mlp(
+            fc1=fc1,
+            fc2=fc2,
+            has_bias=True,
+            hidden_scale=float(rng.uniform(0.01, 0.05)),
+            hidden_zero_point=int(rng.choice([0, 3, 17])),
+            pre_scale=float(rng.uniform(0.01, 0.1)),
+            pre_zero_point=int(rng.integers(60, 190)),
+            after_gemm_scale=float(rng.uniform(0.02, 0.08)),
+        )
+        attention = p.Attention(heads, head_dim, window, (shift[0], shift[1]))
+        qkv, proj = linear(channels, 3 * heads * head_dim, 8), linear(heads * head_dim, channels, 16)
+        return p.Block(norm(channels, 8), qkv, attention, proj, norm(channels, 8), mlp)
+
+    height, width, channels = small(9), small(9), small(40)
+    patch, planes = (small(4), small(4)), small(3)
+    proj = linear(planes * patch[0] * patch[1], channels, 16, unsigned_input=True, zero_point=int(rng.choice([0, -700, 700])))
+    stem = p.Stem(
+        channels=planes,
+        height=height * patch[0],
+        width=width * patch[1],
+        patch=patch,
+        input_scale=float(np.float32(rng.uniform(0.01, 0.04))),
+        input_zero_point=int(rng.choice([0, 255, rng.integers(0, 256)])),
+        proj=proj,
+        norm=norm(channels, 16),
+    )
+    stages: list[p.Stage] = []
+    for i in range(small(3)):
+        merge = None
+        if i:
+            outputs = small(40)
+            zero = int(rng.choice([0, 0, -300, 300]))
+            merge = p.Merge(norm(4 * channels, 8), linear(4 * channels, outputs, 16, zero_point=zero))
+            height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs
+        blocks = tuple(block(height, width, channels) for _ in range(small(2)))
+        stages.append(p.Stage(height, width, channels, 0.001, merge, blocks))
+    tokens, classes = height * width, small(13)
+    pool, pool_shift = encode_multiplier(np.array([500 / (3000 * (tokens + 1) ** 0.5)]), bits=15)
+    fc = linear(channels, classes, 32, rounding=p.Rounding.SINGLE)
+    fc = replace(fc, input_low=p.POOLED[0], input_high=p.POOLED[1])
+    head = p.Head(norm(channels, 16), tokens, int(pool[0]), int(pool_shift[0]), fc)
+    return p.Plan(p.FORMAT, "random", "random", p.Activation(activation), stem, tuple(stages), head, {})
+
+
+def _living_tensors(rng: np.random.Generator, plan: p.Plan) -> dict[str, np.ndarray]:
+    tensors = {name: uniform_tensor(rng, spec) for name, spec in p.tensor_schema(plan).items()}
+    for name, linear in named_linears(plan):
+        count, wide = linear.outputs, linear.high > 255
+        typical = 5000.0 * linear.inputs**0.5  # of |acc|, for weights and inputs spread over their ranges
+        goal = 2500.0 if wide else 45.0
+        tensors[f"{name}.bias"] = rng.normal(0, typical / 2, count).astype(np.int32)
+        spread = rng.uniform(0.5, 2.0, count)
+        if name == "head.fc":
+            tensors["head.fc.logit_scale"] = (spread * 1e-5).astype(np.float32)
+        elif linear.rounding is p.Rounding.SINGLE:
+            multiplier, shift = encode_multiplier(np.minimum(spread * goal / typical, 0.9), bits=15 if wide else 12)
+            tensors |= {f"{name}.multiplier": multiplier.astype(np.int16), f"{name}.shift": shift}
+        else:
+            gain, offset = goal / 45 * rng.choice([-1.0, 1.0], count) * spread, rng.normal(0, goal / 4, count)
+            tensors[f"{name}.alpha"] = (45 / typical * spread).astype(np.float32)
+            tensors |= {f"{name}.gain": gain.astype(np.float32), f"{name}.offset": offset.astype(np.float32)}
+        if f"{name}.accumulator_scale" in tensors:
+            tensors[f"{name}.accumulator_scale"] = (spread * 2.0 / typical).astype(np.float32)
+            tensors[f"{name}.real_bias"] = rng.normal(0, 0.5, count).astype(np.float32)
+    for i, stage in enumerate(plan.stages):
+        for j, block in enumerate(stage.blocks):
+            name, heads = f"layers.{i}.blocks.{j}.attn", block.attention.heads
+            reach = block.attention.head_dim**0.5 * 3000
+            shift = np.clip(int(reach).bit_length() - 11 + rng.integers(-1, 2, heads), 0, 30)
+            tensors[f"{name}.score_shift"] = shift.astype(np.uint8)
+            tensors[f"{name}.score_multiplier"] = rng.integers(500, 3000, heads).astype(np.int16)
+            tensors[f"{name}.bias_table"] = (tensors[f"{name}.bias_table"] // 64).astype(np.int16)
+            tensors[f"{name}.output_multiplier"] = rng.uniform(0.5, 3.0, heads).astype(np.float32)
+    for name in tensors:
+        if name.endswith((".gain", ".offset")) and name.rsplit(".", 1)[0] + ".weight" not in tensors:  # of a norm
+            goal = 3000.0 if name.split(".")[0] in ("norm", "patch_embed") else 40.0
+            tensors[name] = rng.normal(0, goal if name.endswith("gain") else goal / 4, tensors[name].shape).astype(np.float32)
+    if rng.random() < 0.7:
+        tensors["softmax_table"] = np.rint(255 * np.exp(-np.arange(p.SOFTMAX_STEPS) / 20)).astype(np.uint8)
+    return tensors
+
+
+def uniform_tensor(rng: np.random.Generator, spec: p.TensorSpec) -> np.ndarray:
+    """Anything the schema allows."""
+    if spec.dtype == "float32":
+        assert spec.low is not None
+        assert spec.high is not None
+        return rng.uniform(spec.low, spec.high, spec.shape).astype(np.float32)
+    info = np.iinfo(spec.dtype)
+    low, high = (info.min if spec.low is None else spec.low), (info.max if spec.high is None else spec.high)
+    return rng.integers(low, high, spec.shape, spec.dtype, endpoint=True)
+
+
+def random_images(rng: np.random.Generator, plan: p.Plan, count: int) -> np.ndarray:
+    """float32 [count, C, H, W] over the range of the input's quantization, with some pixels far outside."""
+    stem = plan.stem
+    shape = (count, stem.channels, stem.height, stem.width)
+    images = rng.uniform(-stem.input_zero_point - 5, 260 - stem.input_zero_point, shape) * stem.input_scale
+    return np.where(rng.random(shape) < 0.01, rng.choice([-3e38, 3e38, 0.0], shape), images).astype(np.float32)

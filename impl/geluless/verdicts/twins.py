@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from geluless.models.description import BlockDescription
-    from geluless.ptq import Profile
+    from geluless.ptq import Artifact, Profile
 
 SIZES = ("tiny", "small", "base", "large")
 INT8_NAIVE_SIZES = ("tiny",)  # elsewhere the naive swap in FP32 is control enough, at a third of the time
@@ -38,6 +38,8 @@ CALIBRATION_IMAGES = 256
 DESCRIBED_IMAGES = 500
 ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
 BATCH = 250
+
+ENGINE_CONTROL = "relu, one weight of the classifier changed by one step"
 
 Report = Callable[[str], None]
 
@@ -101,6 +103,9 @@ class Part:
     errors: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # float64 [N]: squared logit error per image
     artifacts: Mapping[str, str] = field(default_factory=dict)  # content hashes by arm
     manifests: Mapping[str, list[dict[str, str]]] = field(default_factory=dict, repr=False)  # executed precision by arm
+    # Compiled engines on the INT8 ReLU network: images whose logits differ from the reference's in any bit, by engine. The last
+    # one is the negative control: one weight changed by one step.
+    engines: Mapping[str, int] = field(default_factory=dict)
     distillation: Mapping[str, Any] | None = None
     blocks: tuple[BlockDescription, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)  # by step
@@ -173,13 +178,15 @@ class _Worker:
     def _local(self) -> dict[str, Any]:
         student, record = self._distilled("local")
         predictions = {"fp32-relu": self._float("FP32 ReLU", student)}
-        predictions["int8-relu"], digest, manifest = self._integer("INT8 ReLU", student)
+        engines: dict[str, int] = {}
+        predictions["int8-relu"], digest, manifest = self._integer("INT8 ReLU", student, engines)
         errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
         return {
             "predictions": predictions,
             "errors": errors,
             "artifacts": {"int8-relu": digest, **artifacts},
             "manifests": {"int8-relu": manifest, **manifests},
+            "engines": engines,
             "distillation": record,
         }
 
@@ -269,8 +276,12 @@ class _Worker:
         with torch.inference_mode():
             return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
 
-    def _integer(self, name: str, model: nn.Module) -> tuple[np.ndarray, str, list[dict[str, str]]]:
+    def _integer(
+        self, name: str, model: nn.Module, engines: dict[str, int] | None = None
+    ) -> tuple[np.ndarray, str, list[dict[str, str]]]:
         artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
+        if engines is not None:
+            engines.update(self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits)))
         predictions = logits.argmax(1).astype(np.uint8)
         self._say_accuracy(name, predictions)
         return predictions, artifact.content_hash, [dict(row) for row in artifact.precision_manifest()]
@@ -286,6 +297,26 @@ class _Worker:
         logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
         return artifact, logits
 
+    def _compiled_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, int]:
+        """Every compiled engine and the unfused ReLU against the reference's logits, image by image; empty without engines."""
+        from geluless.engine.cpu import native
+        from geluless.engine.engine import Engine
+        from geluless.errors import MissingResource
+
+        try:
+            available: list[str] = native().available()
+        except MissingResource:
+            return {}
+        arms = [("relu", artifact, isa) for isa in available] + [("relu-separate", artifact, available[0])]
+        runs = {f"{arm} on {isa}": Engine(made, "cpu", arm=arm, threads=1, isa=isa) for arm, made, isa in arms}
+        runs[ENGINE_CONTROL] = Engine(_one_weight_changed(artifact), "cpu", threads=1)
+        differences = dict.fromkeys(runs, 0)
+        for start, batch in zip(self.indices[::BATCH], self.test.batches(BATCH, indices=self.indices), strict=True):
+            want = expected[start : start + len(batch)]
+            for name, engine in runs.items():
+                differences[name] += int((engine(batch) != want).any(axis=1).sum())
+        return differences
+
     def _timed(self, step: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         result = work()
@@ -295,3 +326,11 @@ class _Worker:
     def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
         top1 = 100 * (predictions == self.labels).mean()
         self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
+
+
+def _one_weight_changed(artifact: Artifact) -> Artifact:
+    """The same artifact but for the smallest step of one weight: a wrong kernel would do more harm than that."""
+    name = "head.fc.weight"  # reaches one logit of nearly every image; deeper ones can vanish in a rounding
+    weight = artifact.tensors[name].copy()
+    weight[0, 0] += 1 if weight[0, 0] < 127 else -1
+    return dataclasses.replace(artifact, tensors={**artifact.tensors, name: weight})

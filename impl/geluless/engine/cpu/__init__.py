@@ -38,9 +38,12 @@ def native() -> ModuleType:
         spec = importlib.util.spec_from_file_location("geluless.engine.cpu._native", path)
         if spec is None or spec.loader is None:
             raise MissingResource(f"{NATIVE_VARIABLE}={path} is no extension module")
-        module = importlib.util.module_from_spec(spec)
+        try:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            raise MissingResource(f"{NATIVE_VARIABLE}={path} does not load: {error}") from None
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
         return module
     try:
         from geluless.engine.cpu import _native  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <map>
 #include <optional>
 #include <string>
@@ -121,7 +122,9 @@ LayerSpec read_layer(nb::handle from) {
 
 NormSpec read_norm(nb::handle from, int channels) {
   const auto count = static_cast<size_t>(channels);
-  return {field<int64_t>(from, "epsilon_term"), field<float>(from, "factor"), data<float>(from, "gain", count, true),
+  const float factor = field<float>(from, "factor");
+  if (!(factor > 0.0f && factor <= 65536.0f)) throw nb::value_error("factor must lie in (0, 65536]: the result must fit int32");
+  return {field<int64_t>(from, "epsilon_term"), factor, data<float>(from, "gain", count, true),
           data<float>(from, "offset", count, true)};
 }
 
@@ -141,8 +144,11 @@ AttentionSpec read_attention(nb::handle from) {
   a.score_multiplier = data<int16_t>(from, "score_multiplier", heads);
   a.output_multiplier = data<float>(from, "output_multiplier", heads);
   a.pad = data<uint8_t>(from, "pad", 3 * width, true);
-  for (size_t h = 0; h < heads; ++h)
+  for (size_t h = 0; h < heads; ++h) {
     if (a.score_shift[h] < 0 || a.score_shift[h] > 30) throw nb::value_error("score_shift: a value outside 0..30");
+    if (!(std::fabs(a.output_multiplier[h]) <= 1048576.0f)) throw nb::value_error("output_multiplier: a value beyond 2^20");
+    if (a.score_multiplier[h] < 0) throw nb::value_error("score_multiplier: a negative value");
+  }
   return a;
 }
 
@@ -415,20 +421,20 @@ void define(nb::module_& m) {
         if (threads < 1 || threads > 1024) throw nb::value_error("threads must lie in 1..1024");
         new (self) Network(read_network(network), kernels_named(isa), threads);
       }, "network"_a, "isa"_a, "threads"_a)
-      .def("run", &run, "images"_a, "logits"_a)
-      .def("trace", &trace, "images"_a, "logits"_a, "record"_a)
+      .def("run", &run, "images"_a.noconvert(), "logits"_a.noconvert())
+      .def("trace", &trace, "images"_a.noconvert(), "logits"_a.noconvert(), "record"_a)
       .def_prop_ro("bytes", &Network::bytes);
   nb::class_<KernelLayer>(m, "KernelLayer")
       .def(nb::init<const std::string&, nb::handle>(), "isa"_a, "layer"_a)
       .def_prop_ro("panels", &KernelLayer::panels)
-      .def("run", &KernelLayer::run, "input"_a, "output"_a, "first"_a, "last"_a, "row_index"_a.none() = nb::none());
+      .def("run", &KernelLayer::run, "input"_a.noconvert(), "output"_a.noconvert(), "first"_a, "last"_a, "row_index"_a.noconvert().none() = nb::none());
   nb::class_<KernelNorm>(m, "KernelNorm")
       .def(nb::init<const std::string&, nb::handle, int, int>(), "isa"_a, "norm"_a, "segments"_a, "width"_a)
-      .def("run", &KernelNorm::run, "stream"_a, "row_index"_a, "output"_a);
+      .def("run", &KernelNorm::run, "stream"_a.noconvert(), "row_index"_a.noconvert(), "output"_a.noconvert());
   nb::class_<KernelAttention>(m, "KernelAttention")
       .def(nb::init<const std::string&, nb::handle, Array<const uint8_t, nb::ndim<2>>, Array<const uint8_t, nb::ndim<1>>>(), "isa"_a,
-           "attention"_a, "masked"_a, "softmax_table"_a)
-      .def("run", &KernelAttention::run, "qkv"_a, "output"_a);
+           "attention"_a, "masked"_a.noconvert(), "softmax_table"_a.noconvert())
+      .def("run", &KernelAttention::run, "qkv"_a.noconvert(), "output"_a.noconvert());
 }
 
 }  // namespace
