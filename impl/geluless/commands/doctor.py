@@ -58,7 +58,19 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gb": memory_gb(Path("/proc/meminfo")),
         "gpus": gpus,
+        "engine": engine(),
     }
+
+
+def engine() -> dict[str, Any]:
+    """Instruction sets of the compiled CPU engine, best first, or the reason why there is none."""
+    from geluless.engine.cpu import native
+    from geluless.errors import MissingResource
+
+    try:
+        return {"available": native().available(), "built": native().built(), "problem": None}
+    except MissingResource as problem:
+        return {"available": [], "built": [], "problem": str(problem)}
 
 
 def cpu_info(path: Path) -> dict[str, Any]:
@@ -128,6 +140,8 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("system", f"{about['system']}, Python {about['python']}")
     table.add_row("CPU", f"{about['cpu']}, {about['cores']} cores, {' '.join(about['isa']) or 'no vector extension known'}")
+    kernels = about["engine"]
+    table.add_row("CPU engine", ", ".join(kernels["available"]) or kernels["problem"])
     table.add_row("memory", f"{about['memory_gb']} GB" if about["memory_gb"] else "unknown")
     table.add_row("GPU", ", ".join(about["gpus"]) or "none that torch can use")
     installed = {name: number for name, number in data["packages"].items() if number}

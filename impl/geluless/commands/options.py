@@ -152,3 +152,17 @@ def open_images(options: argparse.Namespace, *, model: SwinTransformer) -> Image
     has_training_folder = any((options.data_dir / name).is_dir() for name in SPLIT_FOLDERS["train"])
     default = "train" if options.default_split == "train" and has_training_folder else None
     return folder_images(options.data_dir, model=model, split=options.split or default)
+
+
+def check_isa(options: argparse.Namespace) -> None:
+    """Raises OptionError for an --isa that cannot be had."""
+    if options.isa is None:
+        return
+    if options.backend != "cpu":
+        raise OptionError("--isa chooses among the compiled kernels: it needs --backend cpu")
+    from geluless.engine.cpu import choose_isa
+
+    try:
+        choose_isa(options.isa)
+    except ValueError as error:
+        raise OptionError(f"--isa: {error}") from None

@@ -16,6 +16,7 @@ from geluless.commands.options import (
     add_common,
     add_data,
     add_model,
+    check_isa,
     open_images,
     open_model,
     positive,
@@ -32,7 +33,10 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("validate", help="accuracy of an INT8 artifact", description=__doc__, allow_abbrev=False)
     add_common(parser)
     parser.add_argument("--artifact", type=Path, required=True, metavar="FILE.int8.safetensors")
-    parser.add_argument("--backend", choices=("reference", "cpu", "gpu"), default="reference", help="default: reference")
+    parser.add_argument(
+        "--backend", choices=("cpu", "reference", "gpu"), default="cpu", help="default: cpu; the bits are the same"
+    )
+    parser.add_argument("--isa", metavar="NAME", help="instruction set of the cpu backend (default: the best one here)")
     parser.add_argument("--arm", metavar="NAME", help="how the MLP's activation runs (default: the artifact's own fused arm)")
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, the same number of each class")
     add_batch_size(parser, default=250)
@@ -54,7 +58,8 @@ def run(options: argparse.Namespace) -> Result:
     artifact = load_artifact(options.artifact)
     compare = options.checkpoint is not None or options.pretrained
     options.model = options.model or artifact.plan.model
-    engine = Engine(artifact, backend=options.backend, arm=options.arm, threads=options.threads)
+    check_isa(options)
+    engine = Engine(artifact, backend=options.backend, arm=options.arm, threads=options.threads, isa=options.isa)
     if compare:
         model = open_model(options, activation=options.activation)
     else:  # only its preprocessing is wanted: the weights stay random
@@ -83,7 +88,8 @@ def run(options: argparse.Namespace) -> Result:
         "artifact": str(options.artifact),
         "content_hash": artifact.content_hash,
         "activation": artifact.activation,
-        "backend": options.backend,
+        "backend": engine.backend,
+        "isa": engine.isa,
         "arm": engine.arm,
         "images": {"source": images.name, "tier": images.tier, "digest": images.digest},
         "n": len(labels),
@@ -133,8 +139,8 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     """A sentence for the reader, then timm's `--result` line for scripts."""
     source = data["images"]
     console.print(
-        f"{data['artifact']} ({data['arm']}, {data['backend']}): top-1 {data['top1']:.2f} %, top-5 {data['top5']:.2f} % "
-        f"on {data['n']} images of {source['source']} ({source['tier']} tier)",
+        f"{data['artifact']} ({data['arm']}, {data['backend']} {data['isa']}): top-1 {data['top1']:.2f} %, "
+        f"top-5 {data['top5']:.2f} % on {data['n']} images of {source['source']} ({source['tier']} tier)",
         soft_wrap=True,
     )
     if reference := data.get("reference"):
