@@ -65,6 +65,11 @@ MULTIPLIER_POOL = (0, 1, 2**14, 32766, 32767)
 seeds = st.integers(0, 2**32 - 1)
 
 
+def any_of(rng: np.random.Generator, *values: Any) -> Any:
+    """One of the values as it is; Generator.choice would make them all one numpy type."""
+    return values[int(rng.integers(len(values)))]
+
+
 def pick(rng: np.random.Generator, shape: int | tuple[int, ...], low: int, high: int, *, nasty: tuple[int, ...]) -> np.ndarray:
     """Integers from [low, high] in int32: all of them, only the nasty ones, or both; sometimes mostly zero."""
     uniform = rng.integers(low, high, shape, dtype=np.int32, endpoint=True)
@@ -209,7 +214,7 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
         width=width * patch[1],
         patch=patch,
         input_scale=float(np.float32(rng.uniform(0.01, 0.04))),
-        input_zero_point=int(rng.choice([0, 255, rng.integers(0, 256)])),
+        input_zero_point=any_of(rng, 0, 255, int(rng.integers(0, 256))),
         proj=proj,
         norm=norm(channels, 16),
     )

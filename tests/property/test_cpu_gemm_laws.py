@@ -38,6 +38,7 @@ from tests.property.strategies import (
     INT32_MAX,
     INT32_MIN,
     LinearCase,
+    any_of,
     bias_at_the_bounds,
     dimensions,
     linear_case,
@@ -60,10 +61,10 @@ def layer_of(case: LinearCase, epilogue: str, **constants: Any) -> Layer:
     """The case with an epilogue: as lowering.py makes it, the rounding half goes into the bias of an integer one."""
     outputs, inputs = case.weight.shape
     r = case.requant
-    if epilogue in (*INTEGER, "residual", "shift-gelu"):
-        integers = {"shift": r.shift.astype(np.int32), "multiplier": r.multiplier.astype(np.int16)}
-        return Layer(epilogue, inputs, outputs, case.signed, case.weight, r.bias + r.half, **integers, **constants)
-    return Layer(epilogue, inputs, outputs, case.signed, case.weight, r.bias, **constants)
+    plain = Layer(epilogue, inputs, outputs, case.signed, case.weight, r.bias, **constants)
+    if epilogue in (*INTEGER, "residual"):
+        return replace(plain, bias=r.bias + r.half, shift=r.shift.astype(np.int32), multiplier=r.multiplier.astype(np.int16))
+    return plain
 
 
 def with_poison(stored: NDArray[np.uint8], *, seed: int = 0) -> NDArray[np.uint8]:
@@ -95,14 +96,11 @@ def gemm(isa: str, layer: Layer, stored: NDArray[np.uint8], *, first: int = 0, l
 
 
 def random_clamp(rng: np.random.Generator) -> dict[str, int]:
-    """A zero point and a range of stored bytes: the whole of it, a ReLU's, or any other."""
-    zero = int(rng.choice([0, 1, 127, 128, 254, 255, rng.integers(0, 256)]))
+    """A zero point and a range of stored bytes: all of them, a ReLU's, or any other."""
+    zero = any_of(rng, 0, 1, 127, 128, 254, 255, int(rng.integers(0, 256)))
     lowest, highest = sorted(rng.integers(0, 256, 2).tolist())
-    return [
-        {"zero": zero, "lowest": 0, "highest": 255},
-        {"zero": zero, "lowest": zero, "highest": 255},
-        {"zero": zero, "lowest": lowest, "highest": highest},
-    ][int(rng.integers(3))]
+    lowest, highest = any_of(rng, (0, 255), (zero, 255), (lowest, highest))
+    return {"zero": zero, "lowest": lowest, "highest": highest}
 
 
 # ------------------------------------------------------------------------------------------------- the integer epilogues
@@ -115,9 +113,10 @@ def integer_constants(rng: np.random.Generator, epilogue: str) -> dict[str, Any]
         case "bytes":
             return random_clamp(rng)
         case "words":
-            return {"zero": int(rng.choice([0, 0, -1, 1, INT16_MIN, INT16_MAX, rng.integers(INT16_MIN, INT16_MAX)]))}
+            return {"zero": any_of(rng, 0, 0, -1, 1, INT16_MIN, INT16_MAX, int(rng.integers(INT16_MIN, INT16_MAX)))}
         case _:
-            return {"zero": int(rng.choice([0, 128, 255, rng.integers(-128, 256)])), "table": rng.integers(0, 256, 256, np.uint8)}
+            zero = any_of(rng, 0, 128, 255, int(rng.integers(-128, 256)))
+            return {"zero": zero, "table": rng.integers(0, 256, 256, np.uint8)}
 
 
 def integer_law(case: LinearCase, layer: Layer) -> NDArray[np.int32]:
@@ -228,7 +227,7 @@ def mlp_for(case: LinearCase, rng: np.random.Generator, *, unsigned_hidden: bool
     outputs, inputs = case.weight.shape
     low, high = (0, 255) if unsigned_hidden else (-128, 127)
     x_low, x_high = (-128, 127) if case.signed else (0, 255)
-    zero = int(rng.choice([0, 0, 1, 127, rng.integers(low, high, endpoint=True)]))
+    zero = any_of(rng, 0, 0, 1, 127, int(rng.integers(low, high, endpoint=True)))
     pre_zero = int(rng.integers(0, 256))
     fc1 = p.Linear(inputs, outputs, x_low, x_high, p.Rounding.SINGLE, zero, low, high)
     fc2 = p.Linear(outputs, 4, low, high, p.Rounding.SINGLE, 0, INT16_MIN, INT16_MAX)
@@ -251,10 +250,11 @@ def mlp_for(case: LinearCase, rng: np.random.Generator, *, unsigned_hidden: bool
 @share(2)
 @given(seed=seeds)
 def test_shift_gelu_gives_all_256_entries_at_every_scale(isa, seed):
-    """Scales from 2^-12, where 32-bit integers no longer suffice and the table stands in, to 2."""
+    """Scales from 2^-12, where 32-bit integers no longer suffice and the table stands in, to 2; and those at a plan's ends."""
     rng, case = np.random.default_rng(seed), all_bytes()
     mlp, tensors = mlp_for(case, rng, unsigned_hidden=True)
-    pre_scale, zero = float(np.exp2(rng.uniform(-12, 1))), int(rng.choice([0, 255, rng.integers(0, 256)]))
+    usual = float(np.exp2(rng.uniform(-12, 1)))
+    pre_scale, zero = any_of(rng, usual, usual, usual, *p.SCALES), any_of(rng, 0, 255, int(rng.integers(0, 256)))
     mlp = replace(mlp, fc1=replace(mlp.fc1, zero_point=0), pre_scale=pre_scale, pre_zero_point=zero)
     layer, _ = lower_fc1("mlp", mlp, tensors, Arm.GELU_SHIFT)
     want = hidden_activation(case.acc, "mlp", mlp, tensors, "gelu-shift")
@@ -281,8 +281,9 @@ def test_a_table_that_the_integers_of_shift_gelu_do_not_reproduce_stands_in(isa,
     assert (gemm(isa, replace(layer, shift_gelu=None), case.stored) == layer.table[:, None]).all()
     constants = layer.shift_gelu
     assert constants is not None
-    for part in fields(ShiftGelu):  # no wrong constant gets through: either the bytes are right all the same, or the table is used
-        for wrong in (getattr(constants, part.name) + 1, 0):
+    for part in fields(ShiftGelu):  # a wrong constant gives the right bytes all the same, or the table is used
+        value = getattr(constants, part.name)
+        for wrong in (value * 1.01 if isinstance(value, float) else value ^ 1, 0):
             got = gemm(isa, replace(layer, shift_gelu=replace(constants, **{part.name: wrong})), case.stored)
             assert (got == layer.table[:, None]).all(), part.name
 

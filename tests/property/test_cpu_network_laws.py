@@ -52,7 +52,6 @@ VARIANTS = (
 CASES = [(relu, profile) for relu in (True, False) for profile in VARIANTS if relu or profile.name != "signed-hidden"]
 
 
-
 @each_isa
 @pytest.mark.parametrize(("relu", "profile"), CASES, ids=lambda value: getattr(value, "name", f"relu={value}"))
 def test_every_tensor_of_the_awkward_network_equals_the_reference(isa, relu, profile):
@@ -84,7 +83,9 @@ def test_every_tensor_of_any_geometry_equals_the_reference(isa, seed):
 
 
 @lru_cache(maxsize=32)
-def quantized_swin(heads: int, head_dim: int, depths: tuple[int, ...], window: int, image: tuple[int, int], relu: bool) -> Artifact:
+def quantized_swin(
+    heads: int, head_dim: int, depths: tuple[int, ...], window: int, image: tuple[int, int], relu: bool
+) -> Artifact:
     """A timm network of random weights, quantized on eight random images."""
     torch.manual_seed(heads)
     model = SwinTransformer(

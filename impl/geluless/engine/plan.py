@@ -348,6 +348,8 @@ def check_plan(plan: Plan) -> None:
         _require(grid[0] * grid[1] <= MAX_TOKENS, f"{name}: more than {MAX_TOKENS:,} tokens")
         for j, block in enumerate(stage.blocks):
             _check_block(f"{name}.blocks.{j}", block, stage, plan.activation)
+    roundings = {block.mlp.fc1.rounding for stage in plan.stages for block in stage.blocks}
+    _require(len(roundings) == 1, "mlp.fc1 rounds once in one block and twice in another: an arm is one for the whole network")
     _check_norm("norm", plan.head.norm, channels=channels, bits=16)
     _require(
         plan.head.tokens == grid[0] * grid[1] <= MAX_POOLED, f"head: the pooled tokens are miscounted or above {MAX_POOLED:,}"

@@ -6,6 +6,7 @@ found at installation the package works without it, on the exact reference, some
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -46,12 +47,11 @@ def native() -> ModuleType:
         sys.modules[spec.name] = module
         return module
     try:
-        from geluless.engine.cpu import _native  # type: ignore[attr-defined]
+        return importlib.import_module("geluless.engine.cpu._native")
     except ModuleNotFoundError:
         raise MissingResource(MISSING) from None
     except ImportError as error:
         raise MissingResource(f"the compiled engine does not load: {error}; reinstall geluless on this machine") from None
-    return _native
 
 
 def choose_isa(isa: str | None) -> str:

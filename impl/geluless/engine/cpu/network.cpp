@@ -137,7 +137,13 @@ bool Network::forward(const float* image, float* logits, Buffers& shared, const 
     if (crew.all) crew.all->wait();
   };
   int16_t *stream = shared.stream[0], *other = shared.stream[1];
+  // The streams of the stages take turns in two buffers: what lies where this stage has its row of zeros is another's data.
+  auto clear_zero_row = [&](const Stage& stage) {
+    const size_t stride = stride_of(stage.channels);
+    if (crew.thread == 0) std::fill_n(stream + static_cast<size_t>(StreamRows{stage.tokens}.zero_row()) * stride, stride, int16_t{0});
+  };
   embed(image, shared, own, share);
+  clear_zero_row(model_.stages[0]);
   meet();
   for (size_t s = 0; s < model_.stages.size(); ++s) {
     const Stage& stage = model_.stages[s];
@@ -145,6 +151,7 @@ bool Network::forward(const float* image, float* logits, Buffers& shared, const 
     if (stage.merge) {
       merge(stage, stream, other, own, share);
       std::swap(stream, other);
+      clear_zero_row(stage);
       meet();
     }
     if (record)

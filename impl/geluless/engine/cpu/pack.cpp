@@ -76,12 +76,21 @@ const int8_t* pack_weights(const LayerSpec& layer, const PanelLayout& layout, Ar
   return out;
 }
 
-// Whether the 32-bit integers of ShiftGELU give the table's value for every pre-activation. They do unless its scale is far
-// finer than 1/256; then the table stands in, with the same bits.
+// Whether the constants are what they claim to be, so that no shift or product of shift_gelu() leaves its type.
+bool is_consistent(const ShiftGelu& g) {
+  const int32_t q = 255 - g.zero_point;
+  const bool range = g.zero_point >= 0 && q >= 0 && g.unit >= 1 && g.unit <= 255 && g.to_hidden > 0 && g.to_hidden <= 16384.0 &&
+                     g.hidden_zero >= -256 && g.hidden_zero <= 256;
+  return range && g.top == q + (q >> 1) + (q >> 3) + (q >> 4) && g.floor == -23 * g.unit &&
+         g.reciprocal == static_cast<uint32_t>(((1 << 20) + g.unit - 1) / g.unit);
+}
+
+// Whether the 32-bit integers of ShiftGELU give the table's value for every pre-activation. They do unless the scale of the
+// pre-activation is finer than 1/255 or a value ends on a tie; then the table stands in, with the same bits.
 bool shift_gelu_fits(const LayerSpec& layer) {
+  if (!is_consistent(layer.shift_gelu)) return false;
   uint8_t bytes[256];
   for (int i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
-  if (layer.shift_gelu.unit < 1 || layer.shift_gelu.unit > 255) return false;
   baseline::shift_gelu<256>(bytes, layer.shift_gelu);
   return std::equal(bytes, bytes + 256, layer.table);
 }

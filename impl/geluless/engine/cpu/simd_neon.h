@@ -16,8 +16,8 @@ namespace geluless::GELULESS_ISA {
 constexpr int kLanes = 4;
 constexpr int kTileRows = 6;  // 6 x 4 accumulators, 4 weights, 4 registers for the inputs: all 32
 constexpr int kTileVectors = 4;
-constexpr int kKeysAtOnce = 8;
-constexpr int kValuesAtOnce = 16;
+constexpr int kKeysAtOnce = 4;     // one chain of dot products each; more only cost general registers
+constexpr int kValuesAtOnce = 16;  // context channels in flight
 constexpr int kInputOffset = 128;
 constexpr int kValueOffset = 128;
 
@@ -100,23 +100,23 @@ inline Bytes and_bytes(Bytes a, Bytes b) { return vandq_u8(a, b); }
 inline Bytes min_bytes(Bytes a, Bytes b) { return vminq_u8(a, b); }
 
 // tbl reads 64 entries from four registers and gives 0 for an index beyond them, where tbx keeps what was there.
-// index ^ 64 r lies below 64 exactly for the entries of row r.
-struct Table128 {
-  uint8x16x4_t low, high;
-};
-inline Table128 load_table128(const uint8_t* p) { return {vld1q_u8_x4(p), vld1q_u8_x4(p + 64)}; }
-inline Bytes lookup(const Table128& t, Bytes index) {
-  return vqtbx4q_u8(vqtbl4q_u8(t.low, index), t.high, veorq_u8(index, splat_bytes(64)));
-}
-struct Table256 {  // half the registers: it stays in memory
+// index ^ 64 r lies below 64 exactly for the entries of part r. The table stays in memory: loads are free beside tbl, and GCC 12
+// would not keep a structure of register quadruples in registers.
+template <int kParts>
+struct Table {
   const uint8_t* entries;
 };
+using Table128 = Table<2>;
+using Table256 = Table<4>;
+inline Table128 load_table128(const uint8_t* p) { return {p}; }
 inline Table256 load_table256(const uint8_t* p) { return {p}; }
-inline Bytes lookup(const Table256& t, Bytes index) {
-  Bytes out = vqtbl4q_u8(vld1q_u8_x4(t.entries), index);
-  out = vqtbx4q_u8(out, vld1q_u8_x4(t.entries + 64), veorq_u8(index, splat_bytes(64)));
-  out = vqtbx4q_u8(out, vld1q_u8_x4(t.entries + 128), veorq_u8(index, splat_bytes(128)));
-  return vqtbx4q_u8(out, vld1q_u8_x4(t.entries + 192), veorq_u8(index, splat_bytes(192)));
+template <int kParts>
+inline Bytes lookup(const Table<kParts>& table, Bytes index) {
+  Bytes out = vqtbl4q_u8(vld1q_u8_x4(table.entries), index);
+#pragma GCC unroll 4
+  for (int r = 1; r < kParts; ++r)
+    out = vqtbx4q_u8(out, vld1q_u8_x4(table.entries + 64 * r), veorq_u8(index, splat_bytes(64 * r)));
+  return out;
 }
 
 // ---- attention: scores of two keys for 4 queries fill one I16, weights of four keys one dword per query

@@ -1,0 +1,228 @@
+// Random layers, norms, attention and whole networks for check_kernels: shapes as ragged as a plan allows, scales chosen so
+// that results spread over their range instead of all saturating, and among them constants at their limits.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#define GELULESS_ISA check
+#include "shift_gelu.h"
+#include "spec.h"
+
+namespace geluless {
+
+class Random {  // xorshift64*
+ public:
+  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  uint32_t bits() {
+    state_ ^= state_ >> 12, state_ ^= state_ << 25, state_ ^= state_ >> 27;
+    return static_cast<uint32_t>(state_ * 0x2545f4914f6cdd1du >> 32);
+  }
+  int in(int low, int high) { return low + static_cast<int>(bits() % (static_cast<uint32_t>(high - low) + 1)); }  // both included
+  double real(double low, double high) { return low + (high - low) * bits() / 4294967295.0; }
+  double spread(double middle, double factor) { return middle * std::exp(real(-1, 1) * std::log(factor)); }
+  bool one_in(int n) { return in(1, n) == 1; }
+  template <class T, size_t kCount>
+  T any(const T (&values)[kCount]) { return values[in(0, static_cast<int>(kCount) - 1)]; }
+
+ private:
+  uint64_t state_;
+};
+
+// Owns arrays, each an allocation of exactly its size: a sanitizer sees every step beyond.
+class Store {
+ public:
+  template <class T>
+  T* take(size_t count) {
+    blocks_.push_back(std::make_unique<std::byte[]>(count * sizeof(T)));
+    return reinterpret_cast<T*>(blocks_.back().get());
+  }
+  template <class T, class F>
+  T* fill(size_t count, F value) {
+    T* out = take<T>(count);
+    for (size_t i = 0; i < count; ++i) out[i] = static_cast<T>(value());
+    return out;
+  }
+
+ private:
+  std::vector<std::unique_ptr<std::byte[]>> blocks_;
+};
+
+struct Cases {
+  Random& random;
+  Store& store;
+
+  template <class T>
+  T* any(size_t count, int low, int high) {
+    return store.fill<T>(count, [&] { return random.in(low, high); });
+  }
+  float* around(size_t count, double middle, double factor) {
+    return store.fill<float>(count, [&] { return random.spread(middle, factor); });
+  }
+  float* between(size_t count, double low, double high) {
+    return store.fill<float>(count, [&] { return random.real(low, high); });
+  }
+
+  // ShiftGELU's constants as lowering.shift_gelu_constants derives them, and the table of all 256 results.
+  void shift_gelu(LayerSpec& layer) {
+    const double pre_scale = random.real(0.006, 0.1), hidden_scale = random.spread(0.03, 3);
+    const int zero_point = random.in(0, 255), unit = static_cast<int>(std::nearbyint(1 / pre_scale));
+    const int q = 255 - zero_point, top = q + (q >> 1) + (q >> 3) + (q >> 4);
+    const int exponent = std::max(-top + (-top >> 1) - (-top >> 4), -23 * unit), whole = -exponent / unit, rest = -(-exponent % unit);
+    layer.shift_gelu = {zero_point, top, unit, -23 * unit, static_cast<uint32_t>(((1 << 20) + unit - 1) / unit),
+                        static_cast<uint32_t>((rest >> 1) + unit) << 23 >> whole, pre_scale / 128 / hidden_scale, random.in(0, 40)};
+    uint8_t* table = store.take<uint8_t>(256);
+    for (int i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(i);
+    check::shift_gelu<256>(table, layer.shift_gelu);
+    layer.table = table;
+  }
+
+  // `wild`: some channels have constants at their limits, as only an artifact made to hurt would.
+  LayerSpec layer(Epilogue epilogue, int inputs, int outputs, bool signed_input, bool wild = false) {
+    const auto n = static_cast<size_t>(outputs);
+    LayerSpec l{};
+    l.epilogue = epilogue, l.inputs = inputs, l.outputs = outputs, l.signed_input = signed_input;
+    l.weight = any<int8_t>(n * static_cast<size_t>(inputs), -127, 127);
+    const double reach = 73.0 * (signed_input ? 50 : 100) * std::sqrt(inputs);  // of an accumulator: one standard deviation
+    const bool words = epilogue == Epilogue::kWords || epilogue == Epilogue::kTwiceWords;
+    const bool stream = epilogue == Epilogue::kResidual || epilogue == Epilogue::kTwiceResidual;
+    const double target = words ? 2000 : stream ? 400 : 60;
+    int32_t* bias = any<int32_t>(n, static_cast<int>(-reach), static_cast<int>(reach));
+    int32_t* shift = store.take<int32_t>(n);
+    int16_t* multiplier = store.take<int16_t>(n);
+    for (size_t i = 0; i < n; ++i) {  // target / reach = multiplier / 2^(15 + shift), with the int16 between them in range
+      shift[i] = std::max(0, static_cast<int>(std::log2(4 * reach / 32768)) + 1) + random.in(0, 2);
+      const double exact = random.spread(target / reach, 3) * std::ldexp(32768, shift[i]);
+      multiplier[i] = static_cast<int16_t>(std::min(exact, 32767.0));
+      if (wild && random.one_in(6)) shift[i] = random.any({0, 1, 29, 30}), multiplier[i] = static_cast<int16_t>(random.any({0, 1, 32767}));
+      if (wild && random.one_in(12)) bias[i] = random.any({-(1 << 29), 1 << 29});
+    }
+    l.bias = bias, l.shift = shift, l.multiplier = multiplier;
+    l.zero = words ? random.in(-3000, 3000) : stream ? 0 : random.in(0, 200);
+    l.lowest = 0, l.highest = 255;
+    if (random.one_in(2)) l.lowest = random.in(0, 128), l.highest = random.in(129, 255);
+    float* scale = nullptr;
+    switch (epilogue) {
+      case Epilogue::kTable: l.table = any<uint8_t>(256, 0, 255); break;
+      case Epilogue::kShiftGelu: shift_gelu(l); break;
+      case Epilogue::kTwiceBytes:
+      case Epilogue::kTwiceWords:
+      case Epilogue::kTwiceResidual:
+        scale = around(n, 60 / reach, 3), l.gain = around(n, target / 60, 3), l.offset = between(n, -target, target);
+        break;
+      case Epilogue::kGeluErf:
+      case Epilogue::kGeluPolynomial:
+        scale = around(n, 2 / reach, 3), l.per_step = static_cast<float>(random.spread(30, 2)), l.zero = random.in(0, 30);
+        break;
+      case Epilogue::kReluFloat:
+      case Epilogue::kAfterGemm: scale = around(n, target / reach, 3); break;
+      case Epilogue::kRelu: l.lowest = 0, l.highest = 255, l.zero = 0; break;
+      default: break;
+    }
+    if (epilogue == Epilogue::kAfterGemm) l.zero = kSignedOffset;
+    for (size_t i = 0; i < n; ++i) {  // only the integer law has its rounding half in the bias
+      if (!scale && shift[i] > 0) bias[i] += 1 << (shift[i] - 1);
+      if (scale && wild && random.one_in(10)) scale[i] = random.any({0.0f, -1.0f, 1e9f, -1e9f});
+    }
+    l.scale = scale;
+    return l;
+  }
+
+  NormSpec norm(int channels, bool words) {
+    const auto n = static_cast<size_t>(channels);
+    const double deviation = words ? 2000 : 45;
+    NormSpec norm{random.any({1, 100, 1 << 20}), static_cast<float>(random.spread(deviation, 2)), nullptr, nullptr};
+    if (random.one_in(2)) norm.factor = 1, norm.gain = around(n, deviation, 2), norm.offset = between(n, -deviation, deviation);
+    return norm;
+  }
+
+  AttentionSpec attention(int heads, int head_dim, std::array<int, 2> window, bool wild = false) {
+    const auto n = static_cast<size_t>(heads);
+    const auto offsets = static_cast<size_t>((2 * window[0] - 1) * (2 * window[1] - 1));
+    AttentionSpec a{};
+    a.heads = heads, a.head_dim = head_dim, a.window = window, a.shift = {0, 0};
+    const int usual = std::max(0, static_cast<int>(std::log2(4000 * std::sqrt(head_dim) / 1000)));
+    a.score_shift = wild ? any<int32_t>(n, 0, 30) : any<int32_t>(n, usual, usual + 2);
+    a.score_multiplier = wild ? any<int16_t>(n, 0, 32767) : any<int16_t>(n, 400, 4000);
+    a.bias_table = wild ? any<int16_t>(offsets * n, INT16_MIN, INT16_MAX) : any<int16_t>(offsets * n, -500, 500);
+    a.output_multiplier = wild ? between(n, -300, 300) : around(n, 1.5, 2);
+    return a;
+  }
+
+  const uint8_t* softmax_table() {  // exp(-i / 20), or anything
+    const bool any_values = random.one_in(3);
+    int i = 0;
+    return store.fill<uint8_t>(128, [&] { return any_values ? random.in(0, 255) : std::nearbyint(255 * std::exp(-0.05 * i++)); });
+  }
+
+  float* pixels(size_t count) { return between(count, -3, 3); }
+
+  BlockSpec block(const std::string& name, const StageSpec& stage, Epilogue fc1, std::optional<Pass> pass) {
+    const bool twice = random.one_in(3), signed_hidden = fc1 == Epilogue::kBytes && random.one_in(2);
+    const int heads = random.in(1, 3), head_dim = random.any({3, 4, 8, 17, 32, 33, 40}), width = heads * head_dim, c = stage.channels;
+    const int hidden = random.in(5, 90);
+    BlockSpec b{};
+    b.name = name;
+    b.norm1 = norm(c, false), b.norm2 = norm(c, false);
+    b.qkv = layer(twice ? Epilogue::kTwiceBytes : Epilogue::kBytes, c, 3 * width, true);
+    b.qkv.zero = kSignedOffset, b.qkv.lowest = 0, b.qkv.highest = 255;
+    b.proj = layer(twice ? Epilogue::kTwiceResidual : Epilogue::kResidual, width, c, true);
+    b.fc1 = layer(fc1 == Epilogue::kWords ? Epilogue::kBytes : fc1, c, hidden, true);  // the same constants: bytes follow both
+    b.fc1.epilogue = fc1;
+    b.fc2 = layer(twice ? Epilogue::kTwiceResidual : Epilogue::kResidual, hidden, c, signed_hidden);
+    const std::array<int, 2> window{random.in(2, 7), random.in(2, 7)};
+    b.attention = attention(heads, head_dim, window);
+    for (int axis = 0; axis < 2; ++axis)
+      if (window[axis] < (axis ? stage.width : stage.height)) b.attention.shift[axis] = random.in(0, window[axis] - 1);
+    if (stage.height % window[0] || stage.width % window[1]) b.attention.pad = any<uint8_t>(static_cast<size_t>(3 * width), 0, 255);
+    if (!pass) return b;
+    PassSpec p{*pass, nullptr, nullptr, random.in(0, 30), random.in(0, 100), random.in(130, 255), 1, 1};
+    const auto n = static_cast<size_t>(hidden);
+    if (*pass == Pass::kReluAfterGemm) p.gain = around(n, 1.5, 3);
+    if (*pass == Pass::kGeluAfterGemm) p.per_step = static_cast<float>(random.spread(30, 2)), p.after_gemm_scale = 0.05f;
+    if (*pass != Pass::kReluWords) p.offset = between(n, -2, 2);
+    b.pass = p;
+    return b;
+  }
+
+  // Every block finishes fc1 in the same way, as an arm does.
+  NetworkSpec network(Epilogue fc1, std::optional<Pass> pass) {
+    NetworkSpec net{};
+    net.image_channels = random.in(1, 3), net.patch = {random.in(1, 4), random.in(1, 5)};
+    int height = random.in(3, 17), width = random.in(3, 17), channels = random.in(4, 40);
+    net.image_height = height * net.patch[0], net.image_width = width * net.patch[1];
+    net.inverse_input_scale = static_cast<float>(random.real(20, 60)), net.input_zero_point = random.in(0, 255);
+    net.patch_layer = layer(Epilogue::kWords, net.image_channels * net.patch[0] * net.patch[1], channels, false);
+    net.patch_norm = norm(channels, true);
+    for (int s = 0, count = random.in(1, 3); s < count; ++s) {
+      const std::string name = "stage" + std::to_string(s);
+      StageSpec stage{height, width, channels, {}, {}};
+      if (s > 0) {
+        const int before = channels;
+        stage.channels = channels = random.in(4, 70), stage.height = height = (height + 1) / 2, stage.width = width = (width + 1) / 2;
+        const Epilogue words = random.one_in(2) ? Epilogue::kWords : Epilogue::kTwiceWords;
+        stage.merge = MergeSpec{name + ".merge", norm(4 * before, false), layer(words, 4 * before, channels, true)};
+      }
+      for (int b = 0, blocks = random.in(1, 2); b < blocks; ++b)
+        stage.blocks.push_back(block(name + ".block" + std::to_string(b), stage, fc1, pass));
+      net.stages.push_back(std::move(stage));
+    }
+    net.head_norm = norm(channels, true);
+    net.pool_shift = static_cast<int>(std::log2(height * width)) + 1, net.pool_multiplier = random.in(5000, 32767);
+    net.classes = random.in(1, 20);
+    const auto classes = static_cast<size_t>(net.classes);
+    net.head_weight = any<int8_t>(classes * static_cast<size_t>(channels), -127, 127);
+    net.head_bias = any<int32_t>(classes, -100000, 100000);
+    net.logit_scale = around(classes, 1e-4, 2);
+    net.softmax_table = softmax_table();
+    return net;
+  }
+};
+
+}  // namespace geluless
