@@ -219,10 +219,10 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
         norm=norm(channels, 16),
     )
     stages: list[p.Stage] = []
-    for i in range(small(3)):
+    for i in range(small(4)):
         merge = None
         if i:
-            outputs = small(40)
+            outputs = small(any_of(rng, 40, 40, 200))  # wide on small grids too: a later stage may need the larger buffer
             zero = int(rng.choice([0, 0, -300, 300]))
             merge = p.Merge(norm(4 * channels, 8), linear(4 * channels, outputs, 16, zero_point=zero))
             height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs

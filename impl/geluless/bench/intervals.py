@@ -1,6 +1,9 @@
 """Medians, ratios of medians and shares of peak, with bootstrap intervals over blocks.
 
-A block is resampled whole: its contenders stay together, so drift that moves a block moves both sides of a ratio alike.
+A block is resampled whole: its contenders stay together, so drift that moves a block moves both sides of a ratio alike. For
+the same reason a ratio is the median of the blocks' quotients, not the quotient of two medians, which needs twice
+the width where the clock drifts. With samples of several processes, processes are resampled first and blocks
+within them; an interval over fewer than five processes is too narrow, because so few say little about the next one.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from geluless.bench.paired import Samples
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+DRAWS_AT_ONCE = 1 << 22  # bounds the memory of a resampling, whatever the number of blocks
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,38 @@ class Interval:
 
 def median(samples: Samples, name: str, *, seed: int = 0) -> Interval:
     """Median time of a contender in seconds."""
-    return _bootstrap(samples.blocks, lambda rows: np.median(samples.seconds[name][rows], axis=-1), seed=seed)
+    return _bootstrap(samples, lambda rows: np.median(samples.seconds[name][rows], axis=-1), seed=seed)
 
 
 def ratio(samples: Samples, name: str, against: str, *, seed: int = 0) -> Interval:
     """Median over the blocks of time(name) / time(against): below 1 means `name` is faster."""
     quotients = samples.seconds[name] / samples.seconds[against]
-    return _bootstrap(samples.blocks, lambda rows: np.median(quotients[rows], axis=-1), seed=seed)
+    return _bootstrap(samples, lambda rows: np.median(quotients[rows], axis=-1), seed=seed)
 
 
 def share_of_peak(samples: Samples, name: str, *, operations: float, threads: int = 1, seed: int = 0) -> Interval:
-    """Median of (operations / time) / (threads x the peak rate beside that sample). Raises KeyError without a peak loop."""
+    """Median of (operations / time) / (threads x the peak rate beside that sample). Raises KeyError without a peak loop.
+
+    The peak loop runs on one thread: where a processor slows down with every busy core, or two threads share one, the share
+    of several threads comes out too low.
+    """
     shares = operations / samples.seconds[name] / (samples.peak[name] * threads)
-    return _bootstrap(samples.blocks, lambda rows: np.median(shares[rows], axis=-1), seed=seed)
+    return _bootstrap(samples, lambda rows: np.median(shares[rows], axis=-1), seed=seed)
 
 
-def _bootstrap(blocks: int, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], *, seed: int) -> Interval:
-    rows = np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks))
+def _bootstrap(samples: Samples, statistic: Callable[[NDArray[np.intp]], NDArray[np.float64]], *, seed: int) -> Interval:
+    """`statistic` maps rows of block numbers, int64 [R, N], to one value each, float64 [R]."""
+    generator = np.random.default_rng(seed)
+    sizes = np.array(samples.processes or (samples.blocks,))
+    starts = np.cumsum(sizes) - sizes
+    per_process = -(-samples.blocks // len(sizes))  # processes count alike, however many blocks each had time for
+    together = max(1, DRAWS_AT_ONCE // (len(sizes) * per_process))
+    values: list[NDArray[np.float64]] = []
+    for done in range(0, RESAMPLES, together):
+        resamples = min(together, RESAMPLES - done)
+        process = generator.integers(0, len(sizes), (resamples, len(sizes), 1))
+        rows = starts[process] + generator.integers(0, sizes[process], (resamples, len(sizes), per_process))
+        values.append(statistic(rows.reshape(resamples, -1)))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(statistic(rows), (tail, 1 - tail))
-    return Interval(float(statistic(np.arange(blocks))), float(low), float(high))
+    low, high = np.quantile(np.concatenate(values), (tail, 1 - tail))
+    return Interval(float(statistic(np.arange(samples.blocks)[None])[0]), float(low), float(high))

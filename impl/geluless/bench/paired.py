@@ -4,14 +4,17 @@ What is measured: the wall-clock time of one call, on one machine, with caches w
 by several percent within seconds; two contenders are comparable only block by block, and a rate only against a peak loop
 that was timed right beside it. What is not measured: cold starts, memory, anything under load from other processes (the
 spread of the peak loop tells when that happened).
+
+A process keeps the memory layout it started with, and layouts differ by a percent or two. Samples of several fresh processes,
+each timed with a seed of its own, are put together by `joined`; the intervals then resample processes before blocks.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +27,22 @@ class Samples:
     """Times of one comparison.
 
     seconds: float64 [blocks] per contender, in the order of the blocks. peak: operations per second of the peak loop around
-    each of those samples, float64 [blocks] per contender; empty without a peak loop.
+    each of those samples, float64 [blocks] per contender; empty without a peak loop. order: int64 [blocks, contenders], the
+    contenders of a block (by their place in `seconds`) as they ran; empty where it is not known. processes: the number of
+    blocks of each process, one process after the other; () means that all blocks are of one.
     """
 
     seconds: dict[str, NDArray[np.float64]]
     peak: dict[str, NDArray[np.float64]]
+    order: NDArray[np.intp] = field(default_factory=lambda: np.zeros((0, 0), np.intp))
+    processes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        lengths = {len(values) for values in (*self.seconds.values(), *self.peak.values())}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"every contender needs the same number of samples, at least one: not {sorted(lengths)}")
+        if self.processes and (sum(self.processes) != self.blocks or min(self.processes) < 1):
+            raise ValueError(f"{self.blocks} blocks cannot come from processes with {list(self.processes)}")
 
     @property
     def blocks(self) -> int:
@@ -53,15 +67,19 @@ def time_paired(
     seed: int = 0,
     peak: Callable[[], float] | None = None,
     clock: Clock = time.perf_counter_ns,
+    watch: Callable[[float], object] | None = None,
 ) -> Samples:
     """Time all contenders in blocks until `seconds` are over, but at least `min_blocks` blocks.
 
     `peak` runs a loop of known work and returns its rate; it runs before and after each sample, and the mean of the two
-    counts. Raises ValueError without contenders.
+    counts. `watch` gets the seconds since the first block, between blocks. Raises ValueError without contenders or blocks.
     """
     if not contenders:
         raise ValueError("nothing to time: give at least one contender")
-    names, order = list(contenders), np.random.default_rng(seed)
+    if min_blocks < 1:
+        raise ValueError(f"min_blocks must be at least 1, not {min_blocks}")
+    names, coin = list(contenders), np.random.default_rng(seed)
+    order: list[NDArray[np.intp]] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(warm_up):
@@ -70,9 +88,10 @@ def time_paired(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        deadline = clock() + int(seconds * 1e9)
-        while len(times[names[0]]) < min_blocks or clock() < deadline:
-            for index in order.permutation(len(names)):
+        begun = clock()
+        while len(order) < min_blocks or clock() - begun < seconds * 1e9:
+            order.append(coin.permutation(len(names)))
+            for index in order[-1]:
                 name = names[index]
                 before = peak() if peak else 0.0
                 started = clock()
@@ -80,10 +99,30 @@ def time_paired(
                 times[name].append((clock() - started) / 1e9)
                 if peak:
                     rates[name].append((before + peak()) / 2)
+            if watch:
+                watch((clock() - begun) / 1e9)
     finally:
         if collecting:
             gc.enable()
     return Samples(
         {name: np.array(values) for name, values in times.items()},
         {name: np.array(values) for name, values in rates.items() if values},
+        np.array(order),
+    )
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The samples of several processes as one. Raises ValueError unless all timed the same contenders in the same way."""
+    if not parts:
+        raise ValueError("nothing to join: give the samples of at least one process")
+    first = parts[0]
+    for part in parts:
+        if list(part.seconds) != list(first.seconds) or list(part.peak) != list(first.peak):
+            raise ValueError(f"these samples are of other contenders: {list(part.seconds)}, not {list(first.seconds)}")
+    known = all(len(part.order) for part in parts)
+    return Samples(
+        {name: np.concatenate([part.seconds[name] for part in parts]) for name in first.seconds},
+        {name: np.concatenate([part.peak[name] for part in parts]) for name in first.peak},
+        np.concatenate([part.order for part in parts]) if known else np.zeros((0, 0), np.intp),
+        tuple(blocks for part in parts for blocks in part.processes or (part.blocks,)),
     )

@@ -4,68 +4,124 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from geluless.bench import intervals
 from geluless.bench.contenders import Contender
 from geluless.bench.environment import environment_record
 from geluless.bench.paired import Samples
+from geluless.errors import GelulessError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Record:
-    """JSON values; `contenders` in the order given, times in seconds in `samples` and in milliseconds in the intervals."""
+    """JSON values. `samples`, `peak` and `order` are those of paired.Samples; everything else follows from them or names what
+    they are samples of.
+
+    contenders: one row each in the order given, with its intervals. ratios: the first contender's time over that of each other.
+    """
 
     format: int
+    made: str  # UTC, ISO 8601
     model: str
     batch: int
     threads: int
-    operations: int
-    blocks: int
+    operations: int  # multiply-accumulates per call
+    blocks: int  # samples of each contender
+    processes: list[int]
     peak_spread: float
     contenders: list[dict[str, Any]]
+    ratios: list[dict[str, Any]]
+    unit: str  # of `samples`
     samples: dict[str, list[float]]
+    peak: dict[str, list[float]]  # multiply-accumulates per second
+    order: list[list[int]]
     environment: dict[str, Any]
 
     def to_json(self) -> str:
+        """What is kept in a file. Raises ValueError when a contender is not verified: a speed of wrong results is no speed."""
+        for row in self.contenders:
+            if not row["verified"]:
+                raise ValueError(f"{row['name']} is not kept: {row['correctness']}")
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the samples themselves."""
-        return {key: value for key, value in asdict(self).items() if key != "samples"}
+        return {key: value for key, value in asdict(self).items() if key not in ("samples", "peak", "order")}
+
+    def timed(self) -> Samples:
+        """The samples, for other statistics. Raises ValueError when they contradict each other."""
+        return Samples(
+            {name: np.array(values, np.float64) for name, values in self.samples.items()},
+            {name: np.array(values, np.float64) for name, values in self.peak.items()},
+            np.array(self.order, np.intp),
+            tuple(self.processes),
+        )
 
 
 def make_record(samples: Samples, contenders: Sequence[Contender], *, batch: int, operations: int) -> Record:
     """`operations`: multiply-accumulates of one call, for the share of peak."""
-    rows = []
-    for c in contenders:
-        time, share = intervals.median(samples, c.name), None
-        if c.name in samples.peak:
-            share = asdict(intervals.share_of_peak(samples, c.name, operations=operations, threads=c.threads))
-        rows.append(
-            {
-                "name": c.name,
-                "artifact": c.artifact_hash,
-                "backend": c.backend,
-                "isa": c.isa,
-                "correctness": c.correctness,
-                "milliseconds": {key: 1000 * value for key, value in asdict(time).items()},
-                "share_of_peak": share,
-            }
-        )
     first = contenders[0]
     return Record(
-        FORMAT,
-        first.model,
-        batch,
-        first.threads,
-        operations,
-        samples.blocks,
-        samples.peak_spread,
-        rows,
-        {name: values.tolist() for name, values in samples.seconds.items()},
-        environment_record(),
+        format=FORMAT,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=first.model,
+        batch=batch,
+        threads=first.threads,
+        operations=operations,
+        blocks=samples.blocks,
+        processes=list(samples.processes or (samples.blocks,)),
+        peak_spread=samples.peak_spread,
+        contenders=[_row(samples, contender, operations) for contender in contenders],
+        ratios=[
+            {"of": first.name, "to": other.name, **asdict(intervals.ratio(samples, first.name, other.name))}
+            for other in contenders[1:]
+        ],
+        unit="seconds",
+        samples={name: values.tolist() for name, values in samples.seconds.items()},
+        peak={name: values.tolist() for name, values in samples.peak.items()},
+        order=samples.order.tolist(),
+        environment=environment_record(),
     )
+
+
+def read_record(path: Path) -> Record:
+    """The record that `Record.to_json` wrote to `path`. Raises GelulessError for a file that holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"it is not of format {FORMAT}")
+        if content.keys() != {field.name for field in fields(Record)}:
+            raise ValueError("its fields are not those of a record")
+        record = Record(**content)
+        if record.timed().blocks != record.blocks:
+            raise ValueError(f"it does not hold {record.blocks} blocks")
+    except OSError as error:
+        raise GelulessError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GelulessError(f"{path} is no record: {error}; measure again with `geluless bench --output`") from error
+    return record
+
+
+def _row(samples: Samples, contender: Contender, operations: int) -> dict[str, Any]:
+    time, share = intervals.median(samples, contender.name), None
+    if contender.name in samples.peak:
+        share = asdict(intervals.share_of_peak(samples, contender.name, operations=operations, threads=contender.threads))
+    return {
+        "name": contender.name,
+        "arm": contender.arm,
+        "artifact": contender.artifact_hash,
+        "backend": contender.backend,
+        "isa": contender.isa,
+        "verified": contender.verified,
+        "correctness": contender.correctness,
+        "milliseconds": {key: 1000 * value for key, value in asdict(time).items()},
+        "share_of_peak": share,
+    }

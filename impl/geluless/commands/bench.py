@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import check_isa, positive
 from geluless.commands.output import atomic_output, checked_output
-from geluless.commands.result import ExitCode, OptionError, Result
+from geluless.commands.result import OptionError, Result
+from geluless.errors import ArmError, GelulessError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
+    from geluless.bench.contenders import Contender
+    from geluless.bench.record import Record
     from geluless.ptq.artifact import Artifact
 
 RESTLESS = 0.05  # interquartile range of the peak loop above which the machine counts as disturbed
+WIDE = 0.05  # width of an interval, relative to its value, above which it says little
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,6 +41,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--backend", choices=("cpu", "reference"), default="cpu", help="default: cpu")
     how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time to sample (default: 10)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the images and of the order inside the blocks")
+    how.add_argument("--no-verify", action="store_true", help="do not compare with the reference; nothing is kept then")
     out = parser.add_argument_group("output")
     out.add_argument("--output", "-o", type=Path, metavar="FILE", help="write all samples as a .bench.json record")
     out.add_argument("--force", action="store_true", help="replace an existing record")
@@ -44,83 +50,157 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     import numpy as np
+    from tqdm import tqdm
 
-    from geluless.bench import intervals
-    from geluless.bench.contenders import Contender, prepare
     from geluless.bench.paired import time_paired
     from geluless.bench.record import make_record
     from geluless.bench.work import macs
     from geluless.engine.cpu import native
 
-    if not 0 < options.seconds <= 3600:
-        raise OptionError(f"--seconds {options.seconds:g} must lie in (0, 3600]")
-    if options.against_artifact and not options.against:
-        raise OptionError("--against-artifact needs --against ARM")
+    _check(options)
     if options.backend == "cpu":
         native()  # MissingResource now rather than the reference's speed under the name of the compiled engine
     check_isa(options)
     output = options.output and checked_output(options.output, suffix=".bench.json", force=options.force)
-    first = _artifact(options, options.arm or ("relu" if options.model else None), options.artifact)
-    stem = first.plan.stem
+    artifacts = _artifacts(options)
+    stem = artifacts[0].plan.stem
     shape = (options.batch, stem.channels, stem.height, stem.width)
     images = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
-    how = {"backend": options.backend, "isa": options.isa, "threads": options.threads}
-    contenders: list[Contender] = [prepare(first, options.arm, images, **how)]
-    if options.against:
-        other = _artifact(options, options.against, options.against_artifact or options.artifact)
-        contenders.append(prepare(other, options.against, images, **how))
-        if contenders[0].name == contenders[1].name:
-            contenders[1] = contenders[1].renamed(f"{contenders[1].name} (again)")
-    samples = time_paired(
-        {c.name: c.call for c in contenders}, seconds=options.seconds, seed=options.seed, peak=contenders[0].peak
-    )
-    record = make_record(samples, contenders, batch=options.batch, operations=macs(first.plan) * options.batch)
+    contenders = _contenders(options, artifacts, images)
+    clock = "{desc}: {n:.0f} of {total:.0f} s |{bar}|"
+    with tqdm(total=options.seconds, desc="timing", bar_format=clock, disable=None, leave=False) as bar:
+        samples = time_paired(
+            {c.name: c.call for c in contenders},
+            seconds=options.seconds,
+            seed=options.seed,
+            peak=contenders[0].peak,
+            watch=lambda elapsed: bar.update(min(elapsed, options.seconds) - bar.n),
+        )
+    record = make_record(samples, contenders, batch=options.batch, operations=macs(artifacts[0].plan) * options.batch)
     if output:
         with atomic_output(output) as partial:
             partial.write_text(record.to_json() + "\n", encoding="utf-8")
-    wrong = [c for c in contenders if not c.verified]
-    data = {
-        **record.summary(),
-        "ratio": asdict(intervals.ratio(samples, contenders[0].name, contenders[1].name)) if options.against else None,
-        "output": str(output) if output else None,
-    }
-    return Result(data, lambda console: _show(console, data, samples.peak_spread), ExitCode.FAILED if wrong else ExitCode.OK)
+    data = record.summary()
+    ratios = data.pop("ratios")
+    data |= {"ratio": ratios[0] if ratios else None, "notes": _notes(record), "output": str(output) if output else None}
+    return Result(data, lambda console: _show(console, data))
 
 
-def _artifact(options: argparse.Namespace, arm: str | None, path: Path | None) -> Artifact:
+def _check(options: argparse.Namespace) -> None:
+    """Raises OptionError for options that contradict each other, ArmError for an arm that does not exist."""
+    from geluless.engine.arms import Arm
+
+    if not 0 < options.seconds <= 3600:
+        raise OptionError(f"--seconds {options.seconds:g} must lie in (0, 3600]")
+    if options.against_artifact and not options.against:
+        raise OptionError("--against-artifact needs --against ARM")
+    if options.against_artifact and options.model:
+        raise OptionError("--model makes the artifact of the other activation by itself: leave out --against-artifact")
+    if options.no_verify and options.output:
+        raise OptionError("a record is kept of verified engines only: leave out --no-verify, or --output")
+    for arm in (options.arm, options.against):
+        if arm is not None and arm not in list(Arm):
+            raise ArmError(f"no arm is called {arm!r}; there are {', '.join(Arm)}")
+
+
+def _artifacts(options: argparse.Namespace) -> list[Artifact]:
+    """One per contender. Raises OptionError for two networks whose times are not those of two arms."""
+    from tqdm import tqdm
+
     from geluless.bench.networks import random_artifact
+    from geluless.bench.work import macs
     from geluless.ptq.artifact import load_artifact
 
     if options.model:
-        return random_artifact(options.model, relu=(arm or "relu").startswith("relu"))
-    assert path is not None  # argparse requires --artifact or --model
-    return load_artifact(path)
+        arms = [options.arm or "relu", *([options.against] if options.against else [])]
+        bar = tqdm(arms, desc=f"{options.model} with random weights", unit="artifact", disable=None, leave=False)
+        return [random_artifact(options.model, relu=arm.startswith("relu")) for arm in bar]
+    first = load_artifact(options.artifact)
+    if not options.against:
+        return [first]
+    second = load_artifact(options.against_artifact) if options.against_artifact else first
+    if first.plan.stem.channels != second.plan.stem.channels or macs(first.plan) != macs(second.plan):
+        sizes = " and ".join(f"{macs(artifact.plan) / 1e9:.2f}" for artifact in (first, second))
+        raise OptionError(f"two different networks ({sizes} GMAC per image) are no two arms: time each by itself")
+    return [first, second]
 
 
-def _show(console: Console, data: dict[str, Any], spread: float) -> None:
+def _contenders(options: argparse.Namespace, artifacts: list[Artifact], images: NDArray[np.float32]) -> list[Contender]:
+    """Verified, unless --no-verify. Raises ArmError for an artifact of the other activation, GelulessError for wrong logits."""
+    from tqdm import tqdm
+
+    from geluless.bench.contenders import prepare
+
+    contenders: list[Contender] = []
+    wanted = (("--artifact", options.arm), ("--against-artifact", options.against))[: len(artifacts)]
+    pairs = zip(artifacts, wanted, strict=True)
+    for artifact, (option, arm) in tqdm(pairs, total=len(artifacts), desc="verifying", unit="arm", disable=None, leave=False):
+        try:
+            made = prepare(
+                artifact,
+                arm,
+                images,
+                backend=options.backend,
+                isa=options.isa,
+                threads=options.threads,
+                verify=not options.no_verify,
+            )
+        except ArmError as error:
+            hint = "" if options.model else f"; give {option} FILE that runs it"
+            raise ArmError(f"{error}{hint}") from None
+        if not (made.verified or options.no_verify):
+            raise GelulessError(
+                f"{made.name} on {made.isa} is not timed: {made.correctness}. This is a defect of the engine on this "
+                "processor: please report it with the output of `geluless doctor`, and try another --isa meanwhile"
+            )
+        taken = any(made.name == other.name for other in contenders)
+        contenders.append(made.renamed(f"{made.name} (again)") if taken else made)
+    return contenders
+
+
+def _notes(record: Record) -> list[str]:
+    """What a reader of the numbers must know about them."""
+    notes = []
+    if not all(row["verified"] for row in record.contenders):
+        notes.append("Not verified: nothing says that these are the times of right results.")
+    if (cores := record.environment["cores"]) < record.threads:
+        notes.append(f"{record.threads} threads shared {cores} core(s): this is not the time of {record.threads} threads.")
+    if record.peak_spread > RESTLESS:
+        spread = 100 * record.peak_spread
+        notes.append(f"The peak loop varied by {spread:.0f} %: the machine was disturbed; repeat on a quiet one.")
+    intervals = record.ratios or [row["milliseconds"] for row in record.contenders]
+    if (width := max((interval["high"] - interval["low"]) / interval["value"] for interval in intervals)) > WIDE:
+        notes.append(f"The interval is {100 * width:.0f} % wide: take more --seconds, or a quieter machine.")
+    return notes
+
+
+def _show(console: Console, data: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{data['model']}, batch {data['batch']}, {data['threads']} thread(s), {data['blocks']} blocks")
+    console.print(f"{data['model']}, batch {data['batch']}, {data['blocks']} blocks", soft_wrap=True)
+    table = Table()
     table.add_column("arm")
     table.add_column("isa")
-    for heading in ("ms [95 %]", "images/s", "of peak"):
+    for heading in ("threads", "ms [95 %]", "images/s", "of peak"):
         table.add_column(heading, justify="right")
     for row in data["contenders"]:
         time, share = row["milliseconds"], row["share_of_peak"]
         interval = f"{time['value']:.2f} [{time['low']:.2f}, {time['high']:.2f}]"
-        peak = f"{100 * share['value']:.1f} %" if share else "-"
-        table.add_row(row["name"], row["isa"], interval, f"{1000 * data['batch'] / time['value']:.1f}", peak)
+        images = f"{1000 * data['batch'] / time['value']:.1f}"
+        table.add_row(
+            row["name"], row["isa"], str(data["threads"]), interval, images, f"{100 * share['value']:.1f} %" if share else "-"
+        )
     console.print(table)
     for row in data["contenders"]:
         console.print(f"{row['name']}: {row['correctness']}", soft_wrap=True)
     if ratio := data["ratio"]:
-        first, second = (row["name"] for row in data["contenders"])
-        verdict = "cannot be told apart by these samples"
+        first, second = ratio["of"], ratio["to"]
+        verdict = "includes 1: these samples cannot tell them apart"
         if ratio["low"] > 1 or ratio["high"] < 1:
-            verdict = f"{first} is {'faster' if ratio['high'] < 1 else 'slower'}"
+            verdict = f"excludes 1: {first} is {'faster' if ratio['high'] < 1 else 'slower'}"
         bounds = f"{ratio['value']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]"
-        console.print(f"time({first}) / time({second}) = {bounds}: {verdict}", soft_wrap=True)
-    if spread > RESTLESS:
-        console.print(f"The peak loop varied by {100 * spread:.0f} %: the machine was disturbed; repeat on a quiet one.")
+        console.print(f"time({first}) / time({second}) = {bounds}; the interval {verdict}", soft_wrap=True)
+    for note in data["notes"]:
+        console.print(note, soft_wrap=True)
     if data["output"]:
         console.print(f"record: {data['output']}", soft_wrap=True)

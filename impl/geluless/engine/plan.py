@@ -362,7 +362,7 @@ def check_plan(plan: Plan) -> None:
 def _check_norm(name: str, norm: Norm, *, channels: int, bits: int) -> None:
     _require(norm.channels == channels, f"{name}: {channels} channels arrive, the plan says {norm.channels}")
     _require(channels <= 32767, f"{name}: more than 32767 channels overflow the centred int32 sum")
-    _require(1 <= norm.epsilon_term < 2**52 and 0 < norm.factor <= MAX_FACTOR, f"{name}: epsilon or factor out of range")
+    _require(1 <= norm.epsilon_term < 2**52 and SCALES[0] <= norm.factor <= MAX_FACTOR, f"{name}: epsilon or factor out of range")
     _require((norm.low, norm.high) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), f"{name}: its output is int{bits}")
 
 

@@ -54,6 +54,10 @@ class Store {
   std::vector<std::unique_ptr<std::byte[]>> blocks_;
 };
 
+inline size_t pixels_of(const NetworkSpec& net) {
+  return static_cast<size_t>(net.image_channels) * static_cast<size_t>(net.image_height) * static_cast<size_t>(net.image_width);
+}
+
 struct Cases {
   Random& random;
   Store& store;
@@ -74,9 +78,12 @@ struct Cases {
     const double pre_scale = random.real(0.006, 0.1), hidden_scale = random.spread(0.03, 3);
     const int zero_point = random.in(0, 255), unit = static_cast<int>(std::nearbyint(1 / pre_scale));
     const int q = 255 - zero_point, top = q + (q >> 1) + (q >> 3) + (q >> 4);
-    const int exponent = std::max(-top + (-top >> 1) - (-top >> 4), -23 * unit), whole = -exponent / unit, rest = -(-exponent % unit);
-    layer.shift_gelu = {zero_point, top, unit, -23 * unit, static_cast<uint32_t>(((1 << 20) + unit - 1) / unit),
-                        static_cast<uint32_t>((rest >> 1) + unit) << 23 >> whole, pre_scale / 128 / hidden_scale, random.in(0, 40)};
+    const int exponent = std::max(-top + (-top >> 1) - (-top >> 4), -23 * unit);
+    const int whole = -exponent / unit, rest = -(-exponent % unit);
+    const uint32_t negative = static_cast<uint32_t>((rest >> 1) + unit) << 23 >> whole;
+    const auto reciprocal = static_cast<uint32_t>(((1 << 20) + unit - 1) / unit);
+    const double to_hidden = pre_scale / 128 / hidden_scale;
+    layer.shift_gelu = {zero_point, top, unit, -23 * unit, reciprocal, negative, to_hidden, random.in(0, 40)};
     uint8_t* table = store.take<uint8_t>(256);
     for (int i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(i);
     check::shift_gelu<256>(table, layer.shift_gelu);
@@ -100,7 +107,8 @@ struct Cases {
       shift[i] = std::max(0, static_cast<int>(std::log2(4 * reach / 32768)) + 1) + random.in(0, 2);
       const double exact = random.spread(target / reach, 3) * std::ldexp(32768, shift[i]);
       multiplier[i] = static_cast<int16_t>(std::min(exact, 32767.0));
-      if (wild && random.one_in(6)) shift[i] = random.any({0, 1, 29, 30}), multiplier[i] = static_cast<int16_t>(random.any({0, 1, 32767}));
+      if (wild && random.one_in(8)) shift[i] = random.any({0, 1, 29, 30});
+      if (wild && random.one_in(8)) multiplier[i] = random.any<int16_t>({0, 1, 32767});
       if (wild && random.one_in(12)) bias[i] = random.any({-(1 << 29), 1 << 29});
     }
     l.bias = bias, l.shift = shift, l.multiplier = multiplier;
@@ -165,8 +173,8 @@ struct Cases {
 
   BlockSpec block(const std::string& name, const StageSpec& stage, Epilogue fc1, std::optional<Pass> pass) {
     const bool twice = random.one_in(3), signed_hidden = fc1 == Epilogue::kBytes && random.one_in(2);
-    const int heads = random.in(1, 3), head_dim = random.any({3, 4, 8, 17, 32, 33, 40}), width = heads * head_dim, c = stage.channels;
-    const int hidden = random.in(5, 90);
+    const int heads = random.in(1, 3), head_dim = random.any({3, 4, 8, 17, 32, 33, 40}), width = heads * head_dim;
+    const int c = stage.channels, hidden = random.in(5, 90);
     BlockSpec b{};
     b.name = name;
     b.norm1 = norm(c, false), b.norm2 = norm(c, false);
@@ -180,7 +188,8 @@ struct Cases {
     b.attention = attention(heads, head_dim, window);
     for (int axis = 0; axis < 2; ++axis)
       if (window[axis] < (axis ? stage.width : stage.height)) b.attention.shift[axis] = random.in(0, window[axis] - 1);
-    if (stage.height % window[0] || stage.width % window[1]) b.attention.pad = any<uint8_t>(static_cast<size_t>(3 * width), 0, 255);
+    const bool padded = stage.height % window[0] || stage.width % window[1];
+    if (padded) b.attention.pad = any<uint8_t>(static_cast<size_t>(3 * width), 0, 255);
     if (!pass) return b;
     PassSpec p{*pass, nullptr, nullptr, random.in(0, 30), random.in(0, 100), random.in(130, 255), 1, 1};
     const auto n = static_cast<size_t>(hidden);
@@ -205,7 +214,8 @@ struct Cases {
       StageSpec stage{height, width, channels, {}, {}};
       if (s > 0) {
         const int before = channels;
-        stage.channels = channels = random.in(4, 70), stage.height = height = (height + 1) / 2, stage.width = width = (width + 1) / 2;
+        stage.channels = channels = random.in(4, 70);
+        stage.height = height = (height + 1) / 2, stage.width = width = (width + 1) / 2;
         const Epilogue words = random.one_in(2) ? Epilogue::kWords : Epilogue::kTwiceWords;
         stage.merge = MergeSpec{name + ".merge", norm(4 * before, false), layer(words, 4 * before, channels, true)};
       }

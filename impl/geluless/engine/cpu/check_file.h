@@ -31,7 +31,8 @@ struct FileCase {
 
 class Reader {
  public:
-  Reader(const std::vector<uint8_t>& bytes, Store& store) : begin_(bytes.data()), at_(begin_), end_(begin_ + bytes.size()), store_(store) {}
+  Reader(const std::vector<uint8_t>& bytes, Store& store)
+      : begin_(bytes.data()), at_(begin_), end_(begin_ + bytes.size()), store_(store) {}
 
   std::vector<FileCase> cases() {
     require(end_ - at_ >= 8 && std::memcmp(at_, "GELULESS", 8) == 0, "no dump of networks");
@@ -44,7 +45,7 @@ class Reader {
       c.network = network();
       const NetworkSpec& n = c.network;
       const auto [pixels, count] = array<float>();
-      const size_t image = static_cast<size_t>(n.image_channels) * static_cast<size_t>(n.image_height) * static_cast<size_t>(n.image_width);
+      const size_t image = pixels_of(n);
       require(count > 0 && count % image == 0 && count / image < 1000, "whole images expected");
       c.images = static_cast<int>(count / image);
       c.pixels = pixels;
@@ -136,7 +137,8 @@ class Reader {
     l.weight = array<int8_t>(n * static_cast<size_t>(l.inputs));
     l.bias = array<int32_t>(n);
     const bool table = l.epilogue == Epilogue::kTable || l.epilogue == Epilogue::kShiftGelu;
-    const bool fixed = l.epilogue <= Epilogue::kShiftGelu, twice = Epilogue::kTwiceBytes <= l.epilogue && l.epilogue <= Epilogue::kTwiceResidual;
+    const bool fixed = l.epilogue <= Epilogue::kShiftGelu;  // the integer law comes first
+    const bool twice = Epilogue::kTwiceBytes <= l.epilogue && l.epilogue <= Epilogue::kTwiceResidual;
     l.shift = array<int32_t>(n, !fixed), l.multiplier = array<int16_t>(n, !fixed);
     for (size_t i = 0; l.shift && i < n; ++i) require(0 <= l.shift[i] && l.shift[i] <= 30, "a shift out of range");
     l.scale = array<float>(n, fixed), l.gain = array<float>(n, !twice), l.offset = array<float>(n, !twice);
@@ -196,13 +198,14 @@ class Reader {
     b.attention = attention();
     b.pass = separate(b.fc1.outputs);
     const int width = b.attention.heads * b.attention.head_dim;
-    require(b.qkv.inputs == c && b.qkv.outputs == 3 * width && b.proj.inputs == width && b.proj.outputs == c && b.fc1.inputs == c &&
-                b.fc2.inputs == b.fc1.outputs && b.fc2.outputs == c,
-            "the layers of a block do not fit together");
+    const bool fits = b.qkv.inputs == c && b.qkv.outputs == 3 * width && b.proj.inputs == width && b.proj.outputs == c &&
+                      b.fc1.inputs == c && b.fc2.inputs == b.fc1.outputs && b.fc2.outputs == c;
+    require(fits, "the layers of a block do not fit together");
     const auto [rows, columns] = b.attention.window;
     require(b.attention.pad || (stage.height % rows == 0 && stage.width % columns == 0), "pad is missing");
-    const bool bytes = !words(b.qkv) && !residual(b.qkv) && !residual(b.fc1) && words(b.fc1) == (b.pass && b.pass->pass == Pass::kReluWords);
-    require(bytes && residual(b.proj) && residual(b.fc2), "an epilogue in the wrong place");
+    const bool bytes = !words(b.qkv) && !residual(b.qkv) && !residual(b.fc1);
+    const bool relu_words = b.pass && b.pass->pass == Pass::kReluWords;
+    require(bytes && words(b.fc1) == relu_words && residual(b.proj) && residual(b.fc2), "an epilogue in the wrong place");
     return b;
   }
   NetworkSpec network() {
@@ -214,7 +217,8 @@ class Reader {
     require(n.image_height % n.patch[0] == 0 && n.image_width % n.patch[1] == 0, "the image is no whole number of patches");
     n.inverse_input_scale = single(), n.input_zero_point = integer(0, 255);
     n.patch_layer = layer();
-    require(n.patch_layer.inputs == int64_t{n.image_channels} * n.patch[0] * n.patch[1] && words(n.patch_layer), "patch_layer does not fit");
+    const int64_t patch = int64_t{n.image_channels} * n.patch[0] * n.patch[1];
+    require(n.patch_layer.inputs == patch && words(n.patch_layer), "patch_layer does not fit");
     int height = n.image_height / n.patch[0], width = n.image_width / n.patch[1], channels = n.patch_layer.outputs;
     n.patch_norm = norm(channels);
     for (uint32_t left = list(); left > 0; --left) n.stages.push_back(stage(height, width, channels));
@@ -237,7 +241,8 @@ class Reader {
       require(s.merge->reduction.inputs == 4 * channels && words(s.merge->reduction), "a merge does not fit");
       channels = s.merge->reduction.outputs, height = (height + 1) / 2, width = (width + 1) / 2;
     }
-    require(s.height == height && s.width == width && s.channels == channels && int64_t{height} * width <= 1 << 22, "a stage does not fit");
+    require(s.height == height && s.width == width && s.channels == channels, "a stage does not fit");
+    require(int64_t{height} * width <= 1 << 22, "too many tokens");
     for (uint32_t left = list(); left > 0; --left) s.blocks.push_back(block(s));
     require(!s.blocks.empty(), "a stage without blocks");
     return s;

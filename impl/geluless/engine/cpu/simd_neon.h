@@ -128,8 +128,10 @@ inline Bytes quads(I16 a, I16 b) {
 }
 inline void transpose_dwords(Bytes (&x)[4]) {  // lane i of register k <-> lane k of register i
   auto dwords = [&](int i) { return vreinterpretq_u32_u8(x[i]); };
-  const auto a = vreinterpretq_u64_u32(vtrn1q_u32(dwords(0), dwords(1))), b = vreinterpretq_u64_u32(vtrn2q_u32(dwords(0), dwords(1)));
-  const auto c = vreinterpretq_u64_u32(vtrn1q_u32(dwords(2), dwords(3))), d = vreinterpretq_u64_u32(vtrn2q_u32(dwords(2), dwords(3)));
+  const uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(dwords(0), dwords(1)));
+  const uint64x2_t b = vreinterpretq_u64_u32(vtrn2q_u32(dwords(0), dwords(1)));
+  const uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(dwords(2), dwords(3)));
+  const uint64x2_t d = vreinterpretq_u64_u32(vtrn2q_u32(dwords(2), dwords(3)));
   x[0] = vreinterpretq_u8_u64(vtrn1q_u64(a, c)), x[1] = vreinterpretq_u8_u64(vtrn1q_u64(b, d));
   x[2] = vreinterpretq_u8_u64(vtrn2q_u64(a, c)), x[3] = vreinterpretq_u8_u64(vtrn2q_u64(b, d));
 }
