@@ -177,19 +177,18 @@ def _notes(record: Record) -> list[str]:
 def _show(console: Console, data: dict[str, Any]) -> None:
     from rich.table import Table
 
-    console.print(f"{data['model']}, batch {data['batch']}, {data['blocks']} blocks", soft_wrap=True)
+    title = f"{data['model']}, batch {data['batch']}, {data['threads']} thread(s), {data['blocks']} blocks"
+    console.print(title, soft_wrap=True)
     table = Table()
     table.add_column("arm")
     table.add_column("isa")
-    for heading in ("threads", "ms [95 %]", "images/s", "of peak"):
-        table.add_column(heading, justify="right")
+    for heading in ("ms [95 %]", "images/s", "of peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in data["contenders"]:
         time, share = row["milliseconds"], row["share_of_peak"]
         interval = f"{time['value']:.2f} [{time['low']:.2f}, {time['high']:.2f}]"
-        images = f"{1000 * data['batch'] / time['value']:.1f}"
-        table.add_row(
-            row["name"], row["isa"], str(data["threads"]), interval, images, f"{100 * share['value']:.1f} %" if share else "-"
-        )
+        peak = f"{100 * share['value']:.1f} %" if share else "-"
+        table.add_row(row["name"], row["isa"], interval, f"{1000 * data['batch'] / time['value']:.1f}", peak)
     console.print(table)
     for row in data["contenders"]:
         console.print(f"{row['name']}: {row['correctness']}", soft_wrap=True)
