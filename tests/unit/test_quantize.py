@@ -12,6 +12,8 @@ import geluless
 from geluless.engine.arms import Arm, available_arms
 from geluless.errors import ArmError, ArtifactError, CalibrationError, DataError, MissingResource, ModelError
 from geluless.ptq import PROFILES
+from geluless.ptq.observers import RangeObserver, sampling_step
+from geluless.ptq.profiles import RangeRule
 from tests.networks import awkward_artifact, awkward_images, awkward_swin
 
 TEST_IMAGES = awkward_images(48, seed=2)
@@ -162,3 +164,23 @@ def test_a_dead_mlp_is_quantized_without_overflow():
 def test_saving_into_a_missing_folder_says_so(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         awkward_artifact(relu=True).save(tmp_path / "nowhere" / "x.int8.safetensors")
+
+
+@pytest.mark.parametrize("channels", [1, 96, 384, 768, 3072])
+def test_a_sampled_histogram_sees_every_channel(channels: int):
+    """A stride that shares a factor with the channels would look at the same few of them in every token."""
+    for values in (channels, 2**20 * 2, 32 * 3136 * channels, 2**20 * channels):
+        step = sampling_step(values, channels)
+        assert len({(i * step) % channels for i in range(channels)}) == channels
+        assert step <= values // 2**20 + channels + 1
+
+
+def test_outliers_in_one_channel_of_twelve_count_in_a_large_batch():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(36 * 2**20 // 384, 384, generator=generator)
+    x[:, 5::12] *= 10
+    sampled, whole = RangeObserver("x"), RangeObserver("x")
+    sampled.update(x)
+    for part in x.split(2**20 // 384):
+        whole.update(part)
+    assert sampled.symmetric(RangeRule.MSE) == pytest.approx(whole.symmetric(RangeRule.MSE), rel=0.1)

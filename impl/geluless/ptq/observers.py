@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +33,7 @@ class RangeObserver:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._grow(max(-low, high))
         flat = x.reshape(-1)
-        step = max(1, flat.numel() // SAMPLE)
+        step = sampling_step(flat.numel(), x.shape[-1])
         if self._limit > 0:
             counts = torch.histc(flat[::step].float(), BINS, -self._limit, self._limit)
             self._counts += counts.double().numpy() * step
@@ -74,6 +76,14 @@ def _least_error(values: NDArray, counts: NDArray, largest: float, levels: int) 
     rounding = np.array([counts[values <= clip].sum() * (clip / levels) ** 2 / 12 for clip in clips])
     clipping = np.array([(counts * np.maximum(values - clip, 0) ** 2).sum() for clip in clips])
     return float(clips[np.argmin(rounding + clipping)])
+
+
+def sampling_step(values: int, channels: int) -> int:
+    """Every how many-th value enters a histogram: coprime to the channels, which lie innermost, so that all of them are seen."""
+    step = max(1, values // SAMPLE)
+    while math.gcd(step, channels) > 1:
+        step += 1
+    return step
 
 
 class HeadObserver:
