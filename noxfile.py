@@ -155,6 +155,25 @@ def sanitize(session: nox.Session) -> None:
     run_pytest(session, "--capture=sys", *tests, profile="dev", env=env)
 
 
+@nox.session
+def arm(session: nox.Session) -> None:
+    """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator."""
+    compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
+    if not (shutil.which(compiler) and shutil.which(emulator)):
+        session.error(f"{compiler} or {emulator} is missing: `apt-get install g++-aarch64-linux-gnu qemu-user` (Debian, Ubuntu)")
+    source, home = HERE / "impl" / "geluless" / "engine" / "cpu", HERE / ".build" / "arm"
+    home.mkdir(parents=True, exist_ok=True)
+    dump, neon, program = (str(home / name) for name in ("awkward.bin", "isa_neon.o", "check_kernels"))
+    session.run(environment(session), "-m", "tests.native_dump", dump)
+    flags = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-DGELULESS_WITH_NEON", "-pthread", "-Wall", "-Wextra")
+    session.run(compiler, *flags, "-O3", "-march=armv8.2-a+dotprod", "-c", str(source / "isa_neon.cpp"), "-o", neon)
+    others = ("network", "model", "pack", "windows", "dispatch", "isa_portable", "check_kernels")
+    session.run(compiler, *flags, "-static", *(str(source / f"{name}.cpp") for name in others), neon, "-o", program)
+    session.run(emulator, program, dump)
+    # Control: on a processor without dot products NEON must be left out, and with nothing to compare the program must fail.
+    session.run(emulator, "-cpu", "cortex-a57", program, success_codes=[1])
+
+
 def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:
     """pytest over tests/ (or the paths after `--`) with one of the hypothesis profiles of tests/conftest.py."""
     env = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", profile), **(env or {})}

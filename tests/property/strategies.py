@@ -181,9 +181,8 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
         epsilon_term = int(rng.choice([1, 1000, 2**40]))
         return p.Norm(channels, epsilon_term, factor, affine, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
-    def block(height: int, width: int, channels: int) -> p.Block:
+    def block(height: int, width: int, channels: int, window: tuple[int, int]) -> p.Block:
         heads, head_dim, hidden = small(3), small(20), small(70)
-        window = (small(5), small(5))
         shift = tuple(small(w - 1, 0) if w < size else 0 for w, size in zip(window, (height, width), strict=True))
         gelu_table = activation == p.Activation.GELU and fc1_rounding == p.Rounding.SINGLE
         unsigned_hidden = gelu_table or bool(rng.integers(2))
@@ -226,7 +225,9 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
             zero = int(rng.choice([0, 0, -300, 300]))
             merge = p.Merge(norm(4 * channels, 8), linear(4 * channels, outputs, 16, zero_point=zero))
             height, width, channels = (height + 1) // 2, (width + 1) // 2, outputs
-        blocks = tuple(block(height, width, channels) for _ in range(small(2)))
+        window = (small(5), small(5))  # of all blocks, which then differ in their shifts alone; or each has its own
+        windows = [window if rng.random() < 0.6 else (small(5), small(5)) for _ in range(small(3))]
+        blocks = tuple(block(height, width, channels, window) for window in windows)
         stages.append(p.Stage(height, width, channels, 0.001, merge, blocks))
     tokens, classes = height * width, small(13)
     pool, pool_shift = encode_multiplier(np.array([500 / (3000 * (tokens + 1) ** 0.5)]), bits=15)

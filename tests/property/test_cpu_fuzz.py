@@ -159,7 +159,7 @@ def forge_plan(rng: np.random.Generator, artifact: Artifact) -> Artifact | None:
 
 
 @each_isa
-@share(2)
+@share(4)
 @given(seed=seeds)
 def test_forged_plans_are_refused_or_give_the_bits_of_the_reference(isa, seed):
     """Zero points, shifts of windows, scales and factors at the ends of what plan.check_plan lets pass; five attempts each."""

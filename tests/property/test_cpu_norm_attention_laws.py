@@ -217,12 +217,13 @@ SOFTMAX_TABLE = np.rint(255 * np.exp(-np.arange(128) / 20)).astype(np.uint8)
 
 
 def random_table(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Swin's, one that never reaches zero, one that is zero almost everywhere, or any."""
+    """Swin's, one that never reaches zero, one that is zero almost everywhere, one of small numbers (many ties), or any."""
     return any_of(
         rng,
         SOFTMAX_TABLE,
         np.maximum(SOFTMAX_TABLE, np.uint8(rng.integers(1, 256))),
         np.where(rng.random(128) < 0.05, SOFTMAX_TABLE, 0).astype(np.uint8),
+        rng.integers(0, 4, 128, np.uint8),
         rng.integers(0, 256, 128, np.uint8),
     )
 
@@ -250,6 +251,7 @@ def attention_case(rng: np.random.Generator, window: tuple[int, int], heads: int
         shift = pick(rng, heads, 0, 30, nasty=(0, 1, 29, 30))
         multiplier = pick(rng, heads, 0, 32767, nasty=MULTIPLIER_POOL)
         bias = pick(rng, (offsets, heads), INT16_MIN, INT16_MAX, nasty=INT16_POOL)
+    factor = any_of(rng, rng.uniform(0.1, 3.0, heads), rng.choice([0.75, 1.0, 1.5, 3.0], heads))
     spec = Attention(
         heads=heads,
         head_dim=head_dim,
@@ -258,7 +260,7 @@ def attention_case(rng: np.random.Generator, window: tuple[int, int], heads: int
         bias_table=bias.astype(np.int16),
         score_shift=shift.astype(np.int32),
         score_multiplier=multiplier.astype(np.int16),
-        output_multiplier=(rng.choice([-1.0, 1.0, 1.0, 1.0], heads) * rng.uniform(0.1, 3.0, heads)).astype(np.float32),
+        output_multiplier=(rng.choice([-1.0, 1.0, 1.0, 1.0], heads) * factor).astype(np.float32),
         pad=None,
     )
     return AttentionCase(qkv, spec, random_mask(rng, tokens), random_table(rng))

@@ -66,6 +66,11 @@ struct Cases {
   T* any(size_t count, int low, int high) {
     return store.fill<T>(count, [&] { return random.in(low, high); });
   }
+  template <class T>
+  T* any_or_extremes(size_t count, int low, int high) {  // all values, or only the two ends
+    if (!random.one_in(5)) return any<T>(count, low, high);
+    return store.fill<T>(count, [&] { return random.one_in(2) ? low : high; });
+  }
   float* around(size_t count, double middle, double factor) {
     return store.fill<float>(count, [&] { return random.spread(middle, factor); });
   }
@@ -95,7 +100,7 @@ struct Cases {
     const auto n = static_cast<size_t>(outputs);
     LayerSpec l{};
     l.epilogue = epilogue, l.inputs = inputs, l.outputs = outputs, l.signed_input = signed_input;
-    l.weight = any<int8_t>(n * static_cast<size_t>(inputs), -127, 127);
+    l.weight = any_or_extremes<int8_t>(n * static_cast<size_t>(inputs), -127, 127);
     const double reach = 73.0 * (signed_input ? 50 : 100) * std::sqrt(inputs);  // of an accumulator: one standard deviation
     const bool words = epilogue == Epilogue::kWords || epilogue == Epilogue::kTwiceWords;
     const bool stream = epilogue == Epilogue::kResidual || epilogue == Epilogue::kTwiceResidual;

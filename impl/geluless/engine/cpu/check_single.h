@@ -60,7 +60,7 @@ Values run_gemm(const Kernels& kernels, Random random, int index, bool fault) {
 
   const auto input_stride = static_cast<size_t>(round_up(inputs, 4) + random.in(0, 9));
   const auto stride = static_cast<size_t>(outputs + random.in(0, 9));
-  const uint8_t* input = cases.any<uint8_t>(static_cast<size_t>(rows) * input_stride, 0, 255);
+  const uint8_t* input = cases.any_or_extremes<uint8_t>(static_cast<size_t>(rows) * input_stride, 0, 255);
   std::vector<int32_t> order(static_cast<size_t>(rows));
   std::iota(order.begin(), order.end(), 0);
   for (int i = rows - 1; i > 0; --i) std::swap(order[static_cast<size_t>(i)], order[static_cast<size_t>(random.in(0, i))]);
@@ -95,7 +95,8 @@ Values run_pass(const Kernels& kernels, Random random, int index, bool fault) {
   });
   const int reach = random.any({400, 32767});
   const bool words = kPass == Pass::kReluWords;
-  const From* input = cases.any<From>(static_cast<size_t>(rows) * stride, words ? -reach - 1 : 0, words ? reach : 255);
+  const int low = words ? -reach - 1 : 0, high = words ? reach : 255;
+  const From* input = cases.any_or_extremes<From>(static_cast<size_t>(rows) * stride, low, high);
   std::vector<uint8_t> output = poisoned<uint8_t>(random, static_cast<size_t>(rows) * stride);
   kernels.pass[static_cast<int>(kPass)]({input, output.data(), rows, columns, stride, &channels, 0.05f});
   return as_values(output);
@@ -117,7 +118,7 @@ Values run_norm(const Kernels& kernels, Random random, int index, bool fault) {
   const auto stream_stride = static_cast<size_t>(width + random.in(0, 9));
   const auto stride = static_cast<size_t>(segments * width + random.in(0, 9));
   const int reach = random.any({1, 300, 32767});
-  const int16_t* stream = cases.any<int16_t>(static_cast<size_t>(stream_rows) * stream_stride, -reach - 1, reach);
+  const int16_t* stream = cases.any_or_extremes<int16_t>(static_cast<size_t>(stream_rows) * stream_stride, -reach - 1, reach);
   const int32_t* row_index = cases.any<int32_t>(static_cast<size_t>(rows * segments), 0, stream_rows - 1);
   std::vector<T> output = poisoned<T>(random, static_cast<size_t>(rows) * stride);
   kernels.layer_norm({stream, stream_stride, row_index, rows, segments, width, norm.epsilon_term, norm.factor, gain, offset,
@@ -160,7 +161,8 @@ inline Values run_attention(const Kernels& kernels, Random random, int index, bo
 
   const int width = heads * head_dim;
   const auto qkv_stride = static_cast<size_t>(3 * width + random.in(0, 9)), stride = static_cast<size_t>(width + random.in(0, 9));
-  const uint8_t *qkv = cases.any<uint8_t>(static_cast<size_t>(tokens) * qkv_stride, 0, 255), *table = cases.softmax_table();
+  const uint8_t* qkv = cases.any_or_extremes<uint8_t>(static_cast<size_t>(tokens) * qkv_stride, 0, 255);
+  const uint8_t* table = cases.softmax_table();
   std::vector<uint8_t> output = poisoned<uint8_t>(random, static_cast<size_t>(tokens) * stride);
   for (int h = 0; h < heads; ++h)
     kernels.attention({qkv, qkv_stride, tokens, head_dim, width, h, &parameters[static_cast<size_t>(h)], style ? limit : nullptr,
