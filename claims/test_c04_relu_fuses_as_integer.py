@@ -97,10 +97,10 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
         claim.needs(Resource.CPU_ENGINE, would_run="the INT8 ReLU network on every instruction set against the reference")
         return
     differences = dict(local.engines)
-    caught = differences.pop(ENGINE_CONTROL)
-    images = len(local.labels)
+    caught, images = differences.pop(ENGINE_CONTROL)
+    compared = ", ".join(f"{name} ({count:,} images)" for name, (_, count) in differences.items())
     evidence = Evidence(
-        ran=f"INT8 ReLU Swin-{size} twin on {local.images}: logits of {', '.join(differences)} against the reference engine",
+        ran=f"INT8 ReLU Swin-{size} twin on {local.images}: logits of {compared} against the reference engine",
         tier=tier,
         seconds=local.seconds["INT8 ReLU, compiled"],
         control=Control(
@@ -110,7 +110,8 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
         ),
         artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
     )
-    deliver(claim, sum(differences.values()), images * len(differences), "logit vectors", evidence)
+    wrong, cases = (sum(counts) for counts in zip(*differences.values(), strict=True))
+    deliver(claim, wrong, cases, "logit vectors", evidence)
 
 
 def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
