@@ -1,10 +1,10 @@
 """geluless: Swin Transformers without GELU, quantized to INT8, and the suite that judges the claims about them.
 
-    model    = geluless.create_model("swin_tiny_patch4_window7_224", checkpoint="swin_t.safetensors")
-    report   = geluless.replace_gelu(model)                            # or geluless.distill(teacher, images, recipe="local")
-    artifact = geluless.quantize(model, batches, profile="best")
-    engine   = geluless.Engine(artifact, backend="reference")
-    logits   = engine(images)                                          # float32 [B, 3, H, W] -> float32 [B, classes]
+model    = geluless.create_model("swin_tiny_patch4_window7_224", checkpoint="swin_t.safetensors")
+report   = geluless.replace_gelu(model)                            # or geluless.distill(teacher, images, recipe="local")
+artifact = geluless.quantize(model, batches, profile="best")
+engine   = geluless.Engine(artifact, backend="reference")
+logits   = engine(images)                                          # float32 [B, 3, H, W] -> float32 [B, classes]
 """
 
 from __future__ import annotations

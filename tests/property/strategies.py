@@ -184,10 +184,12 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
     def block(height: int, width: int, channels: int, window: tuple[int, int]) -> p.Block:
         heads, head_dim, hidden = small(3), small(20), small(70)
         shift = tuple(small(w - 1, 0) if w < size else 0 for w, size in zip(window, (height, width), strict=True))
-        gelu_table = activation == p.Activation.GELU and fc1_rounding == p.Rounding.SINGLE
+        relu = activation == p.Activation.RELU
+        gelu_table = not relu and fc1_rounding == p.Rounding.SINGLE
         unsigned_hidden = gelu_table or bool(rng.integers(2))
-        low, high = [(-128, 127), (0, 255)][int(rng.integers(2))]
-        zero = int(rng.choice([0, 0, 1, 100]))
+        pre_zero = 0 if relu else int(rng.integers(60, 190))
+        low, high = (0, 255) if gelu_table or (relu and unsigned_hidden) else (-128, 127)
+        zero = pre_zero if gelu_table else 0 if relu else int(rng.choice([0, 0, 1, 100]))
         fc1 = linear(channels, hidden, 8, rounding=p.Rounding(fc1_rounding), zero_point=zero, low=low, high=high)
         fc2 = linear(hidden, channels, 16, unsigned_input=unsigned_hidden)
         mlp = p.Mlp(
@@ -195,9 +197,9 @@ def _random_plan(rng: np.random.Generator) -> p.Plan:
             fc2=fc2,
             has_bias=True,
             hidden_scale=float(rng.uniform(0.01, 0.05)),
-            hidden_zero_point=int(rng.choice([0, 3, 17])),
+            hidden_zero_point=0 if relu else int(rng.choice([0, 3, 17])),
             pre_scale=float(rng.uniform(0.01, 0.1)),
-            pre_zero_point=int(rng.integers(60, 190)),
+            pre_zero_point=pre_zero,
             after_gemm_scale=float(rng.uniform(0.02, 0.08)),
         )
         attention = p.Attention(heads, head_dim, window, (shift[0], shift[1]))

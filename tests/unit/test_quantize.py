@@ -10,10 +10,11 @@ import torch
 
 import geluless
 from geluless.engine.arms import Arm, available_arms
+from geluless.engine.plan import Plan, PlanError, check_plan
 from geluless.errors import ArmError, ArtifactError, CalibrationError, DataError, MissingResource, ModelError
-from geluless.ptq import PROFILES
-from geluless.ptq.observers import RangeObserver, sampling_step
-from geluless.ptq.profiles import RangeRule
+from geluless.models import named_blocks
+from geluless.ptq import PROFILES, Artifact
+from geluless.ptq.artifact import named_linears
 from tests.networks import awkward_artifact, awkward_images, awkward_swin
 
 TEST_IMAGES = awkward_images(48, seed=2)
@@ -104,6 +105,20 @@ def test_float_sections_of_the_precision_manifest_are_named():
     assert {row["dtype"] for row in rows if row["tensor"] == "hidden"} == {"uint8"}
 
 
+def test_the_precision_manifest_names_every_layer_and_follows_the_arm():
+    artifact = awkward_artifact(relu=False)
+    rows = artifact.precision_manifest()
+    places = {row["where"] for row in rows}
+    assert places >= {"patch_embed", "layers.0.blocks.1", "layers.1.downsample", "head"}
+    accumulators = [row for row in rows if row["tensor"].endswith(" accumulator")]
+    assert len(accumulators) == len(named_linears(artifact.plan))
+    for arm, kind in (("gelu-lut", "int32"), ("gelu-fused", "float32 with erf"), ("gelu-separate", "float32 twice with tanh")):
+        steps = {row["dtype"] for row in artifact.precision_manifest(arm) if "activation" in row["tensor"]}
+        assert steps == {kind}
+    with pytest.raises(ArmError, match="does not fit"):
+        artifact.precision_manifest("relu")
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -166,21 +181,77 @@ def test_saving_into_a_missing_folder_says_so(tmp_path):
         awkward_artifact(relu=True).save(tmp_path / "nowhere" / "x.int8.safetensors")
 
 
-@pytest.mark.parametrize("channels", [1, 96, 384, 768, 3072])
-def test_a_sampled_histogram_sees_every_channel(channels: int):
-    """A stride that shares a factor with the channels would look at the same few of them in every token."""
-    for values in (channels, 2**20 * 2, 32 * 3136 * channels, 2**20 * channels):
-        step = sampling_step(values, channels)
-        assert len({(i * step) % channels for i in range(channels)}) == channels
-        assert step <= values // 2**20 + channels + 1
+@pytest.mark.parametrize("factor", [0.0, 1e-4, 50.0])
+def test_the_position_bias_survives_queries_of_any_size(factor):
+    """With q and k near zero the position bias alone decides the attention; with large ones it must not be lost either."""
+    model = awkward_swin()
+    with torch.no_grad():
+        for _, block in named_blocks(model):
+            size = block.attn.qkv.out_features // 3
+            if factor < 1:
+                block.attn.qkv.weight[: 2 * size] *= factor
+                block.attn.qkv.bias[: 2 * size] *= factor
+            block.attn.relative_position_bias_table.normal_(0, 2.0 if factor < 1 else factor)
+        reference = model(TEST_IMAGES).numpy()
+    artifact = geluless.quantize(model, [awkward_images(32)])
+    assert relative_error(geluless.Engine(artifact)(TEST_IMAGES), reference) < 0.02
+    without = {k: np.zeros_like(v) if k.endswith(".bias_table") else v for k, v in artifact.tensors.items()}
+    assert relative_error(geluless.Engine(Artifact(artifact.plan, without))(TEST_IMAGES), reference) > 0.02
 
 
-def test_outliers_in_one_channel_of_twelve_count_in_a_large_batch():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(36 * 2**20 // 384, 384, generator=generator)
-    x[:, 5::12] *= 10
-    sampled, whole = RangeObserver("x"), RangeObserver("x")
-    sampled.update(x)
-    for part in x.split(2**20 // 384):
-        whole.update(part)
-    assert sampled.symmetric(RangeRule.MSE) == pytest.approx(whole.symmetric(RangeRule.MSE), rel=0.1)
+def test_an_activation_that_only_resembles_gelu_is_refused():
+    class QuickGELU(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(1.702 * x)
+
+    model = awkward_swin()
+    for _, block in named_blocks(model):
+        block.mlp.act = QuickGELU()
+    with pytest.raises(ModelError, match="is QuickGELU"):
+        geluless.quantize(model, [awkward_images(4)])
+
+
+def test_half_precision_and_other_kinds_of_batches_are_refused():
+    with pytest.raises(ModelError, match="float32 weights"):
+        geluless.quantize(awkward_swin().half(), [awkward_images(4)])
+    with pytest.raises(CalibrationError, match="pass torch tensors"):
+        geluless.quantize(awkward_swin(), [awkward_images(4).numpy()])
+
+
+def test_the_tensors_of_an_artifact_cannot_be_exchanged_after_their_validation():
+    artifact = awkward_artifact(relu=True)
+    with pytest.raises(TypeError):
+        artifact.tensors["softmax_table"] = np.zeros(128, np.uint8)
+    with pytest.raises(ValueError, match="read-only"):
+        artifact.tensors["softmax_table"][0] = 1
+
+
+@pytest.mark.parametrize(
+    ("relu", "changes", "message"),
+    [
+        (True, {"hidden_zero_point": 3}, "ReLU clamps at zero"),
+        (False, {"pre_zero_point": 3}, "zero point is not the pre-activation's"),
+    ],
+)
+def test_plans_whose_mlp_contradicts_itself_are_refused(relu, changes, message):
+    artifact = awkward_artifact(relu=relu)
+    with pytest.raises(ArtifactError, match=message):
+        Artifact(with_mlp(artifact.plan, **changes), dict(artifact.tensors))
+
+
+def test_plans_that_ask_for_absurd_memory_are_refused():
+    plan = awkward_artifact(relu=True).plan
+    stem = dataclasses.replace(plan.stem, height=4096, width=4096)
+    wide = dataclasses.replace(plan.stages[0].blocks[0].attention, window=(16, 16))
+    blocks = tuple(dataclasses.replace(block, attention=wide) for block in plan.stages[0].blocks)
+    stages = [dataclasses.replace(plan.stages[0], height=2048, width=2048, blocks=blocks), *plan.stages[1:]]
+    with pytest.raises(PlanError, match="elements per image"):
+        check_plan(dataclasses.replace(plan, stem=stem, stages=tuple(stages)))
+
+
+def with_mlp(plan: Plan, **changes: object) -> Plan:
+    """The plan with other values in its first MLP."""
+    stage = plan.stages[0]
+    block = dataclasses.replace(stage.blocks[0], mlp=dataclasses.replace(stage.blocks[0].mlp, **changes))
+    stage = dataclasses.replace(stage, blocks=(block, *stage.blocks[1:]))
+    return dataclasses.replace(plan, stages=(stage, *plan.stages[1:]))

@@ -81,6 +81,8 @@ def hidden_activation(acc: Int32, name: str, mlp: Mlp, tensors: Mapping[str, NDA
         twice = DoubleRequant(get("bias"), get("alpha"), get("gain"), get("offset"), mlp.fc1.zero_point)
         if arm == Arm.RELU_SEPARATE:  # gain and offset already lead to the hidden scale: ReLU is the clamp at zero
             return requantize_twice(acc, twice, low=max(low, 0), high=high)
+        if arm != Arm.GELU_SEPARATE:
+            raise ArmError(f"arm {arm} needs an fc1 that rounds once: this artifact rounds twice")
         return _gelu_after_gemm(acc, get("bias"), get("alpha"), get("real_bias"), mlp)
     fixed = Requant(get("bias"), get("multiplier").astype(np.int32), get("shift"), mlp.fc1.zero_point)
     match Arm(arm):

@@ -8,6 +8,8 @@ The law (`requantize`): with a per-channel shift s and multiplier m (m < 2^15, s
     y = clamp(((v * m + 2^14) >> 15) + zero_point, low, high)
 
 which is y = acc * M + zero_point with M = m * 2^-15 * 2^-s, rounded once at the end and once, 8 to 16 times finer, in v.
+Because v saturates at 16 bits, |y - zero_point| never exceeds m: no limit for an 8-bit tensor (m >= 2048), and for a 16-bit
+one (m >= 16384) at worst half of its range.
 On AVX-512 it is vpsravd, vpackssdw, vpmulhrsw: three instructions and not one of them in floating point. ReLU is the
 lower clamp at the zero point and costs nothing.
 """
@@ -130,7 +132,7 @@ def gelu_shift(q: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
     q = np.asarray(q, np.int64)
     scaled = q + (q >> 1) + (q >> 3) + (q >> 4)
     top = np.maximum(scaled.max(initial=0), 0)
-    unit = max(round(1.0 / scale), 1)  # one, in steps of `scale`
+    unit = min(max(round(1.0 / scale), 1), 2**32)  # one, in steps of `scale`; beyond 2^32 every sigmoid is a step anyway
 
     def exponential(d: NDArray[np.int64]) -> NDArray[np.int64]:
         d = d + (d >> 1) - (d >> 4)
@@ -139,8 +141,8 @@ def gelu_shift(q: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
         return (((rest >> 1) + unit) << EXPONENT_BITS) >> whole
 
     positive = exponential(scaled - top)
-    total = positive + exponential(np.full_like(q, -top))
-    factor = (2**31 - 1) // np.maximum(total, 1)
+    total = np.clip(positive + exponential(np.full_like(q, -top)), 1, 2**31 - 1)
+    factor = (2**31 - 1) // total
     sigmoid = (positive * factor) >> 24  # 7 fractional bits
     return q * scale * sigmoid / 2.0**7
 

@@ -296,6 +296,7 @@ def tensor_schema(plan: Plan) -> dict[str, TensorSpec]:
 
 SOFTMAX_STEPS = 128
 MAX_TOKENS = 1 << 22  # of one stage: engines count tokens and stream rows in int32
+MAX_ELEMENTS = 1 << 28  # of one intermediate tensor per image: a forged plan must not ask for all memory (Swin-L at 384: 2^23)
 MAX_POOLED = (INT32_MAX - 2**29) // 2**15  # the sum over int16 tokens and the rounding half fit int32
 POOLED = (-2048, 2047)  # 12 bits: 8192 features times an int8 weight still fit the int32 accumulator
 
@@ -348,6 +349,7 @@ def check_plan(plan: Plan) -> None:
         _require(grid[0] * grid[1] <= MAX_TOKENS, f"{name}: more than {MAX_TOKENS:,} tokens")
         for j, block in enumerate(stage.blocks):
             _check_block(f"{name}.blocks.{j}", block, stage, plan.activation)
+            _check_memory(f"{name}.blocks.{j}", block, stage)
     roundings = {block.mlp.fc1.rounding for stage in plan.stages for block in stage.blocks}
     _require(len(roundings) == 1, "mlp.fc1 rounds once in one block and twice in another: an arm is one for the whole network")
     _check_norm("norm", plan.head.norm, channels=channels, bits=16)
@@ -379,6 +381,15 @@ def _check_linear(name: str, linear: Linear, *, inputs: int, bits: int, source: 
         _require(matching, f"{name}: its input is not its norm's output")
 
 
+def _check_memory(name: str, block: Block, stage: Stage) -> None:
+    """No intermediate tensor of a block may be absurdly large: scores, qkv and hidden are the largest."""
+    window = block.attention.window
+    windows = -(-stage.height // window[0]) * -(-stage.width // window[1])
+    tokens = window[0] * window[1]
+    widest = max(stage.channels, block.qkv.outputs, block.mlp.fc1.outputs, block.attention.heads * tokens)
+    _require(windows * tokens * widest <= MAX_ELEMENTS, f"{name}: a tensor of more than {MAX_ELEMENTS:,} elements per image")
+
+
 def _check_block(name: str, block: Block, stage: Stage, activation: Activation) -> None:
     attention, mlp = block.attention, block.mlp
     width = attention.heads * attention.head_dim
@@ -405,5 +416,13 @@ def _check_block(name: str, block: Block, stage: Stage, activation: Activation) 
     low, high = mlp.fc2.input_low, mlp.fc2.input_high
     _require(low <= mlp.hidden_zero_point <= high, f"{name}.mlp: the hidden zero point is out of range")
     _require(0 <= mlp.pre_zero_point <= 255, f"{name}.mlp: the pre-activation's zero point is out of range")
-    table_fits = activation is Activation.RELU or mlp.fc1.rounding is Rounding.DOUBLE or low == 0
+    fused = mlp.fc1.rounding is Rounding.SINGLE
+    if activation is Activation.RELU:
+        _require(mlp.hidden_zero_point == mlp.pre_zero_point == 0, f"{name}.mlp: ReLU clamps at zero, which is the zero point")
+        _require(mlp.fc1.zero_point == 0, f"{name}.mlp.fc1: ReLU clamps at zero, which is the zero point")
+        _require((mlp.fc1.low, mlp.fc1.high) == (low, high), f"{name}.mlp.fc1: its output is not fc2's input")
+    elif fused:
+        _require((mlp.fc1.low, mlp.fc1.high) == (0, 255), f"{name}.mlp.fc1: the pre-activation of a GELU table is uint8")
+        _require(mlp.fc1.zero_point == mlp.pre_zero_point, f"{name}.mlp.fc1: its zero point is not the pre-activation's")
+    table_fits = activation is Activation.RELU or not fused or low == 0
     _require(table_fits, f"{name}.mlp: a GELU table gives uint8, but fc2 reads int8: quantize with unsigned_hidden")

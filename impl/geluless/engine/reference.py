@@ -219,9 +219,7 @@ def _no_probe(name: str, tensor: Int32) -> None:
     pass
 
 
-def forward(
-    images: NDArray[np.float32], plan: Plan, tensors: Tensors, arm: str, probe: Probe = _no_probe
-) -> NDArray[np.float32]:
+def forward(images: NDArray[np.float32], plan: Plan, tensors: Tensors, arm: str, probe: Probe = _no_probe) -> NDArray[np.float32]:
     """float32 [B, C, H, W] -> float32 logits [B, classes]; `probe` sees every intermediate tensor by name."""
     x = stem(images, plan.stem, tensors)
     probe("patch_embed", x)

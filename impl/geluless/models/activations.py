@@ -34,11 +34,16 @@ def gelu_modules(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if "gelu" in type(module).__name__.lower())
 
 
+def _is_gelu(module: nn.Module) -> bool:
+    """GELU by its definition or by tanh, which differ by less than 0.001; QuickGELU and others are not that function."""
+    return type(module).__name__ in ("GELU", "GELUTanh", "GELUFp32")
+
+
 def activation_of(model: nn.Module) -> str:
     """'gelu' or 'relu' when every MLP agrees, else 'mixed'. Raises ModelError for any other activation."""
     kinds = set()
     for name, block in named_blocks(model):
-        kind = "relu" if isinstance(block.mlp.act, nn.ReLU) else "gelu" if gelu_modules(block.mlp.act) else None
+        kind = "relu" if isinstance(block.mlp.act, nn.ReLU) else "gelu" if _is_gelu(block.mlp.act) else None
         if kind is None:
             raise ModelError(f"{name}.mlp.act is {type(block.mlp.act).__name__}: only GELU and ReLU networks are handled")
         kinds.add(kind)

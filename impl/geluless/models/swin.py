@@ -71,6 +71,9 @@ def require_swin(model: nn.Module) -> SwinTransformer:
         raise ModelError(
             f"{type(model).__name__} is not a timm Swin v1: use one of " + ", ".join([*PAPER_MODELS.values(), *MICRO_CONFIGS])
         )
+    for name, block in ((name, module) for name, module in model.named_modules() if isinstance(module, SwinTransformerBlock)):
+        if getattr(block, "always_partition", False) or getattr(block, "dynamic_mask", False):
+            raise ModelError(f"{name} partitions at run time (always_partition or dynamic_mask): create the model without them")
     return model
 
 

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from geluless.engine.arms import Arm, choose_arm
 from geluless.engine.plan import (
     INT32_MAX,
+    Block,
     Linear,
     Plan,
     PlanError,
@@ -46,9 +50,10 @@ class Artifact:
     """A quantized network. `plan` says what is computed, `tensors` with what; both are validated on construction."""
 
     plan: Plan
-    tensors: dict[str, NDArray] = field(repr=False)
+    tensors: Mapping[str, NDArray] = field(repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         try:
             check_plan(self.plan)
             _check_tensors(self.plan, self.tensors)
@@ -95,35 +100,53 @@ class Artifact:
             raise
         return path
 
-    def precision_manifest(self) -> list[dict[str, str]]:
-        """What runs in which precision: one row per kind of tensor or operation and place, integers and floats alike."""
-        rows = [
-            {"where": "patch_embed", "tensor": "image", "dtype": "uint8"},
-            {"where": "patch_embed", "tensor": "embedding", "dtype": "int16"},
-        ]
-        for i, stage in enumerate(self.plan.stages):
-            rows.append({"where": f"layers.{i}", "tensor": "residual stream", "dtype": "int16"})
+    def precision_manifest(self, arm: str | None = None) -> list[dict[str, str]]:
+        """What runs in which precision: one row (where, tensor, dtype) per tensor or operation, integers and floats alike.
+
+        `arm` decides about fc1 and the activation; None is the artifact's own fused arm. Raises ArmError for one it cannot run.
+        """
+        chosen, plan = choose_arm(self.plan, arm), self.plan
+        rows = [("patch_embed", "image", "uint8"), *_linear_rows("patch_embed", "projection", plan.stem.proj)]
+        rows += [("patch_embed", "embedding", "int16"), *_norm_rows("patch_embed")]
+        for i, stage in enumerate(plan.stages):
+            rows.append((f"layers.{i}", "residual stream", "int16"))
+            if stage.merge:
+                where = f"layers.{i}.downsample"
+                rows += [*_norm_rows(where), (where, "norm", "int8"), *_linear_rows(where, "reduction", stage.merge.reduction)]
             for j, block in enumerate(stage.blocks):
-                where = f"layers.{i}.blocks.{j}"
-                hidden = "uint8" if block.mlp.fc2.input_high == 255 else "int8"
-                rows += [{"where": where, "tensor": t, "dtype": "int8"} for t in ("norm1", "q", "k", "v", "context", "norm2")]
-                rows += [
-                    {"where": where, "tensor": "scores", "dtype": "int16"},
-                    {"where": where, "tensor": "softmax weights", "dtype": "uint8"},
-                    {"where": where, "tensor": "hidden", "dtype": hidden},
-                ]
-                for layer, spec in (("qkv", block.qkv), ("proj", block.proj), ("fc1", block.mlp.fc1), ("fc2", block.mlp.fc2)):
-                    rows.append({"where": where, "tensor": f"{layer} accumulator", "dtype": "int32"})
-                    float_step = "float32 twice" if spec.rounding is Rounding.DOUBLE else "int32"
-                    rows.append({"where": where, "tensor": f"{layer} requantization", "dtype": float_step})
-                rows += [
-                    {"where": where, "tensor": "LayerNorm sums", "dtype": "int64"},
-                    {"where": where, "tensor": "LayerNorm normalisation", "dtype": "float32"},
-                    {"where": where, "tensor": "softmax division", "dtype": "float32"},
-                ]
-        rows.append({"where": "head", "tensor": "pooled", "dtype": "int16"})
-        rows.append({"where": "head", "tensor": "logits", "dtype": "float32"})
-        return rows
+                rows += _block_rows(f"layers.{i}.blocks.{j}", block, chosen)
+        rows += [*_norm_rows("head"), ("head", "norm", "int16"), ("head", "pooling sum", "int32"), ("head", "pooled", "int16")]
+        rows += [("head", "classifier accumulator", "int32"), ("head", "logits", "float32")]
+        return [{"where": where, "tensor": tensor, "dtype": dtype} for where, tensor, dtype in rows]
+
+
+Row = tuple[str, str, str]  # where, tensor, dtype
+FLOAT_ARMS = {
+    Arm.RELU_FLOAT: "float32",
+    Arm.GELU_FUSED: "float32 with erf",
+    Arm.GELU_POLY: "float32",
+    Arm.GELU_SEPARATE: "float32 twice with tanh",
+}
+
+
+def _norm_rows(where: str) -> list[Row]:
+    return [(where, "LayerNorm sums", "int64"), (where, "LayerNorm normalisation", "float32")]
+
+
+def _linear_rows(where: str, name: str, linear: Linear) -> list[Row]:
+    step = "float32 twice" if linear.rounding is Rounding.DOUBLE else "int32"
+    return [(where, f"{name} accumulator", "int32"), (where, f"{name} requantization", step)]
+
+
+def _block_rows(where: str, block: Block, arm: Arm) -> list[Row]:
+    rows: list[Row] = [*_norm_rows(where), (where, "norm1", "int8"), *_linear_rows(where, "qkv", block.qkv)]
+    rows += [(where, tensor, "int8") for tensor in ("q", "k", "v")]
+    rows += [(where, "scores", "int16"), (where, "softmax weights", "uint8"), (where, "softmax division", "float32")]
+    rows += [(where, "context", "int8"), *_linear_rows(where, "proj", block.proj), (where, "norm2", "int8")]
+    accumulator, (_, _, step) = _linear_rows(where, "fc1", block.mlp.fc1)
+    rows += [accumulator, (where, "fc1 requantization and activation", FLOAT_ARMS.get(arm, step))]
+    rows += [(where, "hidden", "uint8" if block.mlp.fc2.input_high == 255 else "int8")]
+    return rows + _linear_rows(where, "fc2", block.mlp.fc2)
 
 
 def load_artifact(path: str | Path) -> Artifact:
@@ -175,7 +198,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _check_tensors(plan: Plan, tensors: dict[str, NDArray]) -> None:
+def _check_tensors(plan: Plan, tensors: Mapping[str, NDArray]) -> None:
     schema = tensor_schema(plan)
     if missing := sorted(schema.keys() - tensors.keys()):
         raise PlanError(f"the tensor {missing[0]} is missing")
@@ -209,7 +232,7 @@ def named_linears(plan: Plan) -> list[tuple[str, Linear]]:
     return [*named, ("head.fc", plan.head.fc)]
 
 
-def _check_accumulator(name: str, linear: Linear, tensors: dict[str, NDArray]) -> None:
+def _check_accumulator(name: str, linear: Linear, tensors: Mapping[str, NDArray]) -> None:
     """sum |w| max|x| + |bias| + half must fit int32: then no order of summation can overflow."""
     reach = max(-linear.input_low, linear.input_high)
     products = np.abs(tensors[f"{name}.weight"].astype(np.int64)).sum(1) * reach

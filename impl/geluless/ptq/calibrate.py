@@ -13,12 +13,14 @@ from torch import nn
 
 from geluless.errors import CalibrationError
 from geluless.models.swin import named_blocks, require_swin
+from geluless.ptq.folding import float_linear, fold_norm
 from geluless.ptq.observers import HeadObserver, RangeObserver
 
 
 @dataclass
 class Observations:
-    """Observers by tensor name: `NAME:in`, `NAME:out`, `NAME:gemm` (before the bias), `NAME:normalized`, `layers.I:residual`."""
+    """Observers by tensor name: `NAME:in`, `NAME:out`, `NAME:gemm` (before the bias; before the
+    norm's bias too as `NAME:gemm-folded`), `NAME:normalized`, `layers.I:residual`."""
 
     ranges: dict[str, RangeObserver] = field(default_factory=dict)
     heads: dict[str, HeadObserver] = field(default_factory=dict)
@@ -49,7 +51,7 @@ def observe(model: nn.Module, batches: Iterable[torch.Tensor]) -> Observations:
     swin = require_swin(model)
     seen = Observations()
     expected = (swin.patch_embed.proj.in_channels, *swin.patch_embed.img_size)
-    training = swin.training
+    training = {module: module.training for module in swin.modules()}
     swin.eval()
     try:
         with ExitStack() as stack:
@@ -65,18 +67,23 @@ def observe(model: nn.Module, batches: Iterable[torch.Tensor]) -> Observations:
                 swin(batch.float())
                 seen.images += len(batch)
     finally:
-        swin.train(training)
+        for module, flag in training.items():
+            module.training = flag
     if seen.images == 0:
         raise CalibrationError("no calibration images: pass at least one batch (256 images are a good number)")
     return seen
 
 
 def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.hooks.RemovableHandle]:
-    def linear(name: str, module: nn.Linear) -> torch.utils.hooks.RemovableHandle:
+    def linear(name: str, module: nn.Linear, source: nn.LayerNorm | None = None) -> torch.utils.hooks.RemovableHandle:
+        added = None if source is None else torch.from_numpy(fold_norm(float_linear(module), source).bias).float()
+
         def hook(_: nn.Module, args: tuple, out: torch.Tensor) -> None:
             seen.see(f"{name}:in", args[0])
             seen.see(f"{name}:out", out)
             seen.see(f"{name}:gemm", out if module.bias is None else out - module.bias)
+            if added is not None:
+                seen.see(f"{name}:gemm-folded", out - added.to(out.device))
 
         return module.register_forward_hook(hook)
 
@@ -106,17 +113,17 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
     for i, stage in enumerate(swin.layers):
         if not isinstance(stage.downsample, nn.Identity):
             yield norm(f"layers.{i}.downsample.norm", stage.downsample.norm, None)
-            yield linear(f"layers.{i}.downsample.reduction", stage.downsample.reduction)
+            yield linear(f"layers.{i}.downsample.reduction", stage.downsample.reduction, stage.downsample.norm)
             yield stream_output(f"layers.{i}:residual", stage.downsample)
     for name, block in named_blocks(swin):
         stream = ".".join(name.split(".")[:2]) + ":residual"
         yield norm(f"{name}.norm1", block.norm1, stream)
-        yield linear(f"{name}.attn.qkv", block.attn.qkv)
+        yield linear(f"{name}.attn.qkv", block.attn.qkv, block.norm1)
         yield qkv(f"{name}.attn.qkv", block.attn.qkv, block.attn.num_heads)
         yield linear(f"{name}.attn.proj", block.attn.proj)
         yield stream_output(stream, block.attn.proj)
         yield norm(f"{name}.norm2", block.norm2, stream)
-        yield linear(f"{name}.mlp.fc1", block.mlp.fc1)
+        yield linear(f"{name}.mlp.fc1", block.mlp.fc1, block.norm2)
         yield linear(f"{name}.mlp.fc2", block.mlp.fc2)
         yield stream_output(stream, block.mlp.fc2)
         yield stream_output(stream, block)

@@ -109,9 +109,7 @@ def emit_single(name: str, linear: IntLinear, output: Output, tensors: dict[str,
     return _spec(linear, output, Rounding.SINGLE)
 
 
-def emit_double(
-    name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray]
-) -> Linear:
+def emit_double(name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray]) -> Linear:
     """FasterTransformer's order: weight, zero-point correction, alpha to int8, then gain and real bias."""
     scale = np.broadcast_to(np.asarray(output.scale, np.float64), linear.step.shape)
     tensors[f"{name}.weight"] = linear.weight

@@ -24,6 +24,7 @@ class RangeObserver:
         self.minimum, self.maximum = np.inf, -np.inf
         self._limit = 0.0
         self._counts = np.zeros(BINS)
+        self._zeros = 0.0  # exact ones: after a ReLU most values; every grid here holds zero, so rounding never touches them
 
     def update(self, x: torch.Tensor) -> None:
         """Any float tensor. Raises CalibrationError for NaN or infinite values."""
@@ -35,8 +36,9 @@ class RangeObserver:
         flat = x.reshape(-1)
         step = sampling_step(flat.numel(), x.shape[-1])
         if self._limit > 0:
-            counts = torch.histc(flat[::step].float(), BINS, -self._limit, self._limit)
-            self._counts += counts.double().numpy() * step
+            sample = flat[::step].float()
+            self._counts += torch.histc(sample, BINS, -self._limit, self._limit).double().numpy() * step
+            self._zeros += int((sample == 0).sum()) * step
 
     def _grow(self, needed: float) -> None:
         if self._limit == 0:
@@ -48,8 +50,7 @@ class RangeObserver:
 
     def symmetric(self, rule: RangeRule, *, levels: int = 127) -> float:
         """The absolute value that the largest of `levels` steps should stand for; positive."""
-        if self.maximum == -np.inf:
-            raise CalibrationError(f"{self.name} has no range: calibration saw no images")
+        self._require_values()
         largest = max(-self.minimum, self.maximum)
         if largest == 0:
             return 1e-6  # a tensor that is zero on all calibration images: any scale is exact
@@ -57,25 +58,53 @@ class RangeObserver:
             return largest
         magnitude = self._counts.reshape(2, -1)
         magnitude = magnitude[1] + magnitude[0][::-1]
-        edges = (np.arange(BINS // 2) + 1) * (2 * self._limit / BINS)
+        width = 2 * self._limit / BINS
+        edges = (np.arange(BINS // 2) + 1) * width
         if rule is RangeRule.PERCENTILE:
             reached = np.searchsorted(np.cumsum(magnitude), PERCENTILE / 100 * magnitude.sum())
             return min(float(edges[min(reached, len(edges) - 1)]), largest)
-        return _least_error(edges - self._limit / BINS, magnitude, largest, levels)
+        magnitude[0] -= self._zeros
+        clips = _clips(largest)
+        outside, clipping = _beyond(edges - width / 2, magnitude, clips)
+        rounding = (magnitude.sum() - outside) * (clips / levels) ** 2 / 12
+        return float(clips[np.argmin(rounding + clipping)])
 
-    def interval(self, rule: RangeRule) -> tuple[float, float]:
-        """(low, high) containing zero, for an asymmetric 8-bit tensor; the longer side is chosen by the rule."""
-        amplitude = self.symmetric(rule)
-        low, high = max(min(self.minimum, 0.0), -amplitude), min(max(self.maximum, 0.0), amplitude)
-        return low, high if high > low else low + 1e-6
+    def interval(self, rule: RangeRule, *, levels: int = 255) -> tuple[float, float]:
+        """(low, high) containing zero, `levels` steps apart: both ends are chosen by the rule."""
+        self._require_values()
+        low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
+        if high == low:
+            return low, low + 1e-6  # a tensor that is zero on all calibration images: any scale is exact
+        if rule is RangeRule.MIN_MAX:
+            return low, high
+        if rule is RangeRule.PERCENTILE:
+            amplitude = self.symmetric(rule)
+            return max(low, -amplitude), min(high, amplitude)
+        counts = self._counts.copy()
+        counts[BINS // 2] -= self._zeros
+        values = (np.arange(BINS) + 0.5) * (2 * self._limit / BINS) - self._limit
+        lows, highs = _clips(-low), _clips(high)
+        below, clipped_below = _beyond(-values, counts, lows)
+        above, clipped_above = _beyond(values, counts, highs)
+        inside = counts.sum() - below[:, None] - above
+        error = inside * ((lows[:, None] + highs) / levels) ** 2 / 12 + clipped_below[:, None] + clipped_above
+        best = np.unravel_index(np.argmin(error), error.shape)
+        return -float(lows[best[0]]), float(highs[best[1]])
+
+    def _require_values(self) -> None:
+        if self.maximum == -np.inf:
+            raise CalibrationError(f"{self.name} has no range: calibration saw no images")
 
 
-def _least_error(values: NDArray, counts: NDArray, largest: float, levels: int) -> float:
-    """The clip that minimises rounding (step^2 / 12 per value inside) plus clipping (squared excess outside)."""
-    clips = largest * np.linspace(0.2, 1.0, 81)
-    rounding = np.array([counts[values <= clip].sum() * (clip / levels) ** 2 / 12 for clip in clips])
-    clipping = np.array([(counts * np.maximum(values - clip, 0) ** 2).sum() for clip in clips])
-    return float(clips[np.argmin(rounding + clipping)])
+def _clips(largest: float) -> NDArray:
+    """Where the MSE rule looks for the end of a range; only [0] for a side that holds nothing."""
+    return largest * np.linspace(0.2, 1.0, 81) if largest > 0 else np.zeros(1)
+
+
+def _beyond(values: NDArray, counts: NDArray, clips: NDArray) -> tuple[NDArray, NDArray]:
+    """For every clip: how many values lie above it, and the sum of their squared excesses."""
+    outside = np.array([counts[values > clip].sum() for clip in clips])
+    return outside, np.array([(counts * np.maximum(values - clip, 0) ** 2).sum() for clip in clips])
 
 
 def sampling_step(values: int, channels: int) -> int:

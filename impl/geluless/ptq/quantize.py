@@ -33,7 +33,9 @@ from geluless.ptq.folding import (
 from geluless.ptq.profiles import Profile, RangeRule, resolve_profile
 
 INT8, UINT8, INT16 = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
-HEADROOM = 2.0  # of the int16 residual stream over everything calibration saw in the stage
+# Of the int16 residual stream over everything calibration saw in the stage. A 16-bit requantization saturates at its
+# multiplier, which lies between half of int16 and all of it, so a branch has at least half of this headroom.
+HEADROOM = 4.0
 POOLED_HEADROOM = 1.25  # of the pooled features over everything calibration saw
 SOFTMAX_STEP = 1 / 20  # of the exponent, per table entry: 128 entries reach exp(-6.35) = 0.45 / 255
 SCORE_RESOLUTION = 0.25  # a score step is at most this part of a table step
@@ -53,6 +55,8 @@ def quantize(
         raise ModelError("some MLPs have GELU and some ReLU: replace_gelu(model) first, or quantize the original network")
     if not isinstance(swin.head.fc, nn.Linear) or swin.global_pool != "avg":
         raise ModelError("quantize needs a classifier after average pooling: create the model with num_classes > 0")
+    if any(parameter.dtype != torch.float32 for parameter in swin.parameters()):
+        raise ModelError("quantize reads float32 weights: call model.float() first")
     digest = hashlib.sha256()
     seen = observe(swin, _digested(batches, digest))
     parents = {"weights": weights_digest(swin), "calibration": digest.hexdigest(), "calibration_images": str(seen.images)}
@@ -61,6 +65,8 @@ def quantize(
 
 def _digested(batches: Iterable[torch.Tensor], digest: hashlib._Hash) -> Iterator[torch.Tensor]:
     for batch in batches:
+        if not isinstance(batch, torch.Tensor):
+            raise CalibrationError(f"a calibration batch is a {type(batch).__name__}: pass torch tensors [B, C, H, W]")
         digest.update(np.ascontiguousarray(batch.float().cpu().numpy()).tobytes())
         yield batch
 
@@ -101,8 +107,13 @@ class _Builder:
 
     def _emit(self, name: str, linear: IntLinear, output: Output) -> p.Linear:
         if name.rsplit(".", 1)[-1] in self.profile.double_rounding:
-            return emit_double(name, linear, output, self._symmetric(f"{name}:gemm"), self.tensors)
+            return emit_double(name, linear, output, self._after_gemm(name), self.tensors)
         return emit_single(name, linear, output, self.tensors)
+
+    def _after_gemm(self, name: str) -> float:
+        """The scale of FasterTransformer's int8 between GEMM and bias: of what the accumulator holds, folded or not."""
+        follows_norm = name.endswith((".qkv", ".fc1", ".reduction"))
+        return self._symmetric(f"{name}:gemm-folded" if follows_norm and self.profile.fold_norms else f"{name}:gemm")
 
     # ---------------------------------------------------------------------------------------------------- the parts
 
@@ -192,9 +203,12 @@ class _Builder:
         else:
             scales = np.stack([np.full(heads, self._symmetric(f"{name}.qkv:{part}")) for part in "qkv"])
         scales = np.maximum(scales, finest)  # [3, heads]
+        # Scores too small for the widest shift would leave the position bias, which shares their unit, no room in int16.
+        step = scales[0] * scales[1] * head_dim**-0.5 / SOFTMAX_STEP  # of the table, per accumulator step
+        scales[:2] *= np.sqrt(np.maximum(1, SCORE_RESOLUTION * 2.0**-p.MAX_SHIFT / step))
         qkv = self._emit(f"{name}.qkv", linear, Output(np.repeat(scales.reshape(-1), head_dim), 0, *INT8))
 
-        table_steps = scales[0] * scales[1] * head_dim**-0.5 / SOFTMAX_STEP  # per accumulator step
+        table_steps = scales[0] * scales[1] * head_dim**-0.5 / SOFTMAX_STEP
         if (table_steps >= 1).any():
             raise CalibrationError(f"{name}: attention scores are too large to quantize; is the checkpoint the right one?")
         shift = np.clip(np.floor(np.log2(SCORE_RESOLUTION / table_steps)), 0, p.MAX_SHIFT).astype(np.uint8)
@@ -227,7 +241,6 @@ class _Builder:
         self.tensors[f"{name}.fc1.accumulator_scale"] = linear.step.astype(np.float32)
         self.tensors[f"{name}.fc1.real_bias"] = linear.source.bias.astype(np.float32)
         fc2 = self._emit(f"{name}.fc2", self._fc2(owner, block), stream)
-        after_gemm = self._symmetric(f"{name}.fc1:gemm")
         return p.Mlp(
             fc1=fc1,
             fc2=fc2,
@@ -236,7 +249,7 @@ class _Builder:
             hidden_zero_point=hidden.zero_point,
             pre_scale=float(np.float32(pre.scale)),
             pre_zero_point=pre.zero_point,
-            after_gemm_scale=float(np.float32(after_gemm)),
+            after_gemm_scale=float(np.float32(self._after_gemm(f"{name}.fc1"))),
         )
 
     def _pre_activation_interval(self, name: str, hidden: Side) -> tuple[float, float]:

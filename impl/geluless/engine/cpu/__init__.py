@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -69,7 +69,7 @@ def choose_isa(isa: str | None) -> str:
 class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
-    def __init__(self, plan: Plan, tensors: dict[str, NDArray], arm: Arm, *, isa: str | None = None, threads: int = 1) -> None:
+    def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, isa: str | None = None, threads: int = 1) -> None:
         self.isa = choose_isa(isa)
         self._classes = plan.head.fc.outputs
         self._network = native().Network(lower(plan, tensors, arm), self.isa, threads)

@@ -289,7 +289,7 @@ def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
     values = gelu_shift(q, mlp.pre_scale) / mlp.hidden_scale
     table = round_clip(values, mlp.fc2.input_low, mlp.fc2.input_high, mlp.hidden_zero_point).astype(np.uint8)
     scaled = q + (q >> 1) + (q >> 3) + (q >> 4)
-    top, unit = max(int(scaled.max()), 0), max(round(1.0 / mlp.pre_scale), 1)
+    top, unit = max(int(scaled.max()), 0), min(max(round(1.0 / mlp.pre_scale), 1), 2**32)
     exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
     whole, rest = -exponent // unit, -(-exponent % unit)
     negative = (((rest >> 1) + unit) << EXPONENT_BITS) >> whole

@@ -20,7 +20,8 @@ inline void shift_gelu(uint8_t* bytes, const ShiftGelu& g) {
     const uint32_t whole = (static_cast<uint32_t>(-d) * g.reciprocal) >> 20;
     const int32_t rest = d + static_cast<int32_t>(whole) * g.unit;  // in (-unit, 0]
     const uint32_t positive = (static_cast<uint32_t>((rest >> 1) + g.unit) << 23) >> whole;
-    const double total = static_cast<double>(positive) + static_cast<double>(g.negative);
+    const double sum = static_cast<double>(positive) + static_cast<double>(g.negative);
+    const double total = sum > 2147483647.0 ? 2147483647.0 : sum;
     const auto factor = static_cast<uint32_t>(static_cast<int32_t>(2147483647.0 / total));  // exact: both below 2^53
     const auto sigmoid = static_cast<int32_t>((positive * factor) >> 24);
     const int32_t stored = static_cast<int32_t>(__builtin_rint(q * sigmoid * g.to_hidden)) + g.hidden_zero;
