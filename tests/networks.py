@@ -13,11 +13,11 @@ from geluless.models import replace_gelu
 from geluless.models.micro import init_twin
 from geluless.ptq import PROFILES, Artifact, Profile, quantize
 
-AWKWARD_INPUT = (3, 20, 36)
+AWKWARD_INPUT = (3, 22, 36)
 
 
 def awkward_swin(*, relu: bool = False, drop_bias: bool = False, seed: int = 0) -> SwinTransformer:
-    """Grids 10x18 and 5x9 under window 4: padded, shifted, unequal sides, odd merging; 2 blocks in each of 2 stages."""
+    """Grids 11x18 and 6x9 under window 4: padded, shifted, unequal sides, merging an odd grid; 2 blocks in each of 2 stages."""
     torch.manual_seed(seed)
     model = SwinTransformer(
         img_size=AWKWARD_INPUT[1:],
@@ -42,7 +42,7 @@ def awkward_swin(*, relu: bool = False, drop_bias: bool = False, seed: int = 0) 
 
 
 def awkward_images(count: int, *, seed: int = 1) -> torch.Tensor:
-    """float32 [count, 3, 20, 36], smooth enough to have structure."""
+    """float32 [count, 3, 22, 36], smooth enough to have structure."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, AWKWARD_INPUT[0], 5, 9, generator=generator)
     fine = 0.3 * torch.randn(count, *AWKWARD_INPUT, generator=generator)

@@ -181,12 +181,12 @@ BROKEN: dict[str, Callable[[], Network]] = {
     "no stages": lambda: replace(lowered(), stages=()),
     "no blocks": lambda: with_stage(0, blocks=()),
     "merge before the first stage": lambda: with_stage(0, merge=lowered().stages[1].merge),
-    "grid": lambda: with_stage(1, height=6),
+    "grid": lambda: with_stage(1, height=7),
     "channels": lambda: with_stage(1, channels=31),
     "no channels": lambda: with_stage(0, channels=0),
     "huge grid": lambda: with_stage(0, height=2**31 - 1),
-    "image of two sizes": lambda: replace(lowered(), image=(20, 36)),  # type: ignore[arg-type]
-    "negative image": lambda: replace(lowered(), image=(3, -20, 36)),
+    "image of two sizes": lambda: replace(lowered(), image=(22, 36)),  # type: ignore[arg-type]
+    "negative image": lambda: replace(lowered(), image=(3, -22, 36)),
     "patch that does not divide": lambda: replace(lowered(), patch=(3, 2)),
     "no patch": lambda: replace(lowered(), patch=(0, 2)),
     "patch layer with bytes": lambda: replace(lowered(), patch_layer=replace(lowered().patch_layer, epilogue="relu")),
@@ -285,11 +285,11 @@ def frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
-IMAGE = (1, 3, 20, 36)
+IMAGE = (1, 3, 22, 36)
 WRONG_BATCHES = {
-    "planes": (zeros(1, 1, 20, 36), zeros(1, 7)),
+    "planes": (zeros(1, 1, 22, 36), zeros(1, 7)),
     "height": (zeros(1, 3, 36, 20), zeros(1, 7)),
-    "dimensions": (zeros(3, 20, 36), zeros(1, 7)),
+    "dimensions": (zeros(3, 22, 36), zeros(1, 7)),
     "images of float64": (zeros(*IMAGE, dtype=np.float64), zeros(1, 7)),
     "images with gaps": (zeros(1, 3, 20, 72)[..., ::2], zeros(1, 7)),
     "classes": (zeros(*IMAGE), zeros(1, 8)),
@@ -319,12 +319,12 @@ def test_a_trace_takes_exactly_one_image():
     network = native().Network(lowered(), ISAS[0], 1)
     for count in (0, 2):
         with pytest.raises(ValueError, match="one image"):
-            network.trace(zeros(count, 3, 20, 36), zeros(count, 7), lambda *_: None)
+            network.trace(zeros(count, 3, 22, 36), zeros(count, 7), lambda *_: None)
 
 
 @requires_native
 def test_an_empty_batch_is_no_error():
-    assert native().Network(lowered(), ISAS[0], 2).run(zeros(0, 3, 20, 36), zeros(0, 7)) == -1
+    assert native().Network(lowered(), ISAS[0], 2).run(zeros(0, 3, 22, 36), zeros(0, 7)) == -1
 
 
 @requires_native

@@ -123,10 +123,10 @@ def test_the_precision_manifest_names_every_layer_and_follows_the_arm():
     ("images", "message"),
     [
         (np.zeros((1, 3, 20, 20), np.float32), "this artifact takes"),
-        (np.zeros((3, 20, 36), np.float32), "this artifact takes"),
-        (np.zeros((0, 3, 20, 36), np.float32), "B >= 1"),
-        (np.zeros((1, 3, 20, 36), np.float64), "pass float32"),
-        (np.full((2, 3, 20, 36), np.nan, np.float32), "image 0 of the batch holds NaN"),
+        (np.zeros((3, 22, 36), np.float32), "this artifact takes"),
+        (np.zeros((0, 3, 22, 36), np.float32), "B >= 1"),
+        (np.zeros((1, 3, 22, 36), np.float64), "pass float32"),
+        (np.full((2, 3, 22, 36), np.nan, np.float32), "image 0 of the batch holds NaN"),
     ],
 )
 def test_the_engine_refuses_unusable_images(images, message):
@@ -146,7 +146,7 @@ def test_missing_backends_say_so():
     [
         ([], "no calibration images"),
         ([torch.zeros(1, 3, 8, 8)], "the model takes"),
-        ([torch.full((1, 3, 20, 36), float("nan"))], "NaN or infinite pixels"),
+        ([torch.full((1, 3, 22, 36), float("nan"))], "NaN or infinite pixels"),
     ],
 )
 def test_unusable_calibration_images_raise(batches, message):
