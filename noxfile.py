@@ -32,7 +32,7 @@ nox.options.default_venv_backend = "none"
 
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
-EXTRAS = "test,dev"
+EXTRAS = "test,dev,gpu"  # gpu is triton, which compiles the GPU kernels without a GPU; pip leaves it out where it does not exist
 BUILD_TOOLS = ("cmake>=3.18,<5", "ninja>=1.11,<2")  # and what pyproject.toml requires of a build
 OLDEST_PYTHON = (3, 11)
 
@@ -178,6 +178,13 @@ def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[st
     """pytest over tests/ (or the paths after `--`) with one of the hypothesis profiles of tests/conftest.py."""
     env = {"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", profile), **(env or {})}
     session.run(environment(session), "-m", "pytest", *arguments, *session.posargs, env=env)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.audit.json."""
+    arguments = session.posargs or ["--arch", "sm_89", "--check", "ci/sm_89.audit.json"]
+    session.run(environment(session), "-m", "geluless.cli", "audit", *arguments)
 
 
 @nox.session

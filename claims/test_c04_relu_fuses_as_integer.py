@@ -6,6 +6,8 @@ Break condition: a fusion that changes a single bit, or that needs a floating-po
 from __future__ import annotations
 
 import time
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +16,14 @@ from geluless.engine.epilogue import INT16_MAX, INT16_MIN, Requant, requantize
 from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
 from geluless.verdicts.laws import count_differences, every_pair_differences, random_gemms
 from geluless.verdicts.pool import EvidencePool
+from geluless.verdicts.resources import missing
 from geluless.verdicts.twins import ENGINE_CONTROL, SIZES, Kind, Task
 
+if TYPE_CHECKING:
+    from geluless.engine.gpu.audit import MachineCode
+
 GEMMS = 400
+TARGET = "sm_89"  # Ada, the paper's RTX 4090
 
 
 def test_lower_clamp_is_relu_for_every_value_and_zero_point(claim: ClaimHandle) -> None:
@@ -115,11 +122,75 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
 
 
 def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
-    claim.needs(
-        Resource.GPU_ENGINE,
-        would_run="the fused kernel compiled for sm_89 without a GPU; every opcode of its machine code against an allowlist of "
-        "integer, memory and control instructions; the erf-GELU kernel must fail it",
+    if lacking := missing(Resource.GPU_ENGINE):
+        claim.needs(
+            Resource.GPU_ENGINE,
+            would_run=f"the fused kernel compiled for {TARGET} without a GPU; every opcode of its machine code against an "
+            f"allowlist of integer, memory and control instructions; the erf-GELU kernel must fail it ({lacking})",
+        )
+        return
+    started = time.perf_counter()
+    relu = fc1_machine_code("relu")
+    floats, control = ([k.floating_point.total() for k in kernels] for kernels in (relu, fc1_machine_code("gelu-erf")))
+    total = sum(len(kernel.opcodes) for kernel in relu)
+    evidence = Evidence(
+        ran=f"fc1 with ReLU in its epilogue, compiled for {TARGET} at the {len(relu)} shapes of Swin T/S/B/L and disassembled: "
+        "every opcode against an allowlist of integer, memory and control instructions",
+        tier=TARGET,
+        seconds=time.perf_counter() - started,
+        control=Control(
+            "the same kernel with erf-GELU in its epilogue must fail the allowlist at every shape",
+            f"{min(control):,} to {max(control):,} floating-point instructions per shape",
+            min(control) > 0,
+        ),
     )
+    if sum(floats):
+        claim.refuted(f"{sum(floats):,} of {total:,} instructions are not integer code", evidence)
+    else:
+        claim.reproduced(f"none of {total:,} instructions is floating point", evidence)
+
+
+def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimHandle) -> None:
+    if lacking := missing(Resource.GPU_ENGINE):
+        claim.needs(
+            Resource.GPU_ENGINE,
+            would_run=f"fc1 with ReLU and fc1 requantized without activation, compiled for {TARGET}: instructions per shape; "
+            f"FasterTransformer's tanh-GELU must add some ({lacking})",
+        )
+        return
+    started = time.perf_counter()
+    bare, relu, gelu = ([len(kernel.opcodes) for kernel in fc1_machine_code(f)] for f in ("int8", "relu", "gelu-tanh"))
+    added = [with_relu - without for with_relu, without in zip(relu, bare, strict=True)]
+    control = [with_gelu - without for with_gelu, without in zip(gelu, bare, strict=True)]
+    evidence = Evidence(
+        ran=f"fc1 with ReLU against fc1 requantized without activation, compiled for {TARGET} at {len(bare)} shapes: static "
+        f"instructions ({sum(relu):,} against {sum(bare):,})",
+        tier=TARGET,
+        seconds=time.perf_counter() - started,
+        control=Control(
+            "FasterTransformer's tanh-GELU in the same place must add instructions at every shape",
+            f"{min(control):,} to {max(control):,} instructions more",
+            min(control) > 0,
+        ),
+    )
+    if max(added) > 0:
+        claim.refuted(f"ReLU adds up to {max(added)} instructions to the kernel", evidence)
+    else:
+        claim.reproduced(f"ReLU adds no instruction at any of {len(bare)} shapes ({min(added)} to {max(added)})", evidence)
+
+
+@cache
+def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
+    """fc1 of every stage of Swin T/S/B/L with one epilogue, compiled for TARGET and disassembled."""
+    from geluless.engine.gpu.audit import machine_code
+    from geluless.engine.gpu.audit.shapes import SIZES as SHAPES
+    from geluless.engine.gpu.audit.shapes import fc1_program
+    from geluless.engine.gpu.compiler import Target, compile_source, sources_of
+    from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+
+    target, tiles = Target.parse(TARGET), Tiles(ARCHITECTURES[TARGET])
+    programs = [fc1_program(tiles, formula, size=size) for size in SHAPES]
+    return tuple(machine_code(compile_source(source, target), target) for source in sources_of(programs))
 
 
 def deliver(claim: ClaimHandle, wrong: int, cases: int, unit: str, evidence: Evidence) -> None:

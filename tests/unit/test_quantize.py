@@ -134,11 +134,25 @@ def test_the_engine_refuses_unusable_images(images, message):
         geluless.Engine(awkward_artifact(relu=True))(images)
 
 
-def test_missing_backends_say_so():
-    with pytest.raises(MissingResource, match="backend='reference'"):
-        geluless.Engine(awkward_artifact(relu=True), backend="gpu")
+def test_missing_backends_say_so(monkeypatch):
+    artifact = awkward_artifact(relu=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingResource, match="backend='cpu', or machine='interpreter'"):
+        geluless.Engine(artifact, backend="gpu")
     with pytest.raises(ValueError, match="no backend"):
-        geluless.Engine(awkward_artifact(relu=True), backend="quantum")
+        geluless.Engine(artifact, backend="quantum")
+    with pytest.raises(ValueError, match="no machine"):
+        geluless.Engine(artifact, backend="gpu", machine="abacus")
+    with pytest.raises(ValueError, match="needs backend='gpu'"):
+        geluless.Engine(artifact, backend="cpu", machine="cuda")
+
+
+def test_the_gpu_backend_verifies_without_a_gpu():
+    pytest.importorskip("triton")
+    artifact = awkward_artifact(relu=True)
+    engine = geluless.Engine(artifact, backend="gpu", machine="interpreter")
+    assert (engine.backend, engine.isa) == ("gpu", "interpreter")
+    assert (engine(TEST_IMAGES[:1]) == geluless.Engine(artifact)(TEST_IMAGES[:1])).all()
 
 
 @pytest.mark.parametrize(

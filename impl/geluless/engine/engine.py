@@ -16,6 +16,7 @@ from geluless.errors import DataError, MissingResource
 
 if TYPE_CHECKING:
     from geluless.engine.cpu import CpuNetwork
+    from geluless.engine.gpu import GpuNetwork
     from geluless.ptq.artifact import Artifact
 
 MAX_THREADS = 1024
@@ -25,9 +26,10 @@ CHUNK = 32  # images per piece of the reference's work: enough to pay for wideni
 class Engine:
     """Runs an artifact: float32 images [B, C, H, W], normalised -> float32 logits [B, classes].
 
-    `backend` is "cpu" (compiled kernels, all arms) or "reference" (numpy; the exact meaning of an artifact). Both give the
-    same bits; arms that compute GELU in fp32 may differ in a last bit of the hidden tensor. `arm=None` means the artifact's
-    own fused arm; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa` names it).
+    `backend` is "cpu" (compiled kernels), "gpu" (Triton kernels) or "reference" (numpy; the exact meaning of an artifact). All
+    give the same bits; arms that compute GELU in fp32 may differ in a last bit of the hidden tensor. `arm=None` means the
+    artifact's own fused arm; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa` names
+    it); `machine` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
     A threaded run gives the bits of a single-threaded one. Engines may be used from several threads.
 
     Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
@@ -43,11 +45,12 @@ class Engine:
         arm: str | None = None,
         threads: int | None = None,
         isa: str | None = None,
+        machine: str | None = None,
     ) -> None:
-        if backend == "gpu":
-            raise MissingResource("backend 'gpu' is not part of this version: use backend='cpu' or backend='reference'")
-        if backend not in ("cpu", "reference"):
-            raise ValueError(f"no backend is called {backend!r}; there are 'cpu' and 'reference'")
+        if backend not in ("cpu", "gpu", "reference"):
+            raise ValueError(f"no backend is called {backend!r}; there are 'cpu', 'gpu' and 'reference'")
+        if machine is not None and backend != "gpu":
+            raise ValueError("machine= chooses what runs the GPU's kernels: it needs backend='gpu'")
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
         if isa is not None and backend != "cpu":
@@ -56,15 +59,19 @@ class Engine:
         self.artifact = artifact
         self.arm = chosen.value
         self.threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
-        self._cpu = _compiled(artifact, chosen, self.threads, isa) if backend == "cpu" else None
-        self.backend = "reference" if self._cpu is None else "cpu"
-        self.isa = "numpy" if self._cpu is None else self._cpu.isa
+        self._compiled: CpuNetwork | GpuNetwork | None = None
+        self.backend, self.isa = "reference", "numpy"
+        if backend == "cpu" and (cpu := _cpu_network(artifact, chosen, self.threads, isa)):
+            self._compiled, self.backend, self.isa = cpu, "cpu", cpu.isa
+        if backend == "gpu":
+            gpu = _gpu_network(artifact, chosen, machine or "cuda")
+            self._compiled, self.backend, self.isa = gpu, "gpu", gpu.machine.architecture
 
     def __call__(self, images: NDArray[np.float32] | Any) -> NDArray[np.float32]:
         """Raises DataError for images of another shape or dtype, or with NaN or infinite pixels."""
         batch = self._checked(images)
-        if self._cpu is not None:
-            return self._cpu.run(batch)
+        if self._compiled is not None:
+            return self._compiled.run(batch)
         _refuse_non_finite(batch)
         pieces = [batch[start : start + CHUNK] for start in range(0, len(batch), CHUNK)]
         if len(pieces) == 1 or self.threads == 1:
@@ -95,7 +102,7 @@ def _refuse_non_finite(batch: NDArray[np.float32]) -> None:
         raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
 
 
-def _compiled(artifact: Artifact, arm: Arm, threads: int, isa: str | None) -> CpuNetwork | None:
+def _cpu_network(artifact: Artifact, arm: Arm, threads: int, isa: str | None) -> CpuNetwork | None:
     from geluless.engine import cpu
 
     try:
@@ -106,3 +113,9 @@ def _compiled(artifact: Artifact, arm: Arm, threads: int, isa: str | None) -> Cp
         warnings.warn(f"backend 'cpu' runs the reference: {missing}", RuntimeWarning, stacklevel=3)
         return None
     return cpu.CpuNetwork(artifact.plan, artifact.tensors, arm, isa=isa, threads=threads)
+
+
+def _gpu_network(artifact: Artifact, arm: Arm, machine: str) -> GpuNetwork:
+    from geluless.engine.gpu import GpuNetwork
+
+    return GpuNetwork(artifact.plan, artifact.tensors, arm, machine=machine)

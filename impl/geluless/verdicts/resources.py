@@ -22,7 +22,7 @@ class Resource(Enum):
     IMAGENET = "the ImageNet-1k validation images"
     IMAGENET_TRAIN = "the ImageNet-1k training images, of which distillation uses 10 %"
     CPU_ENGINE = "the fused CPU engine"
-    GPU_ENGINE = "the fused GPU engine"
+    GPU_ENGINE = "the compiler of the fused GPU engine (triton; no GPU)"
     PEERS = "another inference engine to compare with"
     CHECK = "a check that is not written yet"
 
@@ -88,9 +88,14 @@ def _cpu_engine() -> str | None:
 
 
 def _gpu_engine() -> str | None:
-    if _module_exists("geluless.engine.gpu"):
-        return None
-    return "geluless.engine.gpu, the fused GPU engine, is not part of this version"
+    from geluless.engine.gpu.compiler import require_triton
+    from geluless.errors import MissingResource
+
+    try:
+        require_triton()
+    except MissingResource as reason:
+        return str(reason)
+    return None
 
 
 def _peers() -> str | None:

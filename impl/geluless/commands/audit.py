@@ -1,0 +1,142 @@
+"""`geluless audit`: the machine code of every GPU kernel at every shape of the paper's networks, examined without a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geluless.commands.options import positive
+from geluless.commands.output import atomic_output, checked_output
+from geluless.commands.result import ExitCode, OptionError, Result
+from geluless.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from geluless.engine.gpu.audit import AuditRecord
+    from geluless.engine.gpu.audit.record import Change
+
+SUFFIX = ".audit.json"
+SIZES = ("tiny", "small", "base", "large")
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("audit", help="examine the GPU kernels' machine code", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument(
+        "--arch", default="sm_89", metavar="NAME", help="sm_80, sm_86, sm_89, sm_90, sm_120 or gfx942, gfx1100 ..."
+    )
+    parser.add_argument("--size", action="append", choices=SIZES, help="a network (repeat for more; default: all four)")
+    parser.add_argument(
+        "--batch", type=positive, default=8, metavar="N", help="images per call, which decides tiles (default: 8)"
+    )
+    parser.add_argument(
+        "--image", type=positive, default=224, choices=(224, 384), help="pixels; 384 has windows of 12 (default: 224)"
+    )
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with a record; fails where the code became worse")
+    parser.add_argument("--output", "-o", type=Path, metavar="FILE", help=f"write the record (*{SUFFIX})")
+    parser.add_argument("--force", action="store_true", help="replace an existing record")
+    parser.add_argument("--processes", type=positive, metavar="N", help="compilers at a time (default: one per core)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Result:
+    from geluless.engine.gpu.audit import audit, compare
+    from geluless.engine.gpu.audit.shapes import programs
+    from geluless.engine.gpu.compiler import Target
+    from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+
+    try:
+        target = Target.parse(options.arch)
+    except ValueError as error:
+        raise OptionError(f"--arch {error}") from error
+    output = None if options.output is None else checked_output(options.output, suffix=SUFFIX, force=options.force)
+    before = None if options.check is None else _read(options.check)
+    started = time.perf_counter()
+    tiles = Tiles(ARCHITECTURES.get(options.arch, ARCHITECTURES["sm_89"]))
+    window = 12 if options.image == 384 else 7
+    sizes = tuple(dict.fromkeys(options.size or SIZES))
+    named = programs(tiles, sizes=sizes, batch=options.batch, image=options.image, window=window)
+    record = audit(named, options.arch, processes=options.processes)
+    changes: list[Change] = []
+    if before is not None:
+        try:
+            changes = compare(before, record)
+        except ValueError as error:
+            raise DataError(f"{options.check}: {error}") from error
+    if output is not None:
+        with atomic_output(output) as temporary:
+            temporary.write_text(record.to_json())
+    worse = [change for change in changes if change.is_worse]
+    data = {
+        "target": options.arch,
+        "backend": target.backend,
+        "triton": record.triton,
+        "seconds": round(time.perf_counter() - started, 1),
+        "kernels": len(record.rows),
+        "broken": [str(violation) for violation in record.broken],
+        "changes": [str(change) for change in changes],
+        "worse": [str(change) for change in worse],
+        "fc1": fc1_table(record),
+        "output": None if output is None else str(output),
+    }
+    code = ExitCode.FAILED if record.broken or worse else ExitCode.OK
+    return Result(data, lambda console: _show(console, data), code)
+
+
+def _read(path: Path) -> AuditRecord:
+    from geluless.engine.gpu.audit import AuditRecord
+
+    try:
+        return AuditRecord.from_json(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"cannot use {path}: {error}; write it with `geluless audit --output {path}`") from error
+
+
+def fc1_table(record: AuditRecord) -> list[dict[str, Any]]:
+    """fc1 of every stage by epilogue: what an activation costs in instructions, beside the bare integer requantization."""
+    rows = []
+    for key, row in record.rows.items():
+        inputs, _, outputs = row.shape.partition(" -> ")
+        if row.kernel != "int8_linear" or not outputs or int(outputs) != 4 * int(inputs):
+            continue
+        rows.append(
+            {
+                "shape": row.shape,
+                "epilogue": row.epilogue,
+                "tile": row.tile,
+                "instructions": row.instructions,
+                "per_element": row.per_element,
+                "floating_point": row.floating_point,
+                "registers": row.registers,
+                "used_by": list(record.used_by[key]),
+            }
+        )
+    return sorted(rows, key=lambda row: (int(row["shape"].split()[0]), row["instructions"]))
+
+
+def _show(console: Console, data: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"fc1 with its activation, {data['target']}, triton {data['triton']}", title_justify="left")
+    for name in ("shape", "epilogue", "instructions", "per output", "floats", "registers"):
+        table.add_column(name, justify="left" if name in ("shape", "epilogue") else "right", no_wrap=True)
+    known: set[tuple[str, str]] = set()
+    for row in data["fc1"]:
+        name = (row["shape"], row["epilogue"])
+        if name not in known:  # the same layer under another tile is in the record
+            known.add(name)
+            table.add_row(
+                *name, str(row["instructions"]), f"{row['per_element']:.1f}", str(row["floating_point"]), str(row["registers"])
+            )
+    console.print(table)
+    console.print("per output: instructions outside the main loop, per result and thread")
+    console.print(f"{data['kernels']} kernels in {data['seconds']:.0f} s, {len(data['broken'])} broken rules", soft_wrap=True)
+    for line in data["broken"]:
+        console.print(f"  broken: {line}", soft_wrap=True)
+    for line in data["changes"]:
+        console.print(f"  {'worse' if line in data['worse'] else 'changed'}: {line}", soft_wrap=True)
+    if data["output"]:
+        console.print(f"written: {data['output']}", soft_wrap=True)

@@ -1,0 +1,88 @@
+"""The GPU engine: Triton kernels for the INT8 Swin, verified on machines that have no GPU.
+
+A plan is lowered to a program of launches (`lowering`), and a machine runs it: a CUDA device, Triton's interpreter, or an
+executor of the compiled PTX on the CPU. All three give the reference's bits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geluless.engine.arms import Arm
+from geluless.engine.gpu.lowering import largest_batch, lower
+from geluless.engine.gpu.program import Program
+from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+from geluless.engine.plan import Plan
+from geluless.errors import DataError
+
+See = Callable[[str, NDArray], None]
+MACHINES = ("cuda", "interpreter", "ptx")
+LARGEST_BATCH = 64  # beyond it throughput does not grow and scratch does
+KEPT_PROGRAMS = 4  # batch sizes whose program stays ready
+
+
+class Machine(Protocol):
+    """Runs programs made for its architecture."""
+
+    architecture: str
+
+    def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]: ...
+
+
+def make_machine(name: str) -> Machine:
+    """One of MACHINES. Raises MissingResource for what this computer lacks, ValueError for an unknown name."""
+    from geluless.engine.gpu.compiler import require_triton
+
+    if name not in MACHINES:
+        raise ValueError(f"no machine is called {name!r}; there are {', '.join(MACHINES)}")
+    require_triton()
+    if name == "cuda":
+        from geluless.engine.gpu.machines.cuda import CudaMachine
+
+        return CudaMachine()
+    if name == "interpreter":
+        from geluless.engine.gpu.machines.interpreter import InterpreterMachine
+
+        return InterpreterMachine()
+    from geluless.engine.gpu.machines.ptx import PtxMachine
+
+    return PtxMachine()
+
+
+class GpuNetwork:
+    """A network for one arm on one machine; batches above LARGEST_BATCH are cut into pieces."""
+
+    def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, machine: str | Machine = "cuda") -> None:
+        self.machine = make_machine(machine) if isinstance(machine, str) else machine
+        self._plan, self._tensors, self._arm = plan, tensors, arm
+        self._tiles = Tiles(ARCHITECTURES[self.machine.architecture])
+        self._largest = min(LARGEST_BATCH, largest_batch(plan))
+        self._programs: OrderedDict[int, Program] = OrderedDict()
+
+    def program(self, batch: int) -> Program:
+        """The launches for one batch size; the last few sizes are kept."""
+        if batch not in self._programs:
+            self._programs[batch] = lower(self._plan, self._tensors, self._arm, batch=batch, tiles=self._tiles)
+            if len(self._programs) > KEPT_PROGRAMS:
+                _, old = self._programs.popitem(last=False)
+                if forget := getattr(self.machine, "forget", None):
+                    forget(old)
+        self._programs.move_to_end(batch)
+        return self._programs[batch]
+
+    def run(self, images: NDArray[np.float32], see: See | None = None) -> NDArray[np.float32]:
+        """float32 [B, C, H, W] -> float32 logits [B, classes]. Raises DataError for NaN or infinite pixels."""
+        logits = []
+        for start in range(0, len(images), self._largest):
+            piece = images[start : start + self._largest]
+            values, unusable = self.machine.run(self.program(len(piece)), piece, see)
+            if unusable.any():
+                first = start + int(np.argmin(np.isfinite(piece).all((1, 2, 3))))
+                raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
+            logits.append(values)
+        return np.concatenate(logits)

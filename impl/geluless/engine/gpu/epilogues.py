@@ -1,0 +1,151 @@
+"""The epilogue of every linear layer, as a value: which formula of kernels/linear.py, with which constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geluless.engine import plan as p
+from geluless.engine.arms import Arm
+from geluless.engine.epilogue import EXPONENT_BITS, Requant
+from geluless.engine.gpu.program import Float
+from geluless.errors import ArmError
+
+Tensors = Mapping[str, NDArray]
+OFFSET = 128  # an unsigned 8-bit tensor is stored minus this, as int8
+HALF = 1 << 14  # of the last shift of the integer law
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """`bias` and `factor` per channel (int32 multipliers or float32 scales); the others where the formula has them.
+
+    zero, lowest and highest are stored values; rounding is the last shift's half and, for 8-bit results, zero << 15.
+    """
+
+    formula: str
+    bias: NDArray[np.int64]
+    factor: NDArray
+    shift: NDArray | None = None
+    gain: NDArray | None = None
+    offset: NDArray | None = None
+    table: NDArray[np.int8] | None = None
+    rounding: int = HALF
+    zero: int = 0
+    lowest: int = -128
+    highest: int = 127
+    per_step: float = 1.0
+    top: int = 0
+    unit: int = 1
+    negative: int = 0
+
+
+@dataclass(frozen=True)
+class SeparateKernel:
+    """A kernel of its own behind fc1, by its name in kernels/activation.py. `from_words`: fc1 leaves int16 for it."""
+
+    kernel: str
+    arrays: Mapping[str, NDArray]
+    scalars: Mapping[str, int | Float]
+    from_words: bool = field(default=False)
+
+
+def sink_epilogue(name: str, spec: p.Linear, tensors: Tensors, *, sink: str) -> Epilogue:
+    """Of a layer without activation: its result becomes int8, int16, or is added to the int16 residual stream."""
+    zero = spec.zero_point - (OFFSET if sink == "int8" and spec.low == 0 else 0)
+    if spec.rounding is p.Rounding.SINGLE:
+        rounding = HALF + (zero << 15) if sink == "int8" else HALF
+        return _fixed(sink, name, tensors, zero=zero, rounding=rounding)
+    bias, alpha, gain, offset = (tensors[f"{name}.{part}"] for part in ("bias", "alpha", "gain", "offset"))
+    return Epilogue(f"twice-{sink}", bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
+
+
+def arm_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, arm: Arm) -> tuple[Epilogue, SeparateKernel | None]:
+    """fc1 of the MLP `name` with the arm's activation, or with a kernel behind it. Raises ArmError for an arm that cannot be."""
+    fc1 = f"{name}.fc1"
+    get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
+    stored = OFFSET if mlp.fc2.input_low == 0 else 0
+    highest = mlp.fc2.input_high - stored
+    hidden: dict[str, Any] = {"zero": mlp.hidden_zero_point - stored, "lowest": mlp.fc2.input_low - stored, "highest": highest}
+    per_step = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
+    bias = get("bias").astype(np.int64)
+    double = mlp.fc1.rounding is p.Rounding.DOUBLE
+    match arm:
+        case Arm.RELU | Arm.RELU_NOBIAS:
+            return _fixed("relu", fc1, tensors, rounding=HALF - (stored << 15), highest=highest), None
+        case Arm.RELU_FLOAT:
+            scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
+            return Epilogue("relu-float", bias, scale, zero=-stored, highest=highest), None
+        case Arm.RELU_SEPARATE if double:
+            arrays = {"gain": get("gain"), "offset": get("offset")}
+            scalars = {"zero": mlp.fc1.zero_point - stored, "lowest": -stored, "highest": highest}
+            return Epilogue("after-gemm", bias, get("alpha")), SeparateKernel("relu_after_gemm", arrays, scalars)
+        case Arm.RELU_SEPARATE:
+            scalars = {"zero": -stored, "highest": highest}
+            return _fixed("int16", fc1, tensors), SeparateKernel("relu_words", {}, scalars, from_words=True)
+        case Arm.GELU_SEPARATE:
+            scale = get("alpha") if double else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
+            after_gemm = Epilogue("after-gemm", bias if double else np.zeros_like(bias), scale)
+            steps = {"scale": Float(float(np.float32(mlp.after_gemm_scale))), "per_step": Float(per_step)}
+            return after_gemm, SeparateKernel("gelu_after_gemm", {"bias": get("real_bias")}, {**steps, **hidden})
+        case Arm.GELU_FUSED:
+            return Epilogue("gelu-erf", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
+        case Arm.GELU_POLY:
+            return Epilogue("gelu-polynomial", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
+        case Arm.GELU_LUT | Arm.GELU_SHIFT:
+            if not stored:
+                raise ArmError(f"{name}: arm {arm} needs an unsigned hidden tensor; quantize with unsigned_hidden")
+            if arm is Arm.GELU_SHIFT:
+                return _shift_gelu(name, mlp, tensors), None
+            table = (tensors[f"{name}.table"].astype(np.int16) - OFFSET).astype(np.int8)
+            return _fixed("table", fc1, tensors, rounding=HALF + (mlp.fc1.zero_point << 15), table=table), None
+
+
+def _fixed(formula: str, name: str, tensors: Tensors, **constants: Any) -> Epilogue:
+    """The integer law; the first shift's half goes into the bias."""
+    bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
+    half = Requant(bias, multiplier.astype(np.int32), shift).half
+    return Epilogue(formula, bias.astype(np.int64) + half, multiplier, shift, **constants)
+
+
+def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
+    """ShiftGELU's constants; see engine.epilogue.gelu_shift. Units above 255 would leave 32 bits."""
+    zero, unit = mlp.pre_zero_point, max(round(1.0 / mlp.pre_scale), 1)
+    if unit > 255:
+        raise ArmError(f"{name}: arm gelu-shift needs a pre-activation scale above 1/256 on the GPU: use backend='cpu'")
+    q = np.arange(256, dtype=np.int64) - zero
+    top = max(int((q + (q >> 1) + (q >> 3) + (q >> 4)).max()), 0)
+    exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
+    whole, rest = -exponent // unit, -(-exponent % unit)
+    return _fixed(
+        "gelu-shift",
+        f"{name}.fc1",
+        tensors,
+        zero=mlp.hidden_zero_point - OFFSET,
+        lowest=-zero,
+        highest=255 - zero,
+        per_step=mlp.pre_scale / 2.0**7 / mlp.hidden_scale,
+        top=top,
+        unit=unit,
+        negative=min((((rest >> 1) + unit) << EXPONENT_BITS) >> whole, 2**31 - 1),
+    )
+
+
+def saturates(epilogue: Epilogue, spec: p.Linear, weight: NDArray[np.int8]) -> bool:
+    """Whether the law's sat16 of v = (acc + bias) >> shift can change a result; False lets a kernel leave it out.
+
+    It cannot where v fits 16 bits whatever the input. Nor can it before an 8-bit clamp: with multiplier >= 512 a saturated v
+    gives at least 32767 * 512 / 2^15 > 511 steps, beyond every clamp, and so does a larger one as long as the product fits int32.
+    """
+    if epilogue.shift is None:  # a float formula
+        return False
+    reach = np.abs(weight.astype(np.int64)).sum(1) * max(-spec.input_low, spec.input_high)
+    largest = (reach + np.abs(epilogue.bias) >> epilogue.shift.astype(np.int64)) + 1
+    multiplier = epilogue.factor.astype(np.int64)
+    product_fits = largest * multiplier + abs(epilogue.rounding) < 2**31
+    beyond_clamps = (multiplier >= 512) & (epilogue.formula not in ("int16", "residual"))
+    return bool(((largest > 2**15 - 1) & ~(beyond_clamps & product_fits)).any())

@@ -1,0 +1,135 @@
+"""From a plan and its tensors to a GPU program for one batch size and arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geluless.engine import plan as p
+from geluless.engine.arms import Arm
+from geluless.engine.gpu.addresses import merge_sources
+from geluless.engine.gpu.builder import Builder
+from geluless.engine.gpu.epilogues import OFFSET, Tensors, arm_epilogue, sink_epilogue
+from geluless.engine.gpu.program import LOGITS, Buffer, Program
+from geluless.engine.gpu.tiles import Tiles, power_of_two
+
+INDEX_LIMIT = 2**31  # kernels address elements with int32
+
+
+def lower(plan: p.Plan, tensors: Tensors, arm: Arm, *, batch: int, tiles: Tiles) -> Program:
+    """The whole forward pass of `batch` images. Raises ValueError for a batch whose tensors int32 cannot address."""
+    return _Lowering(tensors, batch, tiles, plan=plan, arm=arm).program()
+
+
+def largest_batch(plan: p.Plan) -> int:
+    """How many images one program may take."""
+    return max(1, (INDEX_LIMIT - 1) // _elements_per_image(plan))
+
+
+def _elements_per_image(plan: p.Plan) -> int:
+    stem = plan.stem
+    most = max(stem.channels * stem.height * stem.width, plan.stages[0].height * plan.stages[0].width * stem.proj.inputs)
+    for stage in plan.stages:
+        tokens = stage.height * stage.width
+        widest = max(max(block.qkv.outputs, block.mlp.fc1.outputs) for block in stage.blocks)
+        # An attention program over the edge of its window computes addresses up to a window further, which it never uses.
+        most = max(most, tokens * max(widest, stage.channels, 4 * (stage.merge.norm.channels // 4) if stage.merge else 0))
+    return most
+
+
+@dataclass
+class _Lowering(Builder):
+    plan: p.Plan = field(kw_only=True)
+    arm: Arm = field(kw_only=True)
+
+    def program(self) -> Program:
+        if not 1 <= self.batch <= largest_batch(self.plan):
+            raise ValueError(f"a batch of {self.batch}: this network takes 1 to {largest_batch(self.plan)} images at once")
+        self.constant("softmax_table", self.tensors["softmax_table"], np.uint8)
+        self._stem()
+        for i, stage in enumerate(self.plan.stages):
+            if stage.merge:
+                self._merge(f"layers.{i}.downsample", self.plan.stages[i - 1], stage, stage.merge)
+            for j, block in enumerate(stage.blocks):
+                self._block(f"layers.{i}.blocks.{j}", block, stage)
+        self._head()
+        return self.finished()
+
+    def _rows(self, stage: p.Stage) -> int:
+        return self.batch * stage.height * stage.width
+
+    def _stem(self) -> None:
+        stem, stage = self.plan.stem, self.plan.stages[0]
+        rows = self._rows(stage)
+        patches = self.patches(stem, "patches")
+        embedding = self.scratch("embedding", "int16", rows * stage.channels)
+        self._requantized("patch_embed.proj", stem.proj, patches, embedding, rows, sink="int16")
+        stream = self.scratch("stream", "int16", rows * stage.channels)
+        self.norm("patch_embed.norm", stem.norm, embedding, stream, rows)
+        self.probe("patch_embed", stream, rows, stage.channels)
+
+    def _merge(self, name: str, before: p.Stage, stage: p.Stage, merge: p.Merge) -> None:
+        rows, wide = self._rows(stage), 4 * before.channels
+        normed = self.scratch("normed", "int8", rows * wide)
+        sources = merge_sources(before.height, before.width, self.batch)
+        self.norm(f"{name}.norm", merge.norm, "stream", normed, rows, sources=sources)
+        stream = self.scratch("stream", "int16", rows * stage.channels)
+        self._requantized(f"{name}.reduction", merge.reduction, normed, stream, rows, sink="int16")
+        self.probe(name, stream, rows, stage.channels)
+
+    def _block(self, name: str, block: p.Block, stage: p.Stage) -> None:
+        rows, channels = self._rows(stage), stage.channels
+        normed = self.scratch("normed", "int8", rows * channels)
+        self.norm(f"{name}.norm1", block.norm1, "stream", normed, rows)
+        self.probe(f"{name}.norm1", normed, rows, channels)
+        qkv = self.scratch("qkv", "int8", rows * block.qkv.outputs)
+        self._requantized(f"{name}.attn.qkv", block.qkv, normed, qkv, rows, sink="int8")
+        context = self.scratch("context", "int8", rows * block.proj.inputs)
+        self.attention(f"{name}.attn", block, stage, qkv, context)
+        self.probe(f"{name}.attn.context", context, rows, block.proj.inputs)
+        self._requantized(f"{name}.attn.proj", block.proj, context, "stream", rows, sink="residual")
+        self.norm(f"{name}.norm2", block.norm2, "stream", normed, rows)
+        self.probe(f"{name}.norm2", normed, rows, channels)
+        hidden = self.scratch("hidden", "int8", rows * block.mlp.fc1.outputs)
+        self._fc1(f"{name}.mlp", block.mlp, normed, hidden, rows)
+        offset = OFFSET if block.mlp.fc2.input_low == 0 else 0
+        self.probe(f"{name}.mlp.hidden", hidden, rows, block.mlp.fc1.outputs, offset=offset)
+        self._requantized(f"{name}.mlp.fc2", block.mlp.fc2, hidden, "stream", rows, sink="residual")
+        self.probe(name, "stream", rows, channels)
+
+    def _requantized(self, name: str, spec: p.Linear, source: str, target: str, rows: int, *, sink: str) -> None:
+        """A linear layer of the plan whose result is `sink`: int8, int16, or residual (added to the int16 target)."""
+        self.linear(name, spec, sink_epilogue(name, spec, self.tensors, sink=sink), source, target, rows)
+
+    def _fc1(self, name: str, mlp: p.Mlp, source: str, hidden: str, rows: int) -> None:
+        """fc1 with the arm's activation as its epilogue, or with a kernel of its own behind it."""
+        epilogue, separate = arm_epilogue(name, mlp, self.tensors, self.arm)
+        width, words = mlp.fc1.outputs, hidden
+        if separate and separate.from_words:
+            words = self.scratch("words", "int16", rows * width)
+        self.linear(f"{name}.fc1", mlp.fc1, epilogue, source, words, rows)
+        if separate:
+            self.elementwise(f"{name}.activation", separate, words, hidden, rows, width)
+
+    def _head(self) -> None:
+        head, stage = self.plan.head, self.plan.stages[-1]
+        rows, channels, classes = self._rows(stage), stage.channels, head.fc.outputs
+        normed = self.scratch("embedding", "int16", rows * channels)
+        self.norm("norm", head.norm, "stream", normed, rows)
+        pooled = self.scratch("pooled", "int32", self.batch * channels)
+        block_c, block_t = min(64, power_of_two(channels)), min(64, power_of_two(head.tokens))
+        arguments = {"x": normed, "out": pooled, "multiplier": head.pool_multiplier, "shift": head.pool_shift}
+        shape = {"TOKENS": head.tokens, "CHANNELS": channels, "BLOCK_T": block_t, "BLOCK_C": block_c}
+        self.launch("head.pool", "pool", (-(-channels // block_c), self.batch), arguments, shape, writes=pooled)
+        self.buffers[LOGITS] = Buffer("float32", (self.batch, classes))
+        arguments = {
+            "pooled": pooled,
+            "weight": self.constant("head.fc.weight", self.tensors["head.fc.weight"], np.int8),
+            "bias": self.constant("head.fc.bias", self.tensors["head.fc.bias"], np.int32),
+            "scale": self.constant("head.fc.scale", self.tensors["head.fc.logit_scale"], np.float32),
+            "logits": LOGITS,
+        }
+        block_n, block_k = min(32, power_of_two(classes)), min(128, power_of_two(channels))
+        shape = {"CLASSES": classes, "CHANNELS": channels, "BLOCK_N": block_n, "BLOCK_K": block_k}
+        self.launch("head.fc", "classifier", (-(-classes // block_n), self.batch), arguments, shape, writes=LOGITS)

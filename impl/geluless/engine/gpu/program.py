@@ -1,0 +1,82 @@
+"""A GPU program: buffers and launches, as plain values that three machines execute (interpreter, PTX on the CPU, CUDA).
+
+The program knows neither torch nor triton. It is made by `lowering`, printed and counted by `audit`, and run by a machine; what
+is verified on one machine is therefore what runs on another, launch by launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = int | float
+Constant = int | str
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Device memory. With `data` it is a constant of the program (weights, tables); without, scratch of `shape`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: NDArray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bytes(self) -> int:
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Float:
+    """A scalar argument of type fp32; integers are passed as they are."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call. `arguments` maps parameters to buffer names, scalars or None, `constants` the compile-time ones."""
+
+    name: str  # of the place in the network: "layers.0.blocks.1.mlp.fc1"
+    kernel: str
+    grid: tuple[int, int, int]
+    arguments: Mapping[str, str | int | Float | None]
+    constants: Mapping[str, Constant]
+    warps: int
+    stages: int
+    contract: bool  # may the compiler contract a multiplication and an addition? Not where bits are specified
+    writes: str  # the buffer that holds the result
+
+    @property
+    def programs(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An intermediate tensor that the reference names too: the first `shape` elements of a buffer, plus `offset`."""
+
+    name: str
+    buffer: str
+    shape: tuple[int, int]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Launches in order. The caller fills `images` and reads `logits` and `unusable` (non-zero: NaN or infinite pixels)."""
+
+    batch: int
+    buffers: Mapping[str, Buffer]
+    launches: tuple[Launch, ...]
+    probes: Mapping[int, Probe]  # by index of the launch after which the tensor is complete
+
+    @property
+    def scratch_bytes(self) -> int:
+        return sum(buffer.bytes for buffer in self.buffers.values() if buffer.data is None)
+
+
+IMAGES, LOGITS, UNUSABLE = "images", "logits", "unusable"

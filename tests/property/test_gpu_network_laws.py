@@ -1,0 +1,123 @@
+"""Whole networks through the GPU engine's program: every intermediate tensor and the logits equal the reference's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.models.swin_transformer import SwinTransformer
+
+import geluless
+from geluless.engine import reference
+from geluless.engine.arms import Arm, available_arms
+from geluless.engine.gpu import GpuNetwork, lowering
+from geluless.errors import ArmError, DataError
+from geluless.models.micro import init_twin
+from geluless.ptq import Artifact
+from tests.gpu import machine, traced
+from tests.networks import awkward_artifact, awkward_images
+from tests.property.strategies import random_artifact, random_images, seeds, share
+
+pytestmark = pytest.mark.property
+
+FLOAT_GELU = (Arm.GELU_FUSED, Arm.GELU_POLY, Arm.GELU_SHIFT, Arm.GELU_SEPARATE)
+
+
+def compare(artifact: Artifact, arm: Arm, images: np.ndarray, *, on: str = "interpreter") -> None:
+    """Every tensor, in order: the first that differs is named. Float GELUs: their own hidden tensor within one step."""
+    expected: dict[str, np.ndarray] = {}
+    with np.errstate(over="ignore"):  # of pixels near the end of fp32, which saturate
+        want = reference.forward(images, artifact.plan, artifact.tensors, arm, expected.__setitem__)
+    network = GpuNetwork(artifact.plan, artifact.tensors, arm, machine=machine(on))
+    logits, seen = traced(network.run, images)
+    assert seen.keys() == expected.keys()
+    for name, tensor in seen.items():
+        difference = np.abs(tensor - expected[name].reshape(tensor.shape))
+        if arm in FLOAT_GELU and difference.max() == 1 and name.endswith(".hidden"):
+            assert (difference > 0).mean() < 0.01, f"{arm}: {name}"
+            return  # what follows has other inputs
+        assert difference.max() == 0, f"{arm}: {name} differs in {(difference > 0).mean():.1%} of its values"
+    assert (logits == want).all()
+
+
+@pytest.mark.parametrize("profile", ["best", "ft1", "ft2"])
+@pytest.mark.parametrize("relu", [True, False])
+def test_every_arm_of_a_padded_and_shifted_network_gives_the_references_tensors(relu: bool, profile: str) -> None:
+    artifact = awkward_artifact(relu=relu, profile=profile)
+    for arm in available_arms(artifact.plan):
+        compare(artifact, arm, awkward_images(1, seed=7).numpy())
+
+
+@share(12)
+@given(seed=seeds)
+def test_networks_nobody_trained_give_the_references_tensors(seed: int) -> None:
+    """Windows are not square, grids no whole number of windows, widths odd; roundings and zero points are mixed."""
+    rng = np.random.default_rng(seed)
+    artifact = random_artifact(rng)
+    arms = available_arms(artifact.plan)
+    images = random_images(rng, artifact.plan, int(rng.integers(1, 3)))
+    try:
+        compare(artifact, arms[int(rng.integers(len(arms)))], images)
+    except ArmError:
+        assert Arm.GELU_SHIFT in arms  # refused where its unit does not fit: see epilogues._shift_gelu
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_windows_of_144_tokens_take_two_passes_over_their_keys(relu: bool) -> None:
+    torch.manual_seed(3)
+    model = SwinTransformer(
+        img_size=(50, 46),
+        patch_size=2,
+        num_classes=5,
+        embed_dim=16,
+        depths=(2,),
+        num_heads=(2,),
+        window_size=12,
+        drop_path_rate=0.0,
+    )
+    init_twin(model, fc2_gain=1.0)
+    if relu:
+        geluless.replace_gelu(model)
+    images = torch.randn(2, 3, 50, 46)
+    artifact = geluless.quantize(model.eval(), [images])
+    compare(artifact, available_arms(artifact.plan)[0], images.numpy())
+
+
+def test_a_changed_weight_is_noticed() -> None:
+    """Negative control of everything above."""
+    artifact = awkward_artifact(relu=True)
+    tensors = dict(artifact.tensors)
+    name = "layers.1.blocks.0.mlp.fc2.weight"
+    changed = tensors[name].copy()
+    changed[3, 5] += 1 if changed[3, 5] < 127 else -1
+    images = awkward_images(1).numpy()
+    want = reference.forward(images, artifact.plan, artifact.tensors, Arm.RELU)
+    network = GpuNetwork(artifact.plan, {**tensors, name: changed}, Arm.RELU, machine=machine("interpreter"))
+    assert (network.run(images) != want).any()
+
+
+def test_batches_are_cut_into_pieces_and_unusable_images_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = awkward_artifact(relu=True)
+    monkeypatch.setattr("geluless.engine.gpu.LARGEST_BATCH", 2)
+    network = GpuNetwork(artifact.plan, artifact.tensors, Arm.RELU, machine=machine("interpreter"))
+    images = awkward_images(3).numpy()
+    assert (network.run(images) == reference.forward(images, artifact.plan, artifact.tensors, Arm.RELU)).all()
+    images[2, 1, 4, 5] = np.nan
+    with pytest.raises(DataError, match="image 2 of the batch"):
+        network.run(images)
+
+
+def test_extreme_pixels_saturate_instead_of_wrapping() -> None:
+    artifact = awkward_artifact(relu=True)
+    images = np.resize(np.array([3e38, -3e38, 1e-45, -0.0, 1.0], np.float32), (1, 3, 22, 36))
+    compare(artifact, Arm.RELU, images)
+
+
+@given(batch=st.integers(1, 64))
+def test_programs_of_every_batch_address_within_int32(batch: int) -> None:
+    plan = awkward_artifact(relu=True).plan
+    assert lowering.largest_batch(plan) > 64
+    with pytest.raises(ValueError, match="images at once"):
+        lowering.lower(plan, {}, Arm.RELU, batch=lowering.largest_batch(plan) + batch, tiles=None)  # type: ignore[arg-type]
