@@ -187,6 +187,39 @@ def audit(session: nox.Session) -> None:
     session.run(environment(session), "-m", "geluless.cli", "audit", *arguments)
 
 
+GPU_MODELS = ("swin_tiny", "swin_small", "swin_base", "swin_large")
+GPU_BATCHES = (1, 8, 16, 32, 64)
+GPU_RIVALS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift", "relu-separate", "relu-float")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The GPU engine on a CUDA device: its laws, then `relu` against every other arm, paired. Says what it needs without one."""
+    python = environment(session)
+    records = HERE / "report" / "gpu"
+    pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
+    for mode in (("--eager",), ("--cold",)):
+        pairs += [(model, batch, "gelu-separate", mode) for model in GPU_MODELS for batch in (1, 32)]
+    probe = "import torch; print('device' if torch.cuda.is_available() else 'none')"
+    if str(session.run(python, "-c", probe, silent=True)).split()[-1] != "device":
+        session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
+        session.log("  pytest tests -m gpu --gpu       the kernels' laws and whole networks on the device, bit for bit")
+        session.log(
+            f"  geluless bench --backend gpu    {len(pairs)} paired comparisons, records in {records.relative_to(HERE)}/:"
+        )
+        session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(map(str, GPU_BATCHES))};")
+        session.log(f"      relu against {', '.join(GPU_RIVALS)}; graph and eager, hot and cold L2")
+        session.log("Without a GPU: `nox -s audit` (machine code) and `nox -s tests` (interpreter, PTX) verify the kernels.")
+        return
+    run_pytest(session, "-m", "gpu", "--gpu", profile="ci")
+    records.mkdir(parents=True, exist_ok=True)
+    for model, batch, rival, mode in pairs:
+        name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
+        options = ("--backend", "gpu", "--batch", str(batch), "--arm", "relu", "--against", rival, *mode, *session.posargs)
+        output = ("--force", "--output", str(records / f"{name}.bench.json"))
+        session.run(python, "-m", "geluless.cli", "bench", "--model", f"{model}_patch4_window7_224", *options, *output)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Micro-benchmarks of the CPU kernels with their share of the peak; wants a quiet machine. `-- -k fc1_epilogue` for some."""

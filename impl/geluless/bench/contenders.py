@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from geluless.bench.paired import Stopwatch
+
 if TYPE_CHECKING:
+    from geluless.bench.gpu_timing import GpuTiming
     from geluless.engine.engine import Engine
     from geluless.ptq.artifact import Artifact
 
 # Arms whose fp32 GELU may miss the reference's by its last bit. That moves a hidden value by one step where the value lies on
 # a tie, a few times in a million; another GELU moves every fourth.
 FLOAT_ARMS = frozenset({"gelu-fused", "gelu-poly", "gelu-separate"})
+GPU_FLOAT_ARMS = FLOAT_ARMS | {"gelu-shift"}  # its last product is fp32 there
 MOVED_SHARE = 1e-3  # of the values of one hidden tensor; one value is always allowed
 
 
@@ -34,6 +38,7 @@ class Contender:
     correctness: str
     verified: bool
     peak: Callable[[], float] | None = None
+    stopwatch: Stopwatch | None = None
 
     def renamed(self, name: str) -> Contender:
         return replace(self, name=name)
@@ -48,15 +53,21 @@ def prepare(
     isa: str | None,
     threads: int,
     verify: bool = True,
+    machine: str | None = None,
+    gpu: GpuTiming | None = None,
 ) -> Contender:
     """An engine on these images, float32 [B, C, H, W], compared with the reference on the first of them.
 
-    Raises ArmError, MissingResource and ValueError as Engine does.
+    `gpu` says how a CUDA device is timed: images are on the device already and logits stay there. Raises ArmError,
+    MissingResource and ValueError as Engine does.
     """
     from geluless.engine.engine import Engine
 
-    engine = Engine(artifact, backend=backend, arm=arm, threads=threads, isa=isa)
-    peak = None
+    engine = Engine(artifact, backend=backend, arm=arm, threads=threads, isa=isa, machine=machine)
+    peak, stopwatch = None, None
+    call: Callable[[], object] = lambda: engine(images)  # noqa: E731 - what is timed, unless a device does the timing
+    if gpu is not None:
+        call, stopwatch = gpu.prepared(engine, images)
     if engine.backend == "cpu":
         from geluless.engine.cpu import peak_rate
 
@@ -67,7 +78,7 @@ def prepare(
     return Contender(
         name=engine.arm,
         arm=engine.arm,
-        call=lambda: engine(images),
+        call=call,
         artifact_hash=artifact.content_hash,
         model=artifact.plan.model,
         backend=engine.backend,
@@ -76,6 +87,7 @@ def prepare(
         correctness=correctness,
         verified=verified,
         peak=peak,
+        stopwatch=stopwatch,
     )
 
 
@@ -88,8 +100,8 @@ def _verify(engine: Engine, images: NDArray[np.float32]) -> tuple[str, bool]:
         for i in range(len(images) if len(images) > 1 else 0):
             if not np.array_equal(engine(images[i : i + 1])[0], logits[i]):
                 return f"WRONG: image {i} alone has other logits than in the batch", False
-        if engine.arm in FLOAT_ARMS:
-            return _verify_step_by_step(engine, images[:1], logits[:1])
+    if engine.arm in {"cpu": FLOAT_ARMS, "gpu": GPU_FLOAT_ARMS}.get(engine.backend, ()):
+        return _verify_step_by_step(engine, images[:1], logits[:1])
     expected = Engine(engine.artifact, arm=engine.arm, threads=1)(images[:1])
     if np.array_equal(logits[:1], expected):
         return "equal to the reference", True
@@ -104,13 +116,10 @@ def _verify_step_by_step(engine: Engine, image: NDArray[np.float32], logits: NDA
     engine's hidden tensors as its own, the reference must agree on everything else to the bit, logits included.
     """
     from geluless.engine import reference
-    from geluless.engine.arms import Arm
-    from geluless.engine.cpu import CpuNetwork
 
     plan, tensors = engine.artifact.plan, engine.artifact.tensors
     traced: dict[str, NDArray[np.int32]] = {}
-    network = CpuNetwork(plan, tensors, Arm(engine.arm), isa=engine.isa)
-    if not np.array_equal(network.trace(image, traced.__setitem__), logits):
+    if not np.array_equal(engine.trace(image, traced.__setitem__), logits):
         return "WRONG: a second run gives other logits", False
     problems: list[str] = []
     hidden_values = moved_values = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from geluless.cache import default_cache
 
 if TYPE_CHECKING:
     from geluless.ptq.artifact import Artifact
@@ -45,11 +46,6 @@ def random_artifact(name: str, *, relu: bool, seed: int = 0, cache: Path | None 
         if old != path:
             old.unlink(missing_ok=True)  # made by another version of the code
     return artifact
-
-
-def default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "geluless"
 
 
 def _make(name: str, *, relu: bool, seed: int) -> Artifact:

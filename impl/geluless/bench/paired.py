@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Clock = Callable[[], int]  # nanoseconds
+Stopwatch = Callable[[Callable[[], object]], float]  # runs the call and returns its seconds
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,13 @@ def time_paired(
     peak: Callable[[], float] | None = None,
     clock: Clock = time.perf_counter_ns,
     watch: Callable[[float], object] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Samples:
     """Time all contenders in blocks until `seconds` are over, but at least `min_blocks` blocks.
 
     `peak` runs a loop of known work and returns its rate; it runs before and after each sample, and the mean of the two
-    counts. `watch` gets the seconds since the first block, between blocks. Raises ValueError without contenders or blocks.
+    counts. `watch` gets the seconds since the first block, between blocks. `stopwatch` times a call where the wall clock cannot:
+    work that runs on after the call returns, as a GPU's does. Raises ValueError without contenders or blocks.
     """
     if not contenders:
         raise ValueError("nothing to time: give at least one contender")
@@ -94,9 +97,12 @@ def time_paired(
             for index in order[-1]:
                 name = names[index]
                 before = peak() if peak else 0.0
-                started = clock()
-                contenders[name]()
-                times[name].append((clock() - started) / 1e9)
+                if stopwatch:
+                    times[name].append(stopwatch(contenders[name]))
+                else:
+                    started = clock()
+                    contenders[name]()
+                    times[name].append((clock() - started) / 1e9)
                 if peak:
                     rates[name].append((before + peak()) / 2)
             if watch:

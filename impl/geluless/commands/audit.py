@@ -125,12 +125,11 @@ def _show(console: Console, data: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name in ("shape", "epilogue") else "right", no_wrap=True)
     known: set[tuple[str, str]] = set()
     for row in data["fc1"]:
-        name = (row["shape"], row["epilogue"])
-        if name not in known:  # the same layer under another tile is in the record
-            known.add(name)
-            table.add_row(
-                *name, str(row["instructions"]), f"{row['per_element']:.1f}", str(row["floating_point"]), str(row["registers"])
-            )
+        kernel = (row["shape"], row["epilogue"])
+        if kernel not in known:  # the same layer under another tile is in the record
+            known.add(kernel)
+            numbers = (row["instructions"], f"{row['per_element']:.1f}", row["floating_point"], row["registers"])
+            table.add_row(*kernel, *map(str, numbers))
     console.print(table)
     console.print("per output: instructions outside the main loop, per result and thread")
     console.print(f"{data['kernels']} kernels in {data['seconds']:.0f} s, {len(data['broken'])} broken rules", soft_wrap=True)

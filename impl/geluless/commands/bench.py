@@ -38,7 +38,9 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--threads", type=positive, default=1, metavar="N", help="default: 1")
     how.add_argument("--batch", type=positive, default=1, metavar="N", help="images per call (default: 1)")
     how.add_argument("--isa", metavar="NAME", help="instruction set (default: the best one here; `geluless doctor` lists them)")
-    how.add_argument("--backend", choices=("cpu", "reference"), default="cpu", help="default: cpu")
+    how.add_argument("--backend", choices=("cpu", "gpu", "reference"), default="cpu", help="default: cpu")
+    how.add_argument("--eager", action="store_true", help="backend gpu: launch by launch instead of one CUDA graph")
+    how.add_argument("--cold", action="store_true", help="backend gpu: overwrite the level-2 cache before each sample")
     how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time to sample (default: 10)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the images and of the order inside the blocks")
     how.add_argument("--no-verify", action="store_true", help="do not compare with the reference; nothing is kept then")
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> Result:
     import numpy as np
     from tqdm import tqdm
 
+    from geluless.bench.gpu_timing import Telemetry
     from geluless.bench.paired import time_paired
     from geluless.bench.record import make_record
     from geluless.bench.work import macs
@@ -67,6 +70,13 @@ def run(options: argparse.Namespace) -> Result:
     shape = (options.batch, stem.channels, stem.height, stem.width)
     images = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
     contenders = _contenders(options, artifacts, images)
+    telemetry = Telemetry() if options.backend == "gpu" else None
+
+    def watch(elapsed: float) -> None:
+        bar.update(min(elapsed, options.seconds) - bar.n)
+        if telemetry:
+            telemetry.look()
+
     clock = "{desc}: {n:.0f} of {total:.0f} s |{bar}|"
     with tqdm(total=options.seconds, desc="timing", bar_format=clock, disable=None, leave=False) as bar:
         samples = time_paired(
@@ -74,15 +84,21 @@ def run(options: argparse.Namespace) -> Result:
             seconds=options.seconds,
             seed=options.seed,
             peak=contenders[0].peak,
-            watch=lambda elapsed: bar.update(min(elapsed, options.seconds) - bar.n),
+            watch=watch,
+            stopwatch=contenders[0].stopwatch,
         )
     record = make_record(samples, contenders, batch=options.batch, operations=macs(artifacts[0].plan) * options.batch)
+    if telemetry:
+        record.environment["gpu"] = telemetry.record() | {"graph": not options.eager, "cold_l2": options.cold}
     if output:
         with atomic_output(output) as partial:
             partial.write_text(record.to_json() + "\n", encoding="utf-8")
     data = record.summary()
     ratios = data.pop("ratios")
-    data |= {"ratio": ratios[0] if ratios else None, "notes": _notes(record), "output": str(output) if output else None}
+    notes = _notes(record)
+    if telemetry and telemetry.throttled:
+        notes.append("The device held its clocks down while it was timed: see environment.gpu.throttle_reasons.")
+    data |= {"ratio": ratios[0] if ratios else None, "notes": notes, "output": str(output) if output else None}
     return Result(data, lambda console: _show(console, data))
 
 
@@ -92,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
 
     if not 0 < options.seconds <= 3600:
         raise OptionError(f"--seconds {options.seconds:g} must lie in (0, 3600]")
+    if (options.eager or options.cold) and options.backend != "gpu":
+        raise OptionError("--eager and --cold are about a CUDA device: they need --backend gpu")
     if options.against_artifact and not options.against:
         raise OptionError("--against-artifact needs --against ARM")
     if options.against_artifact and options.model:
@@ -130,7 +148,9 @@ def _contenders(options: argparse.Namespace, artifacts: list[Artifact], images: 
     from tqdm import tqdm
 
     from geluless.bench.contenders import prepare
+    from geluless.bench.gpu_timing import GpuTiming
 
+    gpu = GpuTiming(graph=not options.eager, cold=options.cold) if options.backend == "gpu" else None
     contenders: list[Contender] = []
     wanted = (("--artifact", options.arm), ("--against-artifact", options.against))[: len(artifacts)]
     pairs = zip(artifacts, wanted, strict=True)
@@ -144,6 +164,7 @@ def _contenders(options: argparse.Namespace, artifacts: list[Artifact], images: 
                 isa=options.isa,
                 threads=options.threads,
                 verify=not options.no_verify,
+                gpu=gpu,
             )
         except ArmError as error:
             hint = "" if options.model else f"; give {option} FILE that runs it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,18 @@ class Engine:
             with ThreadPoolExecutor(self.threads) as pool:
                 logits = list(pool.map(self._reference, pieces))
         return np.concatenate(logits)
+
+    def trace(self, images: NDArray[np.float32], see: Callable[[str, NDArray[np.int32]], None]) -> NDArray[np.float32]:
+        """The logits of one image [1, C, H, W], after `see` got every intermediate tensor by its name in the reference."""
+        batch = self._checked(images)
+        if self._compiled is not None:
+            return self._compiled.trace(batch, see)
+        return reference.forward(batch, self.artifact.plan, self.artifact.tensors, self.arm, see)
+
+    @property
+    def network(self) -> CpuNetwork | GpuNetwork | None:
+        """What runs compiled kernels here; None for the reference."""
+        return self._compiled
 
     def _reference(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
         return reference.forward(piece, self.artifact.plan, self.artifact.tensors, self.arm)

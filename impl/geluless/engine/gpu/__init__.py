@@ -60,7 +60,7 @@ class GpuNetwork:
     def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, machine: str | Machine = "cuda") -> None:
         self.machine = make_machine(machine) if isinstance(machine, str) else machine
         self._plan, self._tensors, self._arm = plan, tensors, arm
-        self._tiles = Tiles(ARCHITECTURES[self.machine.architecture])
+        self._tiles = Tiles(ARCHITECTURES[self.machine.architecture], getattr(self.machine, "tuned", {}))
         self._largest = min(LARGEST_BATCH, largest_batch(plan))
         self._programs: OrderedDict[int, Program] = OrderedDict()
 
@@ -86,3 +86,7 @@ class GpuNetwork:
                 raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
             logits.append(values)
         return np.concatenate(logits)
+
+    def trace(self, images: NDArray[np.float32], see: See) -> NDArray[np.float32]:
+        """`run`, launch by launch; `see` gets every intermediate tensor that the reference names, int32 [rows, channels]."""
+        return self.run(images, see)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geluless.cache import default_cache
+from geluless.engine.gpu.compiler import require_triton
 from geluless.engine.gpu.machines.interpreter import See, argument_values
 from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture
+from geluless.engine.gpu.tuning import read_record, record_path
 from geluless.errors import MissingResource
 
 WARM_UP = 3  # eager passes before a capture: the first compiles
@@ -47,6 +51,8 @@ class CudaMachine:
 
     def __init__(self) -> None:
         self.architecture = require_device().name
+        path = tuned_path()
+        self.tuned = read_record(path) if path.exists() else {}
         self._constants: dict[str, Any] = {}
         self._loaded: dict[int, Loaded] = {}
 
@@ -87,6 +93,15 @@ class CudaMachine:
                     see(probe.name, values.reshape(probe.shape).cpu().numpy().astype(np.int32) + probe.offset)
         return loaded.tensors[LOGITS].cpu().numpy(), loaded.tensors[UNUSABLE].cpu().numpy()
 
+    def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """One launch on copies of the named arrays; the arrays as it leaves them."""
+        import torch
+
+        used = {value for value in launch.arguments.values() if isinstance(value, str)}
+        tensors = {name: torch.from_numpy(buffers[name].copy()).to("cuda") for name in used}
+        call(launch, tensors)
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
     def launch_all(self, loaded: Loaded) -> None:
         """One forward pass, launch by launch (eager)."""
         for launch in loaded.program.launches:
@@ -107,6 +122,13 @@ class CudaMachine:
             with torch.cuda.graph(loaded.graph):
                 self.launch_all(loaded)
         loaded.graph.replay()
+
+
+def tuned_path() -> Path:
+    """Where `geluless tune` keeps the tiles it found for this device and this triton."""
+    import torch
+
+    return record_path(default_cache(), torch.cuda.get_device_name(), require_triton())
 
 
 def call(launch: Launch, tensors: dict[str, Any]) -> None:

@@ -45,16 +45,16 @@ class InterpreterMachine:
 
     def close(self) -> None:
         """Ends the process; the next call starts a new one."""
-        if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            process.wait()
 
     def __del__(self) -> None:
-        if sys.is_finalizing():
-            return
-        self.close()
+        if not sys.is_finalizing():
+            self.close()
 
     def _ask(self, request: tuple) -> Any:
         with self._lock:

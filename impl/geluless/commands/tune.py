@@ -1,0 +1,74 @@
+"""`geluless tune`: on a CUDA device, try tiles for every linear layer and keep the fastest for later runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from geluless.commands.options import positive
+from geluless.commands.result import Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REPETITIONS = 20  # launches per sample: events resolve half a microsecond
+SAMPLES = 5  # the median counts
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("tune", help="choose the GPU's tiles by measurement", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME", help="timm's name (repeat for more)")
+    parser.add_argument("--batch", action="append", type=positive, metavar="N", help="images per call (default: 1, 8 and 32)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> Result:
+    import numpy as np
+    from tqdm import tqdm
+
+    from geluless.bench.networks import random_artifact
+    from geluless.engine.arms import available_arms
+    from geluless.engine.gpu.compiler import require_triton
+    from geluless.engine.gpu.lowering import lower
+    from geluless.engine.gpu.machines.cuda import CudaMachine, call, time_ms, tuned_path
+    from geluless.engine.gpu.program import Launch, Program
+    from geluless.engine.gpu.tiles import ARCHITECTURES, Tile, Tiles
+    from geluless.engine.gpu.tuning import Shape, read_record, tune, write_record
+
+    version, machine = require_triton(), CudaMachine()
+    architecture, path = ARCHITECTURES[machine.architecture], tuned_path()
+
+    def measure(program: Program, launch: Launch) -> float:
+        tensors = machine.load(program).tensors
+        call(launch, tensors)  # compiles
+
+        def repeated() -> None:
+            for _ in range(REPETITIONS):
+                call(launch, tensors)
+
+        return float(np.median([time_ms(repeated) for _ in range(SAMPLES)])) / REPETITIONS
+
+    best = read_record(path) if path.exists() else {}
+    rows: list[dict[str, Any]] = []
+
+    def keep(shape: Shape, tile: Tile, milliseconds: float) -> None:
+        rows.append({"shape": list(shape), "tile": str(tile), "milliseconds": milliseconds})
+        bar.update()
+
+    with tqdm(desc="tuning", unit="layer", disable=None, leave=False) as bar:
+        for name in options.model:
+            for relu in (True, False):
+                artifact = random_artifact(name, relu=relu)
+                for arm in available_arms(artifact.plan):
+                    for batch in options.batch or (1, 8, 32):
+                        program = lower(artifact.plan, artifact.tensors, arm, batch=batch, tiles=Tiles(architecture, best))
+                        best |= tune([program], architecture, measure, known=best, report=keep)
+                        machine.forget(program)
+                        write_record(path, path.stem, version, best)  # nothing measured is lost by an interruption
+    data = {"record": str(path), "layers": len(best), "tuned_now": rows}
+
+    def show(console: Console) -> None:
+        console.print(f"{len(rows)} layers tuned, {len(best)} known: {path}", soft_wrap=True)
+
+    return Result(data, show)
