@@ -121,6 +121,31 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
     deliver(claim, wrong, cases, "logit vectors", evidence)
 
 
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"local:{size}")) for size in SIZES])
+def test_gpu_code_gives_the_reference_bits(claim: ClaimHandle, twins: EvidencePool, size: str) -> None:
+    """The whole network as compiled for the paper's GPU, every instruction of its PTX executed on the CPU."""
+    (local,) = twins.get(Task(Kind.LOCAL, size))
+    if not local.gpu_code:
+        claim.needs(Resource.GPU_ENGINE, would_run=f"the INT8 ReLU network compiled for {TARGET}, its PTX executed on this CPU")
+        return
+    differences = dict(local.gpu_code)
+    caught, images = differences.pop(ENGINE_CONTROL)
+    ((name, (wrong, cases)),) = differences.items()
+    evidence = Evidence(
+        ran=f"INT8 ReLU Swin-{size} twin on {cases} test images: {name}, executed thread by thread on this CPU, against the "
+        "reference engine",
+        tier=TARGET,
+        seconds=local.seconds["INT8 ReLU, PTX"],
+        control=Control(
+            "one weight of the classifier changed by one step must be caught",
+            f"{caught} of {images} images differ",
+            caught > 0,
+        ),
+        artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
+    )
+    deliver(claim, wrong, cases, "logit vectors", evidence)
+
+
 def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
     if lacking := missing(Resource.GPU_ENGINE):
         claim.needs(

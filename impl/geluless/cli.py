@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from geluless.commands import audit, bench, distill, doctor, quantize, report, tune, validate
+from geluless.commands import audit, bench, distill, doctor, predict, quantize, report, tune, validate
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
-VERBS = (doctor, distill, quantize, validate, bench, tune, audit, report)
+VERBS = (doctor, distill, quantize, validate, bench, tune, audit, predict, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

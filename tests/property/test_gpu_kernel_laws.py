@@ -52,7 +52,15 @@ def fixed(case: LinearCase, formula: str, **constants: int) -> Epilogue:
 @st.composite
 def cases(draw: st.DrawFn) -> LinearCase:
     rng = np.random.default_rng(draw(seeds))
-    return linear_case(rng, draw(ragged), draw(ragged), draw(ragged), signed=bool(rng.integers(2)))
+    return within_bound(linear_case(rng, draw(ragged), draw(ragged), draw(ragged), signed=bool(rng.integers(2))))
+
+
+def within_bound(case: LinearCase) -> LinearCase:
+    """The case with biases that an artifact may hold (ptq.artifact): beyond, a tensor core's accumulator saturates."""
+    products = np.abs(case.weight.astype(np.int64)).sum(1) * (128 if case.signed else 256)
+    room = 2**31 - 1 - 2**29 - products
+    bias = np.clip(case.requant.bias.astype(np.int64), -room, room).astype(np.int32)
+    return replace(case, requant=replace(case.requant, bias=bias))
 
 
 @share(4)

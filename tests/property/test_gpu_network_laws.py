@@ -64,25 +64,23 @@ def test_networks_nobody_trained_give_the_references_tensors(seed: int) -> None:
         assert Arm.GELU_SHIFT in arms  # refused where its unit does not fit: see epilogues._shift_gelu
 
 
-@pytest.mark.parametrize("relu", [True, False])
-def test_windows_of_144_tokens_take_two_passes_over_their_keys(relu: bool) -> None:
+def big_windows(*, relu: bool) -> tuple[Artifact, np.ndarray]:
+    """(artifact, images) with windows of 12 x 12 on a grid of 25 x 23 tokens: padded, and the second block shifted."""
     torch.manual_seed(3)
     model = SwinTransformer(
-        img_size=(50, 46),
-        patch_size=2,
-        num_classes=5,
-        embed_dim=16,
-        depths=(2,),
-        num_heads=(2,),
-        window_size=12,
-        drop_path_rate=0.0,
+        img_size=(50, 46), patch_size=2, num_classes=5, embed_dim=16, depths=(2,), num_heads=(2,), window_size=12
     )
     init_twin(model, fc2_gain=1.0)
     if relu:
         geluless.replace_gelu(model)
     images = torch.randn(2, 3, 50, 46)
-    artifact = geluless.quantize(model.eval(), [images])
-    compare(artifact, available_arms(artifact.plan)[0], images.numpy())
+    return geluless.quantize(model.eval(), [images]), images.numpy()
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_windows_of_144_tokens_take_two_passes_over_their_keys(relu: bool) -> None:
+    artifact, images = big_windows(relu=relu)
+    compare(artifact, available_arms(artifact.plan)[0], images)
 
 
 def test_a_changed_weight_is_noticed() -> None:

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> Result:
     except ValueError as error:
         raise OptionError(f"--arch {error}") from error
     output = None if options.output is None else checked_output(options.output, suffix=SUFFIX, force=options.force)
-    before = None if options.check is None else _read(options.check)
+    before = None if options.check is None else read_audit(options.check)
     started = time.perf_counter()
     tiles = Tiles(ARCHITECTURES.get(options.arch, ARCHITECTURES["sm_89"]))
     window = 12 if options.image == 384 else 7
@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> Result:
     return Result(data, lambda console: _show(console, data), code)
 
 
-def _read(path: Path) -> AuditRecord:
+def read_audit(path: Path) -> AuditRecord:
+    """A record that `geluless audit --output` wrote. Raises DataError for anything else."""
     from geluless.engine.gpu.audit import AuditRecord
 
     try:

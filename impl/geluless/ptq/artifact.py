@@ -233,8 +233,12 @@ def named_linears(plan: Plan) -> list[tuple[str, Linear]]:
 
 
 def _check_accumulator(name: str, linear: Linear, tensors: Mapping[str, NDArray]) -> None:
-    """sum |w| max|x| + |bias| + half must fit int32: then no order of summation can overflow."""
-    reach = max(-linear.input_low, linear.input_high)
+    """sum |w| max|x| + |bias| + half must fit int32: then no order of summation can overflow.
+
+    That includes engines whose products take signed bytes: they multiply x - 128 and add 128 sum(w) with the bias, so that a
+    uint8 input counts 128 twice. A tensor core's accumulator saturates where another's wraps; neither happens below this bound.
+    """
+    reach = max(-linear.input_low, linear.input_high + 1)
     products = np.abs(tensors[f"{name}.weight"].astype(np.int64)).sum(1) * reach
     bound = products + np.abs(tensors[f"{name}.bias"].astype(np.int64)) + 2**29
     if (bound > INT32_MAX).any():

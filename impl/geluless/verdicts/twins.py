@@ -40,6 +40,8 @@ ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
 BATCH = 250
 
 OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones these many
+PTX_IMAGES = 16  # executing a GPU's code on a CPU takes up to a second per image
+PTX_TARGET = "sm_89"
 ENGINE_CONTROL = "relu, one weight of the classifier changed by one step"
 
 Report = Callable[[str], None]
@@ -107,6 +109,7 @@ class Part:
     # Compiled engines on the INT8 ReLU network: images whose logits differ from the reference's in any bit, and images compared,
     # by engine. ENGINE_CONTROL is the negative control: one weight changed by one step.
     engines: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    gpu_code: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # the same for the GPU engine's compiled PTX
     distillation: Mapping[str, Any] | None = None
     blocks: tuple[BlockDescription, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)  # by step
@@ -180,7 +183,8 @@ class _Worker:
         student, record = self._distilled("local")
         predictions = {"fp32-relu": self._float("FP32 ReLU", student)}
         engines: dict[str, tuple[int, int]] = {}
-        predictions["int8-relu"], digest, manifest = self._integer("INT8 ReLU", student, engines)
+        gpu_code: dict[str, tuple[int, int]] = {}
+        predictions["int8-relu"], digest, manifest = self._integer("INT8 ReLU", student, engines, gpu_code)
         errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
         return {
             "predictions": predictions,
@@ -188,6 +192,7 @@ class _Worker:
             "artifacts": {"int8-relu": digest, **artifacts},
             "manifests": {"int8-relu": manifest, **manifests},
             "engines": engines,
+            "gpu_code": gpu_code,
             "distillation": record,
         }
 
@@ -278,11 +283,17 @@ class _Worker:
             return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
 
     def _integer(
-        self, name: str, model: nn.Module, engines: dict[str, tuple[int, int]] | None = None
+        self,
+        name: str,
+        model: nn.Module,
+        engines: dict[str, tuple[int, int]] | None = None,
+        gpu_code: dict[str, tuple[int, int]] | None = None,
     ) -> tuple[np.ndarray, str, list[dict[str, str]]]:
         artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
         if engines is not None:
             engines.update(self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits)))
+        if gpu_code is not None:
+            gpu_code.update(self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits)))
         predictions = logits.argmax(1).astype(np.uint8)
         self._say_accuracy(name, predictions)
         return predictions, artifact.content_hash, [dict(row) for row in artifact.precision_manifest()]
@@ -323,6 +334,27 @@ class _Worker:
                 found[name][0] += int((engine(batch) != want).any(axis=1).sum())
                 found[name][1] += len(batch)
         return {name: (different, compared) for name, (different, compared) in found.items()}
+
+    def _gpu_code_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, tuple[int, int]]:
+        """(images that differ, images compared) of the PTX of the GPU engine, run on this CPU; empty without triton."""
+        from geluless.engine.arms import Arm
+        from geluless.engine.gpu import GpuNetwork
+        from geluless.engine.gpu.compiler import require_triton
+        from geluless.errors import MissingResource
+
+        try:
+            require_triton()
+        except MissingResource:
+            return {}
+        from geluless.engine.gpu.machines.ptx import PtxMachine
+
+        machine, chosen = PtxMachine(PTX_TARGET), self.indices[:PTX_IMAGES]
+        images = np.concatenate([batch.numpy() for batch in self.test.batches(BATCH, indices=chosen)])
+        found = {}
+        for name, made in ((f"relu, PTX for {PTX_TARGET}", artifact), (ENGINE_CONTROL, _one_weight_changed(artifact))):
+            logits = GpuNetwork(made.plan, made.tensors, Arm.RELU, machine=machine).run(images)
+            found[name] = (int((logits != expected[: len(images)]).any(axis=1).sum()), len(images))
+        return found
 
     def _timed(self, step: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()

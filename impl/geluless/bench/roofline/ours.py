@@ -1,0 +1,113 @@
+"""This project's GPU engine as a list of kernels: bytes and multiplications from its program, instructions from its code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from geluless.bench.roofline.fastertransformer import SIZES
+from geluless.bench.roofline.work import Work
+from geluless.engine.arms import Arm
+from geluless.engine.gpu.audit.record import AuditRecord, KernelRow
+from geluless.engine.gpu.audit.shapes import shape_tensors, swin_plan
+from geluless.engine.gpu.lowering import lower
+from geluless.engine.gpu.program import Launch, Program
+from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+from geluless.engine.plan import Activation
+
+SHAPE_BLOCKS = 2  # per stage in a plan of `audit.shapes`: one plain, one shifted
+
+
+def forward(size: str, batch: int, arm: Arm, record: AuditRecord) -> list[Work]:
+    """All kernels of a forward pass at 224 x 224 in one arm of profile best. `record` is an audit of sm_89."""
+    activation = Activation.RELU if arm.value.startswith("relu") else Activation.GELU
+    plan = swin_plan(size, activation)
+    program = lower(plan, shape_tensors(plan), arm, batch=batch, tiles=Tiles(ARCHITECTURES["sm_89"]))
+    depths = SIZES[size].depths
+    works = []
+    for launch in program.launches:
+        in_block = re.match(r"layers\.(\d)\.blocks\.", launch.name)
+        # Counts are of a stage's two blocks; depths are even, so half of each kind makes the whole.
+        count = depths[int(in_block[1])] // SHAPE_BLOCKS if in_block else 1
+        works.append(_work(launch, program, record).times(count))
+    return works
+
+
+def _work(launch: Launch, program: Program, record: AuditRecord) -> Work:
+    read, written = traffic(launch, program)
+    constants = launch.constants
+    macs, depth = 0, 1
+    if launch.kernel == "int8_linear":
+        rows = launch.arguments["rows"]
+        assert isinstance(rows, int)
+        depth = int(constants["INPUTS"])
+        macs = rows * depth * int(constants["OUTPUTS"])
+    elif launch.kernel == "window_attention":
+        depth = int(constants["HEAD_DIM"])
+        macs = launch.programs * 2 * int(constants["BLOCK_Q"]) * int(constants["BLOCK_KEYS"]) * int(constants["BLOCK_D"])
+    return Work(launch.name, read, written, macs, depth, instructions(launch, record))
+
+
+def traffic(launch: Launch, program: Program) -> tuple[int, int]:
+    """(bytes read, bytes written) if every operand crosses memory once."""
+    constants, arguments = launch.constants, launch.arguments
+
+    def item(parameter: str) -> int:
+        name = arguments[parameter]
+        assert isinstance(name, str)
+        return int(np.dtype(program.buffers[name].dtype).itemsize)
+
+    if launch.kernel == "int8_linear":
+        rows, inputs, outputs = arguments["rows"], int(constants["INPUTS"]), int(constants["OUTPUTS"])
+        assert isinstance(rows, int)
+        out = rows * outputs * item("out")
+        stream = out if str(constants["EPILOGUE"]).endswith("residual") else 0
+        return rows * inputs + inputs * outputs + 12 * outputs + stream, out
+    if launch.kernel == "layer_norm":
+        count = arguments["count"]
+        assert isinstance(count, int)
+        elements = count * int(constants["CHANNELS"])
+        return 2 * elements, elements * item("out")
+    if launch.kernel == "window_attention":
+        tokens, heads = int(constants["TOKENS"]), int(constants["HEADS"])
+        elements = launch.grid[2] * int(constants["PIXELS"]) * heads * int(constants["HEAD_DIM"])
+        return 3 * elements + 2 * heads * tokens * tokens, elements
+    if launch.kernel in ("gelu_after_gemm", "relu_after_gemm", "relu_words", "quantize_patches"):
+        count = arguments["count"]
+        assert isinstance(count, int)
+        return {"relu_words": 2, "quantize_patches": 4}.get(launch.kernel, 1) * count, count
+    if launch.kernel == "pool":
+        batch, elements = launch.grid[1], int(constants["TOKENS"]) * int(constants["CHANNELS"])
+        return 2 * batch * elements, 4 * batch * int(constants["CHANNELS"])
+    batch, classes, channels = launch.grid[1], int(constants["CLASSES"]), int(constants["CHANNELS"])
+    return classes * channels + 4 * batch * channels, 4 * batch * classes
+
+
+def instructions(launch: Launch, record: AuditRecord) -> int:
+    """Of all warps of a launch: those outside the main loop once, those inside once per step. 0 for a kernel without a row."""
+    row = find_row(launch, record.rows.values())
+    if row is None:
+        return 0
+    steps = 1
+    if launch.kernel == "int8_linear":
+        steps = -(-int(launch.constants["INPUTS"]) // int(launch.constants["BLOCK_K"]))
+    elif launch.kernel == "pool":
+        steps = -(-int(launch.constants["TOKENS"]) // int(launch.constants["BLOCK_T"]))
+    elif launch.kernel == "classifier":
+        steps = -(-int(launch.constants["CHANNELS"]) // int(launch.constants["BLOCK_K"]))
+    return (row.instructions - row.loop + steps * row.loop) * launch.warps * launch.programs
+
+
+def find_row(launch: Launch, rows: Iterable[KernelRow]) -> KernelRow | None:
+    """The audit's row of this kernel at this shape; of another tile of it where the batch chose one that was not audited."""
+    constants = launch.constants
+    if launch.kernel == "int8_linear":
+        shape = f"{constants['INPUTS']} -> {constants['OUTPUTS']}"
+        tile = f"{constants['BLOCK_M']}x{constants['BLOCK_N']}x{constants['BLOCK_K']}, {launch.warps} warps"
+        same = [row for row in rows if row.epilogue == constants["EPILOGUE"] and row.shape == shape]
+        return next((row for row in same if row.tile == tile), same[0] if same else None)
+    shape = ", ".join(f"{key} {value}" for key, value in sorted(constants.items()))
+    same = [row for row in rows if row.kernel == launch.kernel]
+    return next((row for row in same if row.shape == shape), same[0] if same else None)

@@ -1,0 +1,146 @@
+"""The model of GPU latencies: its counts are exact, its laws hold, and its error is what it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="our engine's programs come with the gpu extra")
+
+from geluless.bench.roofline import fastertransformer, ours
+from geluless.bench.roofline.devices import DEVICES
+from geluless.bench.roofline.fit import Published, fit, held_out, published, relative_error
+from geluless.bench.roofline.predict import COMPARISONS, PAPER_BOUND, Prediction, attribution, predict
+from geluless.bench.roofline.work import Parameters, Work, kernel_seconds, seconds
+from geluless.cli import main
+from geluless.engine.arms import Arm
+from geluless.engine.gpu.audit.record import AuditRecord
+
+ADA = DEVICES["RTX 4090"]
+PLAIN = Parameters(gap=3e-6, bandwidth_share=0.8, tensor_share=0.5, half_depth=100.0, l2_gain=2.0)
+RECORD = AuditRecord.from_json((Path(__file__).parents[2] / "ci" / "sm_89.audit.json").read_text())
+GIGA_MACS = {"tiny": 4.49, "small": 8.75, "base": 15.4, "large": 34.5}  # of the float networks, arXiv 2103.14030 and timm
+
+
+@pytest.mark.parametrize("size", GIGA_MACS)
+def test_both_pipelines_do_the_networks_multiplications(size: str) -> None:
+    """Ours and FasterTransformer's: the published number, plus the padding of 49 tokens to 64 in attention."""
+    macs = sum(work.macs * work.launches for work in ours.forward(size, 1, Arm.RELU, RECORD)) / 1e9
+    theirs = sum(work.macs * work.launches for work in fastertransformer.forward(size, 1, ADA)) / 1e9
+    assert GIGA_MACS[size] <= macs <= 1.06 * GIGA_MACS[size]
+    assert GIGA_MACS[size] * 0.99 <= theirs <= 1.06 * GIGA_MACS[size]
+
+
+def test_bytes_of_one_block_by_hand() -> None:
+    """Swin-T, stage 1, one image: 3136 tokens of 96 channels; fp16 residual in FasterTransformer, int16 in ours."""
+    size = 3136 * 96
+    theirs = {work.name: work for work in fastertransformer.block(3136, 96, 3, DEVICES["A10"], 1)}
+    assert (theirs["bias, GELU"].read, theirs["bias, GELU"].written) == (4 * size, 4 * size)
+    assert (theirs["fc1"].read, theirs["fc1"].written) == (size + 4 * 96 * 96, 4 * size)
+    assert (theirs["bias, residual, norm 2"].read, theirs["bias, residual, norm 2"].written) == (3 * size, 3 * size)
+    mine = {work.name: work for work in ours.forward("tiny", 1, Arm.RELU, RECORD)}
+    name = "layers.0.blocks.0"
+    assert (mine[f"{name}.norm1"].read, mine[f"{name}.norm1"].written) == (2 * size, size)
+    assert mine[f"{name}.mlp.fc1"].written == 4 * size
+    assert mine[f"{name}.mlp.fc2"].read == 4 * size + 4 * 96 * 96 + 12 * 96 + 2 * size
+    assert mine[f"{name}.mlp.fc2"].written == 2 * size
+    separate = {work.name: work for work in ours.forward("tiny", 1, Arm.GELU_SEPARATE, RECORD)}
+    assert separate.keys() - mine.keys() == {f"layers.{i}.blocks.{j}.mlp.activation" for i in range(4) for j in range(2)}
+    assert separate[f"{name}.mlp.activation"].read == separate[f"{name}.mlp.activation"].written == 4 * size
+
+
+def test_gelu_in_the_epilogue_costs_instructions_and_no_bytes() -> None:
+    relu, fused = (ours.forward("base", 8, arm, RECORD) for arm in (Arm.RELU, Arm.GELU_FUSED))
+    assert [(w.read, w.written, w.macs) for w in relu] == [(w.read, w.written, w.macs) for w in fused]
+    more = [b.instructions - a.instructions for a, b in zip(relu, fused, strict=True)]
+    assert all((count > 0) == work.name.endswith("fc1") for count, work in zip(more, relu, strict=True))
+
+
+def test_every_launch_has_its_instructions() -> None:
+    for arm in (Arm.RELU, Arm.GELU_LUT, Arm.GELU_SEPARATE):
+        assert all(work.instructions > 0 for work in ours.forward("large", 8, arm, RECORD))
+
+
+@pytest.mark.parametrize("size", fastertransformer.SIZES)
+def test_better_hardware_is_never_slower_and_more_work_never_faster(size: str) -> None:
+    works = fastertransformer.forward(size, 8, ADA)
+    time = seconds(works, ADA, PLAIN)
+    for better in (
+        replace(ADA, bandwidth=2 * ADA.bandwidth),
+        replace(ADA, int8_macs=2 * ADA.int8_macs),
+        replace(ADA, l2_bytes=2 * ADA.l2_bytes),
+    ):
+        assert seconds(works, better, PLAIN) <= time
+    assert seconds(works, ADA, replace(PLAIN, gap=0.0)) < time
+    assert seconds(fastertransformer.forward(size, 16, ADA), ADA, PLAIN) > time
+    assert seconds(fastertransformer.forward(size, 8, ADA, gelu=False), ADA, PLAIN) < time
+    assert seconds(works, ADA, replace(PLAIN, overlap=0.0)) >= time
+
+
+def test_a_kernel_takes_its_scarcest_resource() -> None:
+    whole = replace(PLAIN, gap=0.0, bandwidth_share=1.0, tensor_share=1.0, half_depth=0.0, l2_gain=1.0)
+    assert kernel_seconds(Work("copy", 504_000_000, 504_000_000), ADA, whole) == pytest.approx(1e-3)
+    assert kernel_seconds(Work("product", 1, 1, macs=330_300_000_000), ADA, whole) == pytest.approx(1e-3)
+    issued = int(ADA.issue_rate / 1000)
+    assert kernel_seconds(Work("issue", 1, 1, instructions=issued), ADA, whole) == pytest.approx(1e-3, rel=1e-6)
+    both = Work("both", 504_000_000, 504_000_000, macs=330_300_000_000)
+    assert kernel_seconds(both, ADA, whole) == pytest.approx(1e-3)
+    assert kernel_seconds(both, ADA, replace(whole, overlap=0.0)) == pytest.approx(2e-3)
+
+
+def test_the_table_is_explained_within_the_stated_error_and_a_shuffled_one_is_not() -> None:
+    table = published()
+    assert len(table) == 56
+    errors = [*held_out(table, lambda entry: entry.device), *held_out(table, lambda entry: entry.size)]
+    assert sum(error.entries for error in errors) == 2 * len(table)
+    assert max(error.median for error in errors) < 0.22
+    assert max(error.worst for error in errors) < 0.55
+    order = np.random.default_rng(0).permutation(len(table))
+    shuffled = [replace(entry, milliseconds=table[i].milliseconds) for entry, i in zip(table, order, strict=True)]
+    parameters = fit(shuffled)
+    assert np.median([abs(relative_error(entry, parameters)) for entry in shuffled]) > 0.5
+
+
+def test_a_pipeline_against_itself_is_one_and_ranges_hold_their_centre() -> None:
+    table = published()
+    central = fit(table)
+    works = fastertransformer.forward("tiny", 8, ADA)
+    assert seconds(works, ADA, central) / seconds(list(works), ADA, central) == 1
+    made = predict(ADA, "tiny", 8, record=RECORD, central=central, spread=[central, PLAIN])
+    assert [prediction.comparison for prediction in made] == list(COMPARISONS)
+    for prediction in made:
+        assert prediction.low <= prediction.value <= prediction.high
+    shares = attribution("tiny", 8, ADA, central)
+    assert 1 - sum(shares.values()) == pytest.approx(
+        seconds(fastertransformer.forward("tiny", 8, ADA, gelu=False), ADA, central) / seconds(works, ADA, central)
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.8, PAPER_BOUND, "supports"), (0.88, 0.9, "straddles"), (0.891, 0.95, "contradicts")]
+)
+def test_predictions_say_what_they_mean_for_the_paper(low: float, high: float, word: str) -> None:
+    assert Prediction("x", "y", "tiny", 1, low, low, high).supports_the_paper == word
+
+
+def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geluless.commands.predict.RESAMPLES", 2)
+    audit = str(Path(__file__).parents[2] / "ci" / "sm_89.audit.json")
+    assert main(["predict", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    assert "PREDICTION" in capsys.readouterr().out
+    assert main(["predict", "--json", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["kind"] == "prediction of a model, not a measurement"
+    assert {row["paper"] for row in data["predictions"]} <= {"supports", "contradicts", "straddles"}
+    assert main(["predict", "--audit", "no-such-file"]) == 1
+
+
+def test_entries_of_the_table_name_known_things() -> None:
+    for entry in published():
+        assert isinstance(entry, Published)
+        assert entry.device in DEVICES
+        assert entry.size in fastertransformer.SIZES
