@@ -71,9 +71,9 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     largest = max(data["model_error"], key=lambda error: error["worst"])
     console.print(f"PREDICTION of a roofline model for the {data['device']}. Nothing here was measured.", soft_wrap=True)
     console.print(
-        f"Fitted to FasterTransformer's published INT8 latencies (T4, A10, A100). On entries it has not seen it is off by "
-        f"{100 * worst['median']:.0f} % in the median of the worst group ({worst['group']}) and by {100 * largest['worst']:.0f} % "
-        f"at most ({largest['group']}). The ranges hold the fit's uncertainty and that of what had to be assumed (overlap, issue "
+        f"Fitted to FasterTransformer's published INT8 latencies (T4, A10, A100). On entries it has not seen it is off "
+        f"by {100 * worst['median']:.0f} % in the median of the worst group ({worst['group']}), {100 * largest['worst']:.0f} % "
+        f"at most ({largest['group']}). Ranges hold the fit's uncertainty and that of what had to be assumed (overlap, issue "
         "rate, gaps in a graph), not errors that both times of a ratio share.",
         soft_wrap=True,
     )
