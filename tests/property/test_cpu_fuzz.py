@@ -68,7 +68,7 @@ def with_fitting_biases(plan: p.Plan, tensors: dict[str, NDArray]) -> dict[str, 
     """Biases cut so that no accumulator can overflow, up to the last unit of what the artifact may hold."""
     fitting = dict(tensors)
     for name, linear in named_linears(plan):
-        reach = max(-linear.input_low, linear.input_high)
+        reach = max(-linear.input_low, linear.input_high + 1)  # as ptq.artifact bounds it
         products = np.abs(tensors[f"{name}.weight"].astype(np.int64)).sum(1) * reach
         room = p.INT32_MAX - 2**29 - products
         fitting[f"{name}.bias"] = np.clip(tensors[f"{name}.bias"], -room, room).astype(np.int32)

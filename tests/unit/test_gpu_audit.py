@@ -144,14 +144,13 @@ def test_all_shapes_of_all_networks_are_audited() -> None:
 
 
 def test_todays_code_is_that_of_the_committed_record() -> None:
-    """A sample of it; `nox -s audit` compares all of it."""
+    """A sample of it; `nox -s audit` compares all of it. Another triton makes other code: then the contract alone must hold."""
     record = AuditRecord.from_json(COMMITTED.read_text())
-    if record.triton != require_triton():
-        pytest.skip(f"the record is of triton {record.triton}, this is {require_triton()}: nothing to compare")
     now = audit([("tiny fc1 relu", fc1_program(TILES, "relu", size="tiny"))], "sm_89", processes=1)
     assert len(now.rows) == 4
+    assert now.broken == ()
     for key, row in now.rows.items():
-        assert record.rows[key] == row
+        assert record.rows[key] == row or record.triton != require_triton()
 
 
 def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,11 +120,9 @@ def test_a_pipeline_against_itself_is_one_and_ranges_hold_their_centre() -> None
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.8, PAPER_BOUND, "supports"), (0.88, 0.9, "straddles"), (0.891, 0.95, "contradicts")]
-)
+@pytest.mark.parametrize(("low", "high", "word"), [(0.8, PAPER_BOUND, "yes"), (0.88, 0.9, "open"), (0.891, 0.95, "no")])
 def test_predictions_say_what_they_mean_for_the_paper(low: float, high: float, word: str) -> None:
-    assert Prediction("x", "y", "tiny", 1, low, low, high).supports_the_paper == word
+    assert Prediction("x", "y", "tiny", 1, low, low, high).reaches_bound == word
 
 
 def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +133,7 @@ def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, mo
     assert main(["predict", "--json", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["kind"] == "prediction of a model, not a measurement"
-    assert {row["paper"] for row in data["predictions"]} <= {"supports", "contradicts", "straddles"}
+    assert {row["at_least_11_percent"] for row in data["predictions"]} <= {"yes", "no", "open"}
     assert main(["predict", "--audit", "no-such-file"]) == 1
 
 

@@ -36,11 +36,11 @@ class Prediction:
     high: float
 
     @property
-    def supports_the_paper(self) -> str:
-        """Whether at least 11 % lies in, outside, or across the range."""
+    def reaches_bound(self) -> str:
+        """Whether the model sees at least 11 %: "yes" or "no" for the whole range, else "open"."""
         if self.high <= PAPER_BOUND:
-            return "supports"
-        return "contradicts" if self.low > PAPER_BOUND else "straddles"
+            return "yes"
+        return "no" if self.low > PAPER_BOUND else "open"
 
 
 def predict(

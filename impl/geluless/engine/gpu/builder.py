@@ -80,7 +80,7 @@ class Builder:
         floats = np.issubdtype(epilogue.factor.dtype, np.floating)
         arrays: dict[str, tuple[NDArray | None, type]] = {
             "weight": (weight, np.int8),
-            "bias": (bias.astype(np.uint32).view(np.int32), np.int32),  # modulo 2^32, as the sums that follow; those do fit
+            "bias": (bias, np.int32),  # fits, and so does every partial sum: see ptq.artifact
             "factor": (epilogue.factor, np.float32 if floats else np.int32),
             "shift": (epilogue.shift, np.int32),
             "gain": (epilogue.gain, np.float32),

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ class InterpreterMachine:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize | None = None  # also when this object is forgotten, or Python ends
         self._lock = threading.Lock()
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -45,16 +47,9 @@ class InterpreterMachine:
 
     def close(self) -> None:
         """Ends the process; the next call starts a new one."""
-        process, self._process = self._process, None
-        if process is not None:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            process.wait()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self.close()
+        self._process = None
+        if self._end is not None:
+            self._end()
 
     def _ask(self, request: tuple) -> Any:
         with self._lock:
@@ -77,7 +72,15 @@ class InterpreterMachine:
             environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             command = [sys.executable, "-m", "geluless.engine.gpu.machines.interpreter_process"]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            self._end = weakref.finalize(self, _end_process, self._process)
         return self._process
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
 
 
 def argument_values(launch: Launch, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,9 @@ MUTATIONS: dict[str, Mutation] = {
     "max for min": replaced(r"max\.s32", "min.s32", first=True),
     "min for max": replaced(r"min\.s(32|64)", r"max.s\1", last=True),
     "shift to the left": replaced(r"shr\.s(32|64)", r"shl.b\1", last=True),
-    "neighbours exchanged": replaced(r"(st\.shared::cta\.v[24]\.\S+ \[[^]]*\], \{ )(%\w+), (%\w+)", r"\1\3, \2", last=True),
+    "neighbours exchanged": replaced(
+        r"(st\.(?:shared|global)\S*\.v[24]\.\S+\s+\[[^]]*\], \{ ?)(%\w+), (%\w+)", r"\1\3, \2", first=True
+    ),
     # addresses and masks
     "stride off by one": replaced(r"(?:mul|mad)\.lo\.s32\s+%r\d+, %r\d+, (\d\d+)", plus(1, 1), first=True),
     "edge one further": replaced(r"setp\.lt\.s32(\s+%p\d+, %r\d+, %r\d+;)", r"setp.le.s32\1"),
