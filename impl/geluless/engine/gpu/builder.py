@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine import plan as p
-from geluless.engine.gpu.addresses import window_tokens
+from geluless.engine.addresses import window_tokens
 from geluless.engine.gpu.epilogues import OFFSET, Epilogue, SeparateKernel, Tensors, saturates
-from geluless.engine.gpu.program import IMAGES, UNUSABLE, Buffer, Float, Launch, Probe, Program
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Float, Launch, Probe, Program
 from geluless.engine.gpu.tiles import Tiles, power_of_two
 from geluless.engine.reference import relative_position_index
 
@@ -188,3 +188,26 @@ class Builder:
         arguments |= {"words": words, "out": hidden} if separate.from_words else {"hidden": hidden}
         constants = {"BLOCK": block} if separate.from_words else {"BLOCK": block, "CHANNELS": width}
         self.launch(name, separate.kernel, (-(-count // block),), arguments, constants, writes=hidden)
+
+    def pool(self, head: p.Head, source: str, target: str) -> None:
+        """int16 [images, tokens, channels] -> int32 [images, channels]."""
+        channels = head.norm.channels
+        block_c, block_t = min(64, power_of_two(channels)), min(64, power_of_two(head.tokens))
+        arguments = {"x": source, "out": target, "multiplier": head.pool_multiplier, "shift": head.pool_shift}
+        shape = {"TOKENS": head.tokens, "CHANNELS": channels, "BLOCK_T": block_t, "BLOCK_C": block_c}
+        self.launch("head.pool", "pool", (-(-channels // block_c), self.batch), arguments, shape, writes=target)
+
+    def classifier(self, head: p.Head, pooled: str) -> None:
+        """int32 [images, channels] -> the buffer `logits`, which it makes."""
+        classes, channels = head.fc.outputs, head.fc.inputs
+        self.buffers[LOGITS] = Buffer("float32", (self.batch, classes))
+        arguments = {
+            "pooled": pooled,
+            "weight": self.constant("head.fc.weight", self.tensors["head.fc.weight"], np.int8),
+            "bias": self.constant("head.fc.bias", self.tensors["head.fc.bias"], np.int32),
+            "scale": self.constant("head.fc.scale", self.tensors["head.fc.logit_scale"], np.float32),
+            "logits": LOGITS,
+        }
+        block_n, block_k = min(32, power_of_two(classes)), min(128, power_of_two(channels))
+        shape = {"CLASSES": classes, "CHANNELS": channels, "BLOCK_N": block_n, "BLOCK_K": block_k}
+        self.launch("head.fc", "classifier", (-(-classes // block_n), self.batch), arguments, shape, writes=LOGITS)

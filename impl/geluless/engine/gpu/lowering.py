@@ -7,24 +7,28 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geluless.engine import plan as p
+from geluless.engine.addresses import merge_sources
 from geluless.engine.arms import Arm
-from geluless.engine.gpu.addresses import merge_sources
 from geluless.engine.gpu.builder import Builder
 from geluless.engine.gpu.epilogues import OFFSET, Tensors, arm_epilogue, sink_epilogue
-from geluless.engine.gpu.program import LOGITS, Buffer, Program
-from geluless.engine.gpu.tiles import Tiles, power_of_two
+from geluless.engine.gpu.program import GRID_LIMITS, Program
+from geluless.engine.gpu.tiles import Tiles
 
 INDEX_LIMIT = 2**31  # kernels address elements with int32
+SMALLEST_BLOCK = 16  # rows of a tile: of every architecture's table, and of what tuning may choose from it
 
 
 def lower(plan: p.Plan, tensors: Tensors, arm: Arm, *, batch: int, tiles: Tiles) -> Program:
-    """The whole forward pass of `batch` images. Raises ValueError for a batch whose tensors int32 cannot address."""
+    """The whole forward pass of `batch` images. Raises ValueError for a batch above `largest_batch`."""
     return _Lowering(tensors, batch, tiles, plan=plan, arm=arm).program()
 
 
 def largest_batch(plan: p.Plan) -> int:
-    """How many images one program may take."""
-    return max(1, (INDEX_LIMIT - 1) // _elements_per_image(plan))
+    """How many images one program may take: no element beyond int32, and no grid beyond what a device launches. Along its second
+    axis lie tiles of rows, of which a single image always gets large enough ones; along its third, images."""
+    tokens = max(stage.height * stage.width for stage in plan.stages)
+    rows = SMALLEST_BLOCK * GRID_LIMITS[1]
+    return max(1, min((INDEX_LIMIT - 1) // _elements_per_image(plan), rows // tokens, GRID_LIMITS[2]))
 
 
 def _elements_per_image(plan: p.Plan) -> int:
@@ -114,22 +118,9 @@ class _Lowering(Builder):
 
     def _head(self) -> None:
         head, stage = self.plan.head, self.plan.stages[-1]
-        rows, channels, classes = self._rows(stage), stage.channels, head.fc.outputs
+        rows, channels = self._rows(stage), stage.channels
         normed = self.scratch("embedding", "int16", rows * channels)
         self.norm("norm", head.norm, "stream", normed, rows)
         pooled = self.scratch("pooled", "int32", self.batch * channels)
-        block_c, block_t = min(64, power_of_two(channels)), min(64, power_of_two(head.tokens))
-        arguments = {"x": normed, "out": pooled, "multiplier": head.pool_multiplier, "shift": head.pool_shift}
-        shape = {"TOKENS": head.tokens, "CHANNELS": channels, "BLOCK_T": block_t, "BLOCK_C": block_c}
-        self.launch("head.pool", "pool", (-(-channels // block_c), self.batch), arguments, shape, writes=pooled)
-        self.buffers[LOGITS] = Buffer("float32", (self.batch, classes))
-        arguments = {
-            "pooled": pooled,
-            "weight": self.constant("head.fc.weight", self.tensors["head.fc.weight"], np.int8),
-            "bias": self.constant("head.fc.bias", self.tensors["head.fc.bias"], np.int32),
-            "scale": self.constant("head.fc.scale", self.tensors["head.fc.logit_scale"], np.float32),
-            "logits": LOGITS,
-        }
-        block_n, block_k = min(32, power_of_two(classes)), min(128, power_of_two(channels))
-        shape = {"CLASSES": classes, "CHANNELS": channels, "BLOCK_N": block_n, "BLOCK_K": block_k}
-        self.launch("head.fc", "classifier", (-(-classes // block_n), self.batch), arguments, shape, writes=LOGITS)
+        self.pool(head, normed, pooled)
+        self.classifier(head, pooled)
