@@ -146,6 +146,8 @@ def test_a_broken_fixture_is_an_error_with_its_message(lab: Lab) -> None:
 def test_an_expected_refutation_passes_and_its_reproduction_fails(lab: Lab) -> None:
     expected = 'expected = "refuted: fused GELU is as fast"\n'
     assert lab.run("refuted", extra=expected).ret == 0
+    assert lab.run("refuted", extra='expected_items = {it = "refuted: fused GELU is as fast"}\n').ret == 0
+    assert lab.run("refuted", extra='expected_items = {another = "refuted: fused GELU is as fast"}\n').ret == 1
     result = lab.run("reproduced", extra=expected)
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*REPRODUCED*"])

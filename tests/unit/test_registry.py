@@ -86,6 +86,8 @@ def test_every_kind_of_statement_of_the_paper_is_covered(registry: tuple[Claim, 
         (ROW.format(id="c01").replace('"key result"', '"break condition"'), "break condition"),
         (ROW.format(id="c01").replace('"key result"', '"rumour"'), "covers 'rumour'"),
         (ROW.format(id="c01") + 'expected = "perhaps"\n', "'expected' is left out"),
+        (ROW.format(id="c01") + 'expected_items = {memory = "perhaps"}\n', "'expected_items' maps"),
+        (ROW.format(id="c01") + "expected_items = 3\n", "'expected_items' maps"),
         (ROW.format(id="claim1"), "an id is c and two digits"),
         (ROW.format(id="c02") + ROW.format(id="c01"), "unique and in order"),
         (ROW.format(id="c01") * 2, "unique and in order"),
@@ -102,7 +104,7 @@ def test_a_defective_row_is_named(tmp_path: Path, broken: str, message: str) -> 
 def test_a_good_row_loads_and_the_expected_refutation_is_read(tmp_path: Path) -> None:
     (row,) = load_registry(write(tmp_path, ROW.format(id="c07") + 'expected = "refuted: tables are as fast"\n'))
     assert row.id == "c07"
-    assert row.expects_refutation
+    assert row.expectation("anything") == "refuted: tables are as fast"
     assert row.margin == 0.5
 
 
@@ -127,6 +129,12 @@ def test_rows_without_file_and_files_without_row_are_named(tmp_path: Path) -> No
 def test_a_module_that_does_not_exist_is_listed(tmp_path: Path) -> None:
     text = ROW.format(id="c01").replace("geluless.errors", "geluless.magic.wand")
     assert missing_modules(load_registry(write(tmp_path, text))) == ("c01: geluless.magic.wand",)
+
+
+def test_single_checks_may_be_expected_to_refute(tmp_path: Path) -> None:
+    (row,) = load_registry(write(tmp_path, ROW.format(id="c07") + 'expected_items = {memory = "refuted: both fit"}\n'))
+    assert row.expectation("memory_against_all[tiny]") == "refuted: both fit"
+    assert row.expectation("time_against[tiny]") == ""
 
 
 @pytest.mark.parametrize(("name", "expected"), [("test_c03_accuracy.py", "c03"), ("test_c3_x.py", None), ("test_units.py", None)])

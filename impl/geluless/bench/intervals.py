@@ -1,18 +1,23 @@
-"""Medians, ratios of medians and shares of peak, with bootstrap intervals over blocks.
+"""Medians, ratios of medians and shares of peak, with intervals.
 
-A block is resampled whole: its contenders stay together, so drift that moves a block moves both sides of a ratio alike. For
-the same reason a ratio is the median of the blocks' quotients, not the quotient of two medians, which needs twice
-the width where the clock drifts. With samples of several processes, processes are resampled first and blocks
-within them; an interval over fewer than five processes is too narrow, because so few say little about the next one.
+Within a process, blocks are resampled (bootstrap). A block is resampled whole: its contenders stay together, so drift that moves
+a block moves both sides of a ratio alike. For the same reason a ratio is the median of the blocks' quotients, not the quotient of
+two medians, which needs twice the width where the clock drifts.
+
+A process keeps its memory layout for life, and layouts differ by a percent or two: what matters for a claim is the next process.
+`ratio_over_processes` is therefore Student's interval over the processes' own medians, on the log scale. A bootstrap of processes
+and then blocks is no substitute: of five processes it covers between 86 and 97 % where it says 90, depending on which of the two
+varies more; Student's covers 88 to 93 (tests/unit/test_bench_coverage.py simulates both).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from geluless.bench.paired import Samples
 
@@ -42,6 +47,31 @@ def ratio(samples: Samples, name: str, against: str, *, seed: int = 0) -> Interv
     """Median over the blocks of time(name) / time(against): below 1 means `name` is faster."""
     quotients = samples.seconds[name] / samples.seconds[against]
     return _bootstrap(samples, lambda rows: np.median(quotients[rows], axis=-1), seed=seed)
+
+
+def process_contrasts(samples: Samples, weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """float64 [processes]: each process's median over its blocks of sum(weight * log time)."""
+    logs = sum((weight * np.log(samples.seconds[name]) for name, weight in weights.items()), np.zeros(samples.blocks))
+    ends = np.cumsum(samples.processes or (samples.blocks,))
+    return np.array([np.median(part) for part in np.split(logs, ends[:-1])])
+
+
+def contrast_over_processes(samples: Samples, weights: Mapping[str, float], *, confidence: float = CONFIDENCE) -> Interval:
+    """exp(sum(weight * log time)) of a process yet to come, two-sided at `confidence`. {a: 1, b: -1} is the ratio of a to b.
+
+    Raises ValueError for fewer than three processes.
+    """
+    logs = process_contrasts(samples, weights)
+    if len(logs) < 3:
+        raise ValueError(f"{len(logs)} processes say nothing about the next one: time at least three")
+    half = stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    middle = logs.mean()
+    return Interval(float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half)))
+
+
+def ratio_over_processes(samples: Samples, name: str, against: str, *, confidence: float = CONFIDENCE) -> Interval:
+    """time(name) / time(against) of a process yet to come: below 1 means `name` is faster."""
+    return contrast_over_processes(samples, {name: 1.0, against: -1.0}, confidence=confidence)
 
 
 def share_of_peak(samples: Samples, name: str, *, operations: float, threads: int = 1, seed: int = 0) -> Interval:

@@ -132,3 +132,16 @@ def joined(parts: Sequence[Samples]) -> Samples:
         np.concatenate([part.order for part in parts]) if known else np.zeros((0, 0), np.intp),
         tuple(blocks for part in parts for blocks in part.processes or (part.blocks,)),
     )
+
+
+def kept(samples: Samples, keep: NDArray[np.bool_]) -> Samples:
+    """The blocks where `keep`, bool [blocks], holds. Raises ValueError when none is left; a process may lose all of its own."""
+    sizes = samples.processes or (samples.blocks,)
+    ends = np.cumsum(sizes)
+    counts = [int(keep[end - size : end].sum()) for size, end in zip(sizes, ends, strict=True)]
+    return Samples(
+        {name: values[keep] for name, values in samples.seconds.items()},
+        {name: values[keep] for name, values in samples.peak.items()},
+        samples.order[keep] if len(samples.order) else samples.order,
+        tuple(count for count in counts if count),
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from geluless.errors import GelulessError
+from geluless.files import atomic_output
 from geluless.report.document import SCHEMA, build_document
 from geluless.report.html import render_html
 from geluless.report.markdown import render_markdown
+from geluless.report.peers import find_records
+from geluless.report.peers_forms import html_lines, markdown_lines
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
 
@@ -44,7 +45,8 @@ def write_report(
 
 
 def render_folder(folder: str | Path) -> tuple[Path, Path]:
-    """Draw claims.md and claims.html again from `folder`/claims.json; returns both paths. Raises ReportError."""
+    """Draw claims.md and claims.html again from `folder`/claims.json and the newest records in `folder`/peers; returns both
+    paths. Raises ReportError."""
     folder = Path(folder)
     source = folder / "claims.json"
     try:
@@ -63,18 +65,12 @@ def render_folder(folder: str | Path) -> tuple[Path, Path]:
 
 def _draw(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     markdown, page = folder / "claims.md", folder / "claims.html"
-    _replace(markdown, render_markdown(document))
-    _replace(page, render_html(document))
+    peers = find_records(folder / "peers")
+    _replace(markdown, render_markdown(document, markdown_lines(peers)))
+    _replace(page, render_html(document, html_lines(peers)))
     return markdown, page
 
 
 def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_output(path) as partial:
+        partial.write_text(text, encoding="utf-8")

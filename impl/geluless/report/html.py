@@ -52,8 +52,8 @@ summary { cursor: pointer; } details { margin: .5rem 0; }
 """
 
 
-def render_html(document: Mapping[str, Any]) -> str:
-    """The whole page as a string."""
+def render_html(document: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """The whole page as a string; `more` are lines of HTML for sections that are not about claims."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -66,6 +66,7 @@ def render_html(document: Mapping[str, Any]) -> str:
             *_figures(document["exhibits"].get("twins", {})),
             "<h2>Claims</h2>",
             *(line for row in document["claims"] for line in _claim(row)),
+            *more,
             *_environment(document),
             "</body></html>",
             "",
@@ -126,6 +127,8 @@ def _claim(row: Mapping[str, Any]) -> list[str]:
         lines.append(f"<dt>breaks if</dt><dd>{escape(row['break_condition'])}</dd>")
     if row["expected"]:
         lines.append(f"<dt>expected</dt><dd>{escape(row['expected'])}</dd>")
+    for name, text in row["expected_items"]:
+        lines.append(f"<dt>expected of {escape(name)}</dt><dd>{escape(text)}</dd>")
     lines += [
         f"<dt>control</dt><dd>{escape(row['negative_control'])}</dd>",
         f"<dt>again</dt><dd><code>{escape(rerun_command(row['id']))}</code></dd></dl>",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from geluless.report.document import headline_text, number_text, rerun_command
@@ -12,8 +12,8 @@ MARKS = {"REPRODUCED": "✅", "REFUTED": "❌", "UNDECIDED": "❔", "NEEDS": "�
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
-def render_markdown(document: Mapping[str, Any]) -> str:
-    """GitHub-flavoured Markdown; every text of the record is escaped."""
+def render_markdown(document: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """GitHub-flavoured Markdown; every text of the record is escaped. `more` are lines for sections that are not about claims."""
     lines = ["# Claims of arXiv 2402.01169", ""]
     for reason in document["partial"]:
         lines += [f"> **Partial run:** {escape(reason)}. This is no verdict on the whole registry.", ""]
@@ -27,6 +27,7 @@ def render_markdown(document: Mapping[str, Any]) -> str:
     lines += ["", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
     for row in document["claims"]:
         lines += _section(row)
+    lines += more
     return "\n".join(lines)
 
 

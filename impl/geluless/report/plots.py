@@ -53,9 +53,9 @@ def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
         axes.invert_yaxis()
         axes.set_xlabel("accuracy lost against FP32 GELU, percentage points")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-        _frame(axes)
+        frame(axes)
 
-    return _svg(
+    return svg(
         draw, height=1.6 + 0.75 * len(sizes), salt="accuracy", label="Accuracy lost per size and arm, with the 0.5 point bound"
     )
 
@@ -79,9 +79,9 @@ def agreement_plot(twins: Mapping[str, Any]) -> str | None:
         axes.set_xlabel("blocks converted to ReLU")
         axes.set_ylabel("held-out agreement, %")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-        _frame(axes)
+        frame(axes)
 
-    return _svg(
+    return svg(
         draw, height=3.9 + 0.2 * (len(lines) // 2), salt="agreement", label="Agreement with the teacher, block after block"
     )
 
@@ -110,9 +110,9 @@ def curves_plot(twins: Mapping[str, Any]) -> str | None:
             axes.set_title(title, fontsize=9)
             axes.set_xlabel("step")
             axes.set_ylabel("loss / first loss")
-            _frame(axes)
+            frame(axes)
 
-    return _svg(draw, height=2.4 * rows, salt="curves", label="Learning curves of the distillation, block by block")
+    return svg(draw, height=2.4 * rows, salt="curves", label="Learning curves of the distillation, block by block")
 
 
 def finite_points(curve: Sequence[Sequence[Any]] | None) -> list[tuple[float, float]]:
@@ -121,14 +121,14 @@ def finite_points(curve: Sequence[Sequence[Any]] | None) -> list[tuple[float, fl
     return points if points and points[0][1] else []
 
 
-def _frame(axes: Axes) -> None:
+def frame(axes: Axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(True, color=FAINT, linewidth=0.5, alpha=0.5)
     axes.set_axisbelow(True)
 
 
-def _svg(draw: Callable[[Figure], None], *, height: float, salt: str, label: str) -> str:
+def svg(draw: Callable[[Figure], None], *, height: float, salt: str, label: str) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

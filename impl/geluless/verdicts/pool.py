@@ -95,6 +95,13 @@ class EvidencePool:
         self._drain()
         return tuple(self._result(task) for task in tasks)
 
+    def wait(self) -> None:
+        """Until every task has ended, well or not, printing progress: from then on no worker keeps a core busy."""
+        waiting = set(self._futures.values())
+        while waiting and wait_for(waiting, timeout=POLL_SECONDS).not_done:
+            self._drain()
+        self._drain()
+
     def finished(self) -> dict[Task, Part]:
         """The parts of all tasks that ended well so far, without waiting."""
         return {task: f.result() for task, f in self._futures.items() if f.done() and not f.cancelled() and f.exception() is None}

@@ -195,10 +195,11 @@ def _why_it_fails(record: Record, row: Claim, *, require_all: bool) -> str:
     """Empty when the outcome does not fail the run."""
     if record.status == "ERROR":
         return f"ERROR, the check is broken: {record.sentence}"
-    if record.status == "REFUTED" and not row.expects_refutation:
+    expected = row.expectation(record.item)
+    if record.status == "REFUTED" and not expected:
         return f"REFUTED: {record.sentence}"
-    if record.status == "REPRODUCED" and row.expects_refutation:
-        return f"REPRODUCED although the registry says {row.expected!r}: {record.sentence}"
+    if record.status == "REPRODUCED" and expected:
+        return f"REPRODUCED although the registry says {expected!r}: {record.sentence}"
     if require_all and (record.status == "UNDECIDED" or record.status.startswith("NEEDS_")):
         return f"{record.status}, and --require-all was given: {record.sentence}"
     return ""

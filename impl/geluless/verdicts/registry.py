@@ -20,6 +20,7 @@ DIRECTIONS = ("below", "above", "equal", "explore")
 COVERS = ("key result", "mechanism", "break condition", "open question", "next check", "limitation")
 ID = re.compile(r"c\d\d")
 TEST_FILE = re.compile(r"test_(c\d\d)_\w+\.py")
+REFUTED = re.compile(r"refuted: .+")
 
 
 class RegistryError(GelulessError):
@@ -32,7 +33,7 @@ class Claim:
 
     `margin` is a number of `unit`, or None where the statement is exact; `direction` says on which side of it the
     statistic must lie ("explore": reported without a bound). `expected` is "" or "refuted: why"; then a reproduction is
-    the surprise that fails the run.
+    the surprise that fails the run. `expected_items` says the same of single checks, by the beginning of their names.
     """
 
     id: str
@@ -51,15 +52,16 @@ class Claim:
     covers: tuple[str, ...]
     break_condition: str = ""
     expected: str = ""
+    expected_items: tuple[tuple[str, str], ...] = ()
 
-    @property
-    def expects_refutation(self) -> bool:
-        return bool(self.expected)
+    def expectation(self, item: str) -> str:
+        """"refuted: why" where that is expected of the check `item` (its test's name without test_), else ""."""
+        return next((text for name, text in self.expected_items if item.startswith(name)), self.expected)
 
 
 LISTS = {"paper_numbers", "needs", "modules", "covers"}
 MAY_BE_EMPTY = {"paper_numbers", "needs"}  # as lists: a claim without a number of the paper, one that needs nothing
-OPTIONAL = {"break_condition", "expected"}
+OPTIONAL = {"break_condition", "expected", "expected_items"}
 
 
 def load_registry(path: str | Path) -> tuple[Claim, ...]:
@@ -93,6 +95,9 @@ def _claim(row: dict[str, Any], where: str) -> Claim:
                 raise RegistryError(f"{where}: {key!r} must be a list of non-empty strings")
             if not value and key not in MAY_BE_EMPTY:
                 raise RegistryError(f"{where}: {key!r} is empty")
+        elif key == "expected_items":
+            if not isinstance(value, dict) or not all(isinstance(v, str) and REFUTED.fullmatch(v) for v in value.values()):
+                raise RegistryError(f"{where}: 'expected_items' maps the names of checks to \"refuted: why\"")
         elif key == "margin":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise RegistryError(f"{where}: 'margin' must be a number; leave it out where the statement is exact")
@@ -110,9 +115,10 @@ def _claim(row: dict[str, Any], where: str) -> Claim:
         raise RegistryError(f"{where}: {bad[0]!r} is no number of the paper that is known to us ({', '.join(PAPER_NUMBERS)})")
     if ("break condition" in row["covers"]) != ("break_condition" in row):
         raise RegistryError(f"{where}: covering a break condition means stating it in 'break_condition', and the reverse")
-    if "expected" in row and not re.fullmatch(r"refuted: .+", row["expected"]):
+    if "expected" in row and not REFUTED.fullmatch(row["expected"]):
         raise RegistryError(f"{where}: 'expected' is left out, or reads 'refuted: why'")
     values: dict[str, Any] = {key: tuple(value) if key in LISTS else value for key, value in row.items()}
+    values["expected_items"] = tuple(row.get("expected_items", {}).items())
     return Claim(**{"margin": None, **values})
 
 

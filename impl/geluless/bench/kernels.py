@@ -1,0 +1,83 @@
+"""Single kernels as entries of a study: fc1's matrix product of one stage with one epilogue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STAGES = ((3136, 96), (784, 192), (196, 384), (49, 768))  # Swin-T at 224: tokens, channels
+SHIFT, MULTIPLIER = 6, 3000
+EPILOGUES = ("relu", "bytes")  # with ReLU's clamp, and the bare requantization to a signed byte
+
+
+@dataclass(frozen=True)
+class KernelEntry:
+    """uint8 [rows, inputs] times int8 [outputs, inputs], requantized; `repeats` products make one call."""
+
+    name: str
+    epilogue: str
+    rows: int
+    outputs: int
+    inputs: int
+    repeats: int = 1
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.outputs * self.inputs * self.repeats
+
+
+def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object], dict[str, Any]]:
+    """The call, and a row that says what it is. Ends the process when its output is not the law's."""
+    from geluless.engine.cpu import choose_isa, native
+    from geluless.engine.cpu.lowering import Layer
+
+    if entry.epilogue not in EPILOGUES:
+        raise ValueError(f"no kernel entry has the epilogue {entry.epilogue!r}: there are {', '.join(EPILOGUES)}")
+    rng = np.random.default_rng(seed)
+    isa = choose_isa(None)
+    weight = rng.integers(-127, 128, (entry.outputs, entry.inputs)).astype(np.int8)
+    stored = rng.integers(0, 256, (entry.rows, entry.inputs)).astype(np.uint8)
+    zero = 0 if entry.epilogue == "relu" else 128
+    layer = Layer(
+        entry.epilogue,
+        entry.inputs,
+        entry.outputs,
+        True,
+        weight,
+        np.full(entry.outputs, 1 << SHIFT - 1, np.int32),
+        shift=np.full(entry.outputs, SHIFT, np.int32),
+        multiplier=np.full(entry.outputs, MULTIPLIER, np.int16),
+        zero=zero,
+    )
+    kernel = native().KernelLayer(isa, layer)
+    out = np.zeros((entry.rows, entry.outputs), np.uint8)
+
+    def call() -> None:
+        for _ in range(entry.repeats):
+            kernel.run(stored, out, 0, kernel.panels)
+
+    call()
+    acc = (stored.astype(np.float64) - 128) @ weight.T.astype(np.float64)  # exact: a signed byte is stored plus 128
+    narrow = np.clip((acc.astype(np.int64) + (1 << SHIFT - 1)) >> SHIFT, -(2**15), 2**15 - 1)
+    law = np.clip(((narrow * MULTIPLIER + (1 << 14)) >> 15) + zero, 0, 255)
+    if not np.array_equal(out, law):
+        wrong = f"{np.count_nonzero(out != law)} of {law.size} values are not the law's"
+        raise SystemExit(f"{entry.name} is not timed: WRONG: {wrong}")
+    row = {
+        "name": entry.name,
+        "arm": entry.epilogue,
+        "isa": isa,
+        "threads": 1,
+        "batch": 1,
+        "artifact": f"{entry.rows}x{entry.outputs}x{entry.inputs}",
+        "input": hashlib.sha256(stored.tobytes()).hexdigest(),
+        "logits": hashlib.sha256(out.tobytes()).hexdigest(),
+        "correctness": "equal to the law",
+        "model": "fc1",
+        "memory_bytes": weight.nbytes,
+    }
+    return call, row

@@ -1,0 +1,196 @@
+"""One activation and one number of threads: all peers that are right, timed block by block in random order.
+
+Peers start one after the other, each alone on the machine, and stand still from then on except while they are timed. In every
+block each is asked for one sample; the peak loop around the samples runs in this process, on the same cores. A peer that fails
+while it is timed is dropped, and the timing begins anew without it: a block without one of its samples is no block.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geluless.bench import intervals
+from geluless.bench.paired import Samples, time_paired
+from geluless.errors import MissingResource
+from geluless.peers.lineup import Dropped, Entrant, start
+from geluless.peers.peer import Peer, PeerFailure, Shape, Status
+from geluless.peers.preparation import Prepared
+from geluless.peers.roster import BASELINE
+from geluless.peers.subject import Subject
+
+MIN_BLOCKS = 8  # fewer say nothing about the spread
+MIN_BLOCKS_LARGE = 5  # of a larger batch, whose samples are long
+PEAK_REPETITIONS = 50_000  # some milliseconds
+
+Announce = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed, for how long: `seconds` for latency and again for throughput; no throughput where the batch is None."""
+
+    batch: int
+    throughput_batch: int | None
+    threads: int
+    seconds: float
+    seed: int
+
+
+@dataclass
+class Contest:
+    """rows: JSON values, one per peer, in the order of the roster. latency, throughput: the samples, where a peer was timed."""
+
+    activation: str
+    timing: Timing
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    latency: Samples | None = None
+    throughput: Samples | None = None
+
+
+def hold(
+    subject: Subject,
+    peers: Sequence[Peer],
+    prepared: Mapping[tuple[str, str], Prepared | PeerFailure],
+    timing: Timing,
+    *,
+    cores: Sequence[int],
+    scratch: Path,
+    announce: Announce = lambda line: None,
+) -> Contest:
+    """Start, verify and time every peer that runs this activation. Never raises for what a peer does."""
+    contest, head = Contest(subject.activation, timing), f"{subject.activation}, {timing.threads} thread(s)"
+    entrants: dict[str, Entrant] = {}
+    failures: dict[str, PeerFailure] = {}
+    runnable = [peer for peer in peers if peer.activation in (None, subject.activation)]
+    with _on(cores):
+        try:
+            for peer in runnable:
+                announce(f"{head}: starting {peer.name}")
+                log = scratch / f"{peer.name}_{subject.activation}_{timing.threads}.log"
+                try:
+                    outcome = prepared[subject.activation, peer.name]
+                    if isinstance(outcome, PeerFailure):
+                        raise outcome
+                    shape = Shape(timing.batch, timing.threads)
+                    entrants[peer.name] = start(peer, subject, outcome, shape, cores=cores, log=log)
+                except PeerFailure as failure:
+                    failures[peer.name] = failure
+            announce(f"{head}: timing batch {timing.batch}")
+            contest.latency = _timed(entrants, failures, timing, min_blocks=MIN_BLOCKS)
+            if timing.throughput_batch is not None:
+                announce(f"{head}: loading and timing batch {timing.throughput_batch}")
+                _load(entrants, failures, Shape(timing.throughput_batch, timing.threads))
+                contest.throughput = _timed(entrants, failures, timing, min_blocks=MIN_BLOCKS_LARGE)
+        finally:
+            for entrant in entrants.values():
+                entrant.process.close()
+    contest.rows = [_row(peer, contest, entrants.get(peer.name), failures.get(peer.name)) for peer in runnable]
+    return contest
+
+
+def cores_for(threads: int) -> list[int]:
+    """As many cores as threads, the last ones: the first one serves most interrupts. All, where there are too few."""
+    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return available[-threads:]
+
+
+@contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """This process on the same cores as the peers, so that the peak loop tells about them."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _load(entrants: dict[str, Entrant], failures: dict[str, PeerFailure], shape: Shape) -> None:
+    for name, entrant in list(entrants.items()):
+        try:
+            entrant.load(shape)
+            if entrant.subject.has_test:
+                entrant.test()
+            entrant.process.pause()
+        except PeerFailure as failure:
+            _drop(name, failure, entrants, failures)
+
+
+def _timed(entrants: dict[str, Entrant], failures: dict[str, PeerFailure], timing: Timing, *, min_blocks: int) -> Samples | None:
+    peak = _peak_loop()
+    while entrants:
+        try:
+            return time_paired(
+                {name: entrant.sample for name, entrant in entrants.items()},
+                seconds=timing.seconds,
+                min_blocks=min_blocks,
+                warm_up=1,
+                seed=timing.seed,
+                peak=peak,
+                stopwatch=_its_own_seconds,
+            )
+        except Dropped as dropped:
+            _drop(dropped.entrant.peer.name, dropped.failure, entrants, failures)
+    return None
+
+
+def _its_own_seconds(sample: Callable[[], object]) -> float:
+    """A sample is timed in the process where it runs."""
+    seconds = sample()
+    assert isinstance(seconds, float)
+    return seconds
+
+
+def _drop(name: str, failure: PeerFailure, entrants: dict[str, Entrant], failures: dict[str, PeerFailure]) -> None:
+    failures[name] = failure
+    entrants.pop(name).process.close()
+
+
+def _peak_loop() -> Callable[[], float] | None:
+    with suppress(MissingResource):
+        from geluless.engine.cpu import choose_isa, peak_rate
+
+        isa = choose_isa(None)
+        return lambda: peak_rate(isa, repetitions=PEAK_REPETITIONS)
+    return None
+
+
+def _row(peer: Peer, contest: Contest, entrant: Entrant | None, failure: PeerFailure | None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "peer": peer.name,
+        "precision": peer.precision,
+        "activation": contest.activation,
+        "threads": contest.timing.threads,
+        "status": Status.MEASURED.value if failure is None else failure.status.value,
+        "reason": "" if failure is None else failure.reason,
+        "latency_ms": None,
+        "ratio_to_ours": None,
+        "images_per_second": None,
+    }
+    if entrant is None or failure is not None:
+        return row
+    row |= entrant.facts
+    if contest.latency is not None:
+        row["latency_ms"] = _scaled(intervals.median(contest.latency, peer.name), 1000)
+        if BASELINE in contest.latency.seconds:
+            row["ratio_to_ours"] = asdict(intervals.ratio(contest.latency, peer.name, BASELINE))
+    if contest.throughput is not None and contest.timing.throughput_batch is not None:
+        seconds = intervals.median(contest.throughput, peer.name)
+        row["images_per_second"] = {
+            "value": contest.timing.throughput_batch / seconds.value,
+            "low": contest.timing.throughput_batch / seconds.high,
+            "high": contest.timing.throughput_batch / seconds.low,
+        }
+    return row
+
+
+def _scaled(interval: intervals.Interval, factor: float) -> dict[str, float]:
+    return {key: factor * value for key, value in asdict(interval).items()}

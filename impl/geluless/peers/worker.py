@@ -1,0 +1,174 @@
+"""The process that runs one peer: answers requests over a pipe until the other end closes.
+
+It is bound to its cores before anything is imported, because thread pools look at them once, when they start. Whatever a
+runtime prints goes to standard error; the pipe carries nothing but answers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
+
+import ctypes
+import gc
+import signal
+import time
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geluless.errors import MissingResource
+from geluless.peers.memory import Memory, memory_now
+from geluless.peers.peer import Executed, Peer, PeerFailure, Runner, Shape, Status
+from geluless.peers.subject import Subject
+
+PILOT_ROUNDS, PILOT_SECONDS = 3, 0.1
+Logits = NDArray[np.float32]
+
+
+class Host:
+    """One peer with one subject; every public method is a request."""
+
+    def __init__(self) -> None:
+        self._peer: Peer
+        self._subject: Subject
+        self._folder: Path
+        self._runner: Runner | None = None
+        self._images = np.zeros((0, 0, 0, 0), np.float32)
+
+    def meet(self, peer: Peer, subject: Subject, folder: Path) -> Memory:
+        """Import the runtime; what the process holds then is not the network's."""
+        self._peer, self._subject, self._folder = peer, subject, folder
+        peer.imports()
+        gc.collect()
+        return memory_now()
+
+    def prepare(self, peers: Sequence[Peer], subject: Subject, folder: Path, shapes: Sequence[Shape]) -> dict[str, Any]:
+        """Peers of one family, one after the other; name -> seconds it took, or its PeerFailure."""
+        done: dict[str, Any] = {}
+        for peer in peers:
+            started = time.perf_counter()
+            try:
+                peer.prepare(subject, folder, shapes)
+                done[peer.name] = time.perf_counter() - started
+            except Exception as error:
+                done[peer.name] = _failure(error)
+        return done
+
+    def load(self, shape: Shape, variant: str) -> tuple[float, Logits]:
+        """(seconds to load, first logits) of the first `shape.batch` inputs."""
+        self._runner = None  # gives its memory back before the next one takes its own
+        gc.collect()
+        self._images = np.ascontiguousarray(self._subject.array("inputs")[: shape.batch])
+        started = time.perf_counter()
+        self._runner = self._peer.load(self._subject, self._folder, shape, variant)
+        took = time.perf_counter() - started
+        return took, self._loaded.run(self._images)
+
+    def pilot(self, shape: Shape) -> dict[str, float]:
+        """Seconds per call of each variant, the best of a few short looks, taken in turns."""
+        runners = {name: self._peer.load(self._subject, self._folder, shape, name) for name in self._peer.variants}
+        best = dict.fromkeys(runners, float("inf"))
+        for _ in range(PILOT_ROUNDS):
+            for name, runner in runners.items():
+                runner.run(self._images)
+                calls, started = 0, time.perf_counter()
+                while (elapsed := time.perf_counter() - started) < PILOT_SECONDS or not calls:
+                    runner.run(self._images)
+                    calls += 1
+                best[name] = min(best[name], elapsed / max(calls, 1))
+        return best
+
+    def logits(self, name: str) -> Logits:
+        """Of a whole array of the subject, batch by batch; the last batch is filled up with its own last image."""
+        images, batch = self._subject.array(name), len(self._images)
+        pieces: list[Logits] = []
+        for start in range(0, len(images), batch):
+            piece = images[start : start + batch]
+            filled = np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), axis=0)])
+            pieces.append(self._loaded.run(np.ascontiguousarray(filled))[: len(piece)])
+        return np.concatenate(pieces)
+
+    def sample(self, calls: int, warm_up: int) -> float:
+        """Seconds per call over `calls` calls in a row, after `warm_up` calls that are not timed."""
+        run, images = self._loaded.run, self._images
+        for _ in range(warm_up):
+            run(images)
+        gc.disable()
+        try:
+            started = time.perf_counter_ns()
+            for _ in range(calls):
+                run(images)
+            return (time.perf_counter_ns() - started) / 1e9 / calls
+        finally:
+            gc.enable()
+
+    def memory(self) -> Memory:
+        return memory_now()
+
+    def executed(self) -> Executed | None:
+        return self._loaded.executed(self._images)
+
+    def exact(self) -> tuple[str, bool] | None:
+        return self._loaded.exact(self._images)
+
+    def versions(self) -> dict[str, str]:
+        return {name: _version(name) for name in self._peer.packages}
+
+    @property
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            raise RuntimeError("nothing is loaded")
+        return self._runner
+
+
+def _failure(error: BaseException) -> PeerFailure:
+    """The error as a row can tell it; the traceback goes to standard error."""
+    traceback.print_exception(error)
+    if isinstance(error, PeerFailure):
+        return error
+    missing = isinstance(error, ImportError | MissingResource)
+    return PeerFailure(Status.MISSING if missing else Status.FAILED, f"{type(error).__name__}: {error}")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def serve(connection: Connection) -> None:
+    host = Host()
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer: tuple[bool, Any] = True, getattr(host, name)(*arguments)
+        except Exception as error:
+            answer = False, _failure(error)
+        connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """A stopped process does not notice that its pipe closed: let the kernel end it together with its parent."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    os.dup2(2, 1)  # whatever prints must not look like an answer of the command that started this
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,92 @@
+"""The timing studies behind the claims about latency: what is timed together, and that nothing else runs meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from geluless.bench.kernels import STAGES, KernelEntry
+from geluless.bench.networks import SIZES
+from geluless.bench.study import BLOCKS, Entry, Findings, Study, run_study
+
+TWIN = "relu again"  # a second engine of the arm relu: what a comparison says about nothing
+GELU_ARMS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
+RIVALS = ("relu", "gelu-separate")  # the paper's network, and FasterTransformer's structure
+LARGE_IMAGES = "swin_base_patch4_window12_384"
+BATCHES = (8, 32)
+
+
+def arms_study(size: str) -> Study:
+    """Every arm of one network at batch 1 on one thread, with and without fc1's bias, all in the same blocks."""
+    model = SIZES[size]
+    arms = [Entry(arm, model, arm) for arm in ("relu", "relu-separate", "relu-float", *GELU_ARMS)]
+    without = [Entry(f"{arm} without bias", model, arm, drop_bias=True) for arm in ("relu-nobias", "relu-separate")]
+    return Study((*arms, Entry(TWIN, model, "relu"), *without))
+
+
+def pair_study(model: str, *, threads: int = 1, batch: int = 1, isa: str | None = None) -> Study:
+    """`relu`, its twin and FasterTransformer's structure under one condition."""
+    names = (("relu", "relu"), (TWIN, "relu"), ("gelu-separate", "gelu-separate"))
+    return Study(tuple(Entry(name, model, arm, threads=threads, batch=batch, isa=isa) for name, arm in names))
+
+
+KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
+
+
+def kernels_study() -> Study:
+    """fc1 of every stage of Swin-T: with ReLU in its epilogue, the same again, and bare."""
+    entries = []
+    for stage, (rows, channels) in enumerate(STAGES, start=1):
+        repeats = max(1, KERNEL_MACS // (rows * 4 * channels * channels))
+        for name, epilogue in (("relu", "relu"), (TWIN, "relu"), ("bare", "bytes")):
+            entries.append(KernelEntry(f"stage {stage} {name}", epilogue, rows, 4 * channels, channels, repeats))
+    return Study(tuple(entries), blocks=4 * BLOCKS)
+
+
+def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Study]:
+    """c10 and c12: other instruction sets, threads, batches and resolutions, by name."""
+    tiny = SIZES["tiny"]
+    studies = {f"isa {isa}": pair_study(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
+    studies |= {f"{cores} threads": pair_study(tiny, threads=cores)} if cores > 1 else {}
+    studies |= {f"batch {batch}": pair_study(tiny, batch=batch) for batch in BATCHES}
+    return studies | {"base at 384": pair_study(LARGE_IMAGES)}
+
+
+class Lab:
+    """Runs each study once, when it is first asked for. `quiet` returns when nothing else of this run is working."""
+
+    def __init__(
+        self,
+        *,
+        announce: Callable[[str], None],
+        quiet: Callable[[], None],
+        exhibits: dict[str, Any],
+        run: Callable[..., Findings] = run_study,
+    ) -> None:
+        self._announce, self._quiet, self._exhibits, self._run = announce, quiet, exhibits, run
+        self._found: dict[str, Findings] = {}
+
+    def arms(self, size: str) -> Findings:
+        """Every arm of the network of one size."""
+        return self.study(size, arms_study(size))
+
+    def study(self, name: str, study: Study) -> Findings:
+        """Raises StudyError as `run_study` does; the next claim that needs it will try again."""
+        if name not in self._found:
+            self._quiet()
+            self._announce(f"timing {name}: {len(study.entries)} engines, {study.processes} x {study.blocks} blocks")
+            started = time.perf_counter()
+            found = self._run(study, announce=self._announce)
+            self._found[name] = found
+            self._exhibits.setdefault("latency", {})[name] = {
+                "rows": list(found.rows),
+                "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},
+                "processes": list(found.samples.processes),
+                "dropped": found.dropped,
+                "peak_spread": found.samples.peak_spread,
+                "entries": [asdict(entry) for entry in study.entries],
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        return self._found[name]

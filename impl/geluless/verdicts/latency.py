@@ -1,0 +1,117 @@
+"""From a timing study to a verdict: ratios of processes yet to come, with one-sided 95 % bounds.
+
+A ratio is judged like every other number: wholly on the good side of its bound, wholly on the bad side, or undecided. Beside each
+verdict stands the same judgement of an arm against itself, timed in the same blocks: what the harness would say about nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from geluless.bench import intervals
+from geluless.bench.study import Findings
+from geluless.verdicts.judge import decide_above, decide_below
+from geluless.verdicts.statistics import ONE_SIDED, Interval, samples_to_decide
+from geluless.verdicts.verdict import Estimate, Judgement, Verdict, all_of
+
+TWO_SIDED = 2 * ONE_SIDED - 1  # the confidence of an interval both of whose bounds are one-sided
+PAPER_RATIO = 0.89  # at least 11 % lower latency
+EQUIVALENT_PERCENT = 2.0
+
+
+def contrast(findings: Findings, weights: Mapping[str, float]) -> Interval:
+    """exp(sum(weight * log time)), each bound one-sided at 95 %."""
+    found = intervals.contrast_over_processes(findings.samples, weights, confidence=TWO_SIDED)
+    return Interval(found.value, found.low, found.high)
+
+
+def latency_ratio(findings: Findings, name: str, against: str) -> Interval:
+    return contrast(findings, {name: 1.0, against: -1.0})
+
+
+def ratio_estimate(findings: Findings, name: str, against: str, *, margin: float | None = None, label: str = "") -> Estimate:
+    interval = latency_ratio(findings, name, against)
+    text = label or f"time of {name} over {against}"
+    return Estimate(text, interval.value, interval.low, interval.high, "ratio", findings.samples.blocks, margin)
+
+
+def at_most(findings: Findings, name: str, against: str, *, bound: float) -> Judgement:
+    """Is time(name) / time(against) below `bound`?"""
+    estimate = ratio_estimate(findings, name, against, margin=bound)
+    interval = Interval(estimate.value, estimate.low, estimate.high)
+    verdict = decide_below(interval, bound)
+    return _judgement(verdict, estimate, findings, {name: 1.0, against: -1.0}, bound)
+
+
+def saves_time(findings: Findings, costly: str, cheap: str, *, label: str) -> Judgement:
+    """Does `cheap` instead of `costly` save a share of the time: 100 * (1 - ratio) per cent above zero?"""
+    interval = latency_ratio(findings, cheap, costly)
+    low, high = 100 * (1 - interval.high), 100 * (1 - interval.low)
+    estimate = Estimate(label, 100 * (1 - interval.value), low, high, "% of the time", findings.samples.blocks, 0.0)
+    verdict = decide_below(interval, 1.0)
+    return _judgement(verdict, estimate, findings, {cheap: 1.0, costly: -1.0}, 1.0)
+
+
+def equivalent(findings: Findings, name: str, against: str, *, percent: float = EQUIVALENT_PERCENT) -> Judgement:
+    """Do the times differ by less than `percent`: two one-sided tests, of which both must pass."""
+    estimate = ratio_estimate(findings, name, against)
+    low, high = 1 - percent / 100, 1 + percent / 100
+    if low < estimate.low and estimate.high < high:
+        verdict = Verdict.REPRODUCED
+    elif estimate.low > high or estimate.high < low:
+        verdict = Verdict.REFUTED
+    else:
+        verdict = Verdict.UNDECIDED
+    nearest = high if estimate.value > 1 else low
+    return _judgement(verdict, estimate, findings, {name: 1.0, against: -1.0}, nearest, f"within {percent:g} % of one")
+
+
+def at_every(judgements: Mapping[str, Judgement]) -> Judgement:
+    """Intersection-union over named conditions."""
+    return all_of([_named(name, judgement) for name, judgement in judgements.items()])
+
+
+def _named(name: str, judgement: Judgement) -> Judgement:
+    return Judgement(judgement.verdict, f"{name}: {judgement.sentence}", judgement.estimates, judgement.n_needed)
+
+
+def _judgement(
+    verdict: Verdict, estimate: Estimate, findings: Findings, weights: Mapping[str, float], bound: float, wanted: str = ""
+) -> Judgement:
+    """The sentence, and for an undecided one how many processes would decide."""
+    if verdict is not Verdict.UNDECIDED:
+        return Judgement(verdict, str(estimate), (estimate,))
+    logs = intervals.process_contrasts(findings.samples, weights)
+    needed = samples_to_decide(float(logs.mean()) - math.log(bound), float(logs.std(ddof=1)))
+    advice = f"about {needed:,} processes would decide" if needed else "no number of processes would decide: it lies on the bound"
+    return Judgement(verdict, f"{estimate}: {wanted or 'straddles the bound'}; {advice}", (estimate,), needed)
+
+
+def contrast_above_one(findings: Findings, weights: Mapping[str, float], *, label: str) -> Judgement:
+    """Is exp(sum(weight * log time)) above one?"""
+    interval = contrast(findings, weights)
+    estimate = Estimate(label, interval.value, interval.low, interval.high, "ratio", findings.samples.blocks, 1.0)
+    return _judgement(decide_above(interval, 1.0), estimate, findings, weights, 1.0)
+
+
+def holm_at_every(findings: Mapping[str, Findings], name: str, against: str) -> Judgement:
+    """Is `name` faster than `against` under every condition? Each p-value is Student's over processes, Holm-corrected."""
+    p_values = [_one_sided_p(found, name, against) for found in findings.values()]
+    faster, corrected, _, _ = multipletests(p_values, alpha=1 - ONE_SIDED, method="holm")
+    estimates, parts = [], []
+    for (condition, found), p in zip(findings.items(), corrected, strict=True):
+        estimate = ratio_estimate(found, name, against, margin=1.0, label=condition)
+        estimates.append(estimate)
+        parts.append(f"{condition} {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] (p {p:.2g})")
+    slower = any(estimate.low > 1 for estimate in estimates)
+    verdict = Verdict.REPRODUCED if faster.all() else Verdict.REFUTED if slower else Verdict.UNDECIDED
+    return Judgement(verdict, f"time of {name} over {against}: {'; '.join(parts)}", tuple(estimates))
+
+
+def _one_sided_p(found: Findings, name: str, against: str) -> float:
+    logs = intervals.process_contrasts(found.samples, {name: 1.0, against: -1.0})
+    return float(stats.ttest_1samp(logs, 0.0, alternative="less").pvalue)

@@ -1,0 +1,36 @@
+"""What every claim about latency says of its evidence."""
+
+from __future__ import annotations
+
+from geluless.bench.study import Findings
+from geluless.verdicts.handle import ClaimHandle
+from geluless.verdicts.resources import Resource, missing
+from geluless.verdicts.verdict import Control, Estimate, Evidence
+
+
+def cpu_engine_missing(claim: ClaimHandle, would_run: str) -> bool:
+    """True, with NEEDS_CPU_ENGINE delivered, where there is no compiled engine to time."""
+    if missing(Resource.CPU_ENGINE) is None:
+        return False
+    claim.needs(Resource.CPU_ENGINE, would_run=would_run)
+    return True
+
+
+def timed_evidence(found: Findings, ran: str, control: Control, *, numbers: tuple[Estimate, ...] = ()) -> Evidence:
+    """Which machine, how many processes and blocks, how restless, how each result was verified."""
+    processes, blocks = len(found.samples.processes), found.samples.blocks
+    machine = f"{found.environment['cpu']}, {found.environment['cores']} cores"
+    verified = sorted({str(row["correctness"]) for row in found.rows})
+    return Evidence(
+        ran=f"{ran}; {processes} processes, {blocks} blocks in random order, Student's interval over processes",
+        tier=f"this CPU ({found.rows[0]['isa']})",
+        seconds=found.seconds,
+        control=control,
+        numbers=numbers,
+        artifacts={str(row["name"]): str(row["artifact"]) for row in found.rows},
+        details=(
+            f"{machine}; the peak loop varied by {100 * found.samples.peak_spread:.1f} %",
+            f"{found.dropped} blocks dropped because other processes ran",
+            *(f"verified: {text}" for text in verified),
+        ),
+    )

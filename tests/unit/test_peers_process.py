@@ -1,0 +1,128 @@
+"""A worker answers, tells how it failed, ends at its deadline, and stands still when it is told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geluless.peers.contest import cores_for
+from geluless.peers.memory import Memory, memory_now
+from geluless.peers.peer import PeerFailure, Shape, Status
+from geluless.peers.process import PeerProcess
+from tests.peers_fakes import FakePeer, fake_subject
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[PeerProcess]:
+    started = PeerProcess(tmp_path / "log", cores=cores_for(1), threads=1)
+    yield started
+    started.close()
+
+
+def meet(process: PeerProcess, folder: Path, peer: FakePeer) -> Memory:
+    memory: Memory = process.ask("meet", peer, fake_subject(folder / "subject"), folder, timeout=60)
+    return memory
+
+
+def state(process: PeerProcess) -> str:
+    text = Path(f"/proc/{process._process.pid}/stat").read_text(encoding="ascii")
+    return text.rpartition(")")[2].split()[0]
+
+
+def test_a_worker_loads_and_gives_the_logits_of_its_peer(process: PeerProcess, tmp_path: Path):
+    memory = meet(process, tmp_path, FakePeer("ours"))
+    assert 0 < memory.resident <= memory.peak
+    took, first = process.ask("load", Shape(5, 1), "only", timeout=60)
+    expected = fake_subject(tmp_path / "subject").array("logits")
+    assert took >= 0
+    assert np.array_equal(first, expected[:5])
+    logits = process.ask("logits", "inputs", timeout=60)  # 12 images in batches of 5: the last one is filled up
+    assert np.allclose(logits, expected, atol=1e-5)
+    assert process.ask("versions", timeout=60) == {"numpy": np.__version__}
+
+
+def test_samples_are_seconds_per_call(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours", seconds=0.02))
+    process.ask("load", Shape(1, 1), "only", timeout=60)
+    assert 0.02 <= process.ask("sample", 3, 1, timeout=60) < 0.2
+
+
+def test_the_pilot_tells_slow_variants_from_fast_ones(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours", seconds=0.01, variants=("slow", "fast")))
+    process.ask("load", Shape(1, 1), "slow", timeout=60)
+    pilot = process.ask("pilot", Shape(1, 1), timeout=60)
+    assert 0.02 <= pilot["slow"] < 0.2
+    assert 0.01 <= pilot["fast"] < pilot["slow"]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "words"),
+    [
+        ("missing", Status.MISSING, "a_package_that_nobody_has"),
+        ("needs a GPU", Status.NEEDS_GPU, "its build"),
+    ],
+)
+def test_what_is_not_there_is_told_as_such(process: PeerProcess, tmp_path: Path, behaviour: str, status: Status, words: str):
+    with pytest.raises(PeerFailure) as caught:
+        meet(process, tmp_path, FakePeer("ours", behaviour))
+    assert caught.value.status is status
+    assert words in caught.value.reason
+
+
+def test_a_crash_is_told_with_the_last_line_that_was_printed(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours", "crashes"))
+    with pytest.raises(PeerFailure) as caught:
+        process.ask("load", Shape(1, 1), "only", timeout=60)
+    assert caught.value.status is Status.FAILED
+    assert "SIGABRT" in caught.value.reason
+    assert "about to crash" in caught.value.reason
+
+
+def test_an_error_in_a_peer_leaves_its_process_alive(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours"))
+    with pytest.raises(PeerFailure, match="nothing is loaded"):
+        process.ask("sample", 1, 0, timeout=60)
+    process.ask("load", Shape(1, 1), "only", timeout=60)
+
+
+def test_a_hanging_worker_ends_at_its_deadline(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours", "hangs"))
+    with pytest.raises(PeerFailure) as caught:
+        process.ask("load", Shape(1, 1), "only", timeout=0.3)
+    assert caught.value.status is Status.TIMEOUT
+    assert process._process.poll() is not None
+
+
+def test_a_paused_worker_stands_still_until_it_is_asked(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours"))
+    process.pause()
+    deadline = time.monotonic() + 10
+    while state(process) != "T" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert state(process) == "T"
+    process.ask("memory", timeout=60)
+    assert state(process) != "T"
+    process.pause()
+    process.close()  # also ends a stopped one
+    assert process._process.poll() is not None
+
+
+def test_memory_is_read_from_the_kernels_own_account(tmp_path: Path):
+    here = memory_now()
+    assert 10**6 < here.resident <= here.peak
+    (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t 300 kB\nVmRSS:\t 200 kB\n")
+    assert memory_now(tmp_path / "status") == Memory(200 * 1024, 300 * 1024)
+    assert memory_now(tmp_path / "absent") == Memory(0, 0)
+
+
+def test_a_failure_says_one_line_and_survives_the_pipe():
+    import pickle
+
+    failure = pickle.loads(pickle.dumps(PeerFailure(Status.WRONG, "two\nlines " + 500 * "x")))
+    assert failure.status is Status.WRONG
+    assert failure.reason.startswith("two lines xxx")
+    assert len(failure.reason) == 400
