@@ -13,11 +13,25 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
-from geluless.commands import audit, bench, distill, doctor, predict, quantize, report, tune, validate
+from geluless.commands import (
+    audit,
+    bench,
+    compare,
+    distill,
+    doctor,
+    export,
+    import_,
+    peers,
+    predict,
+    quantize,
+    report,
+    tune,
+    validate,
+)
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
-VERBS = (doctor, distill, quantize, validate, bench, tune, audit, predict, report)
+VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, peers, tune, audit, predict, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -29,5 +29,9 @@ class ArmError(GelulessError):
     """The arm does not exist or does not fit the artifact's activation."""
 
 
+class ExportError(GelulessError):
+    """The artifact cannot be written in the other format, or that format's own tools refuse it."""
+
+
 class MissingResource(GelulessError):
     """Something this machine lacks (a package, a GPU, a data set); exit code 3."""

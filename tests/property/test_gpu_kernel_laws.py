@@ -1,4 +1,4 @@
-"""Laws of the GPU kernels in Triton's interpreter: each equals the reference, bit for bit, over ragged shapes.
+"""Laws of the GPU kernels, in Triton's interpreter and on a device: each equals the reference, bit for bit, over ragged shapes.
 
 The linear layer's cases are those of the CPU kernels (tests/property/strategies.py): biases that take the accumulator to the ends
 of int32, multipliers and shifts at their bounds, inputs of extremes.
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from geluless.engine import plan as p
 from geluless.engine import reference
+from geluless.engine.addresses import merge_sources, window_tokens
 from geluless.engine.epilogue import DoubleRequant, gelu_erf, gelu_i_bert, gelu_tanh, requantize, requantize_twice, round_clip
-from geluless.engine.gpu.addresses import merge_sources, window_tokens
 from geluless.engine.gpu.epilogues import HALF, OFFSET, Epilogue, saturates
-from tests.gpu import builder, linear_spec, run_launches
+from tests.gpu import builder, each_machine, linear_spec, run_launches
 from tests.property.strategies import INT16_POOL, LinearCase, linear_case, pick, real_factors, seeds, share
 
 pytestmark = pytest.mark.property
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.property
 ragged = st.integers(1, 130)
 
 
-def run_linear(case: LinearCase, epilogue: Epilogue, out: np.ndarray, *, on: str = "interpreter") -> np.ndarray:
+def run_linear(case: LinearCase, epilogue: Epilogue, out: np.ndarray, *, on: str) -> np.ndarray:
     """`out` as the kernel leaves it; it is surrounded by guard elements that must survive."""
     rows, inputs = case.x.shape
     outputs = len(case.weight)
@@ -63,67 +63,74 @@ def within_bound(case: LinearCase) -> LinearCase:
     return replace(case, requant=replace(case.requant, bias=bias))
 
 
+@each_machine
 @share(4)
 @given(case=cases(), zero=st.sampled_from((0, 1, 100, 255)), unsigned=st.booleans())
-def test_int8_results_equal_the_law(case: LinearCase, zero: int, unsigned: bool) -> None:
+def test_int8_results_equal_the_law(on: str, case: LinearCase, zero: int, unsigned: bool) -> None:
     stored = zero - OFFSET if unsigned else 0
     low, high = (0, 255) if unsigned else (-128, 127)
     want = requantize(case.acc, replace(case.requant, zero_point=zero if unsigned else 0), low=low, high=high)
-    got = run_linear(case, fixed(case, "int8", rounding=HALF + (stored << 15)), np.zeros_like(want, np.int8))
+    got = run_linear(case, fixed(case, "int8", rounding=HALF + (stored << 15)), np.zeros_like(want, np.int8), on=on)
     assert (got == want - (OFFSET if unsigned else 0)).all()
 
 
+@each_machine
 @share(4)
 @given(case=cases())
-def test_relu_is_the_lower_clamp_of_the_law(case: LinearCase) -> None:
+def test_relu_is_the_lower_clamp_of_the_law(on: str, case: LinearCase) -> None:
     want = requantize(case.acc, case.requant, low=0, high=255)
-    got = run_linear(case, fixed(case, "relu", rounding=HALF - (OFFSET << 15)), np.zeros_like(want, np.int8))
+    got = run_linear(case, fixed(case, "relu", rounding=HALF - (OFFSET << 15)), np.zeros_like(want, np.int8), on=on)
     assert (got + OFFSET == want).all()
     off_by_one = requantize(case.acc, case.requant, low=1, high=255)
     assert (off_by_one != want).any() == (want == 0).any(), "the control differs exactly where ReLU acts"
 
 
+@each_machine
 @share(4)
 @given(case=cases(), zero=st.sampled_from((0, -300, 300)))
-def test_int16_results_equal_the_law(case: LinearCase, zero: int) -> None:
+def test_int16_results_equal_the_law(on: str, case: LinearCase, zero: int) -> None:
     want = requantize(case.acc, replace(case.requant, zero_point=zero), low=-(2**15), high=2**15 - 1)
-    got = run_linear(case, fixed(case, "int16", zero=zero), np.zeros_like(want, np.int16))
+    got = run_linear(case, fixed(case, "int16", zero=zero), np.zeros_like(want, np.int16), on=on)
     assert (got == want).all()
 
 
+@each_machine
 @share(4)
 @given(case=cases(), seed=seeds)
-def test_residuals_are_added_with_saturation(case: LinearCase, seed: int) -> None:
+def test_residuals_are_added_with_saturation(on: str, case: LinearCase, seed: int) -> None:
     branch = requantize(case.acc, case.requant, low=-(2**15), high=2**15 - 1)
     stream = pick(np.random.default_rng(seed), branch.shape, -(2**15), 2**15 - 1, nasty=INT16_POOL)
-    got = run_linear(case, fixed(case, "residual"), stream.astype(np.int16))
+    got = run_linear(case, fixed(case, "residual"), stream.astype(np.int16), on=on)
     assert (got == reference.add_residual(stream, branch)).all()
 
 
+@each_machine
 @share(4)
 @given(case=cases(), seed=seeds, zero=st.integers(0, 255))
-def test_tables_are_read_at_every_index(case: LinearCase, seed: int, zero: int) -> None:
+def test_tables_are_read_at_every_index(on: str, case: LinearCase, seed: int, zero: int) -> None:
     table = np.random.default_rng(seed).integers(-128, 128, 256).astype(np.int8)
     index = requantize(case.acc, replace(case.requant, zero_point=zero), low=0, high=255)
     epilogue = replace(fixed(case, "table", rounding=HALF + (zero << 15)), table=table)
-    assert (run_linear(case, epilogue, np.zeros(index.shape, np.int8)) == table[index]).all()
+    assert (run_linear(case, epilogue, np.zeros(index.shape, np.int8), on=on) == table[index]).all()
 
 
+@each_machine
 @share(4)
 @given(case=cases(), seed=seeds)
-def test_float_scales_round_once_and_half_to_even(case: LinearCase, seed: int) -> None:
+def test_float_scales_round_once_and_half_to_even(on: str, case: LinearCase, seed: int) -> None:
     scale = np.abs(real_factors(np.random.default_rng(seed), len(case.weight), 40 / (np.abs(case.biased).mean() + 1)))
     real = case.biased.astype(np.float32) * scale
     relu = Epilogue("relu-float", case.requant.bias.astype(np.int64), scale, zero=-OFFSET)
-    got = run_linear(case, relu, np.zeros(real.shape, np.int8))
+    got = run_linear(case, relu, np.zeros(real.shape, np.int8), on=on)
     assert (got + OFFSET == round_clip(real, 0, 255)).all()
     after_gemm = Epilogue("after-gemm", case.requant.bias.astype(np.int64), scale)
-    assert (run_linear(case, after_gemm, np.zeros(real.shape, np.int8)) == round_clip(real, -128, 127)).all()
+    assert (run_linear(case, after_gemm, np.zeros(real.shape, np.int8), on=on) == round_clip(real, -128, 127)).all()
 
 
+@each_machine
 @share(4)
 @given(case=cases(), seed=seeds, sink=st.sampled_from(("int8", "int16", "residual")))
-def test_two_roundings_equal_fastertransformers(case: LinearCase, seed: int, sink: str) -> None:
+def test_two_roundings_equal_fastertransformers(on: str, case: LinearCase, seed: int, sink: str) -> None:
     rng = np.random.default_rng(seed)
     outputs, wide = len(case.weight), sink != "int8"
     alpha = real_factors(rng, outputs, 40 / (np.abs(case.biased).mean() + 1))
@@ -137,16 +144,17 @@ def test_two_roundings_equal_fastertransformers(case: LinearCase, seed: int, sin
         start = pick(rng, want.shape, -(2**15), 2**15 - 1, nasty=INT16_POOL).astype(np.int16)
         want = reference.add_residual(start.astype(np.int32), want)
     epilogue = Epilogue(f"twice-{sink}", case.requant.bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
-    assert (run_linear(case, epilogue, start) == want).all()
+    assert (run_linear(case, epilogue, start, on=on) == want).all()
 
 
 GELUS = {"gelu-erf": gelu_erf, "gelu-tanh": gelu_tanh, "gelu-polynomial": gelu_i_bert}
 
 
+@each_machine
 @pytest.mark.parametrize("formula", GELUS)
 @share(10)
 @given(case=cases(), seed=seeds)
-def test_float_gelus_are_at_most_one_step_from_the_reference(formula: str, case: LinearCase, seed: int) -> None:
+def test_float_gelus_are_at_most_one_step_from_the_reference(on: str, formula: str, case: LinearCase, seed: int) -> None:
     """And no further from it than fp32's own error explains: one value in two hundred at most."""
     rng = np.random.default_rng(seed)
     scale = (rng.uniform(0.5, 2.0, len(case.weight)) * 2.0 / (np.abs(case.biased).mean() + 1)).astype(np.float32)
@@ -154,7 +162,7 @@ def test_float_gelus_are_at_most_one_step_from_the_reference(formula: str, case:
     real = case.biased.astype(np.float32) * scale
     want = round_clip(GELUS[formula](real.astype(np.float64)) * per_step, 0, 255, zero)
     epilogue = Epilogue(formula, case.requant.bias.astype(np.int64), scale, zero=zero - OFFSET, per_step=per_step)
-    difference = np.abs(run_linear(case, epilogue, np.zeros(real.shape, np.int8)) + OFFSET - want)
+    difference = np.abs(run_linear(case, epilogue, np.zeros(real.shape, np.int8), on=on) + OFFSET - want)
     assert difference.max() <= 1
     assert (difference > 0).mean() <= max(0.005, 1 / difference.size)
 
@@ -180,6 +188,7 @@ def test_leaving_the_16_bit_clamp_out_is_proved_and_not_guessed(case: LinearCase
 # --------------------------------------------------------------------------------------------------------------- LayerNorm
 
 
+@each_machine
 @share(4)
 @given(
     rows=st.integers(1, 40),
@@ -189,24 +198,29 @@ def test_leaving_the_16_bit_clamp_out_is_proved_and_not_guessed(case: LinearCase
     affine=st.booleans(),
     epsilon=st.sampled_from((1, 1000, 2**40, 2**51)),
 )
-def test_layer_norm_equals_the_reference(rows: int, channels: int, seed: int, wide: bool, affine: bool, epsilon: int) -> None:
+def test_layer_norm_equals_the_reference(
+    on: str, rows: int, channels: int, seed: int, wide: bool, affine: bool, epsilon: int
+) -> None:
     rng = np.random.default_rng(seed)
     low, high = (-(2**15), 2**15 - 1) if wide else (-128, 127)
     x = pick(rng, (rows, channels), -(2**15), 2**15 - 1, nasty=INT16_POOL)
     norm = p.Norm(channels, epsilon, 1.0 if affine else float(np.float32(high / rng.uniform(2, 8))), affine, low, high)
     tensors = {f"n.{part}": real_factors(rng, channels, high / 4) for part in ("gain", "offset")} if affine else {}
-    build = builder(tensors)
+    build = builder(tensors, on=on)
     build.scratch("x", "int16", x.size)
     build.scratch("out", "int16" if wide else "int8", x.size)
     build.norm("n", norm, "x", "out", rows)
     start = np.zeros(x.size, np.int16 if wide else np.int8)
-    got = run_launches("interpreter", build.finished(), {"x": x.astype(np.int16).reshape(-1), "out": start})["out"]
+    got = run_launches(on, build.finished(), {"x": x.astype(np.int16).reshape(-1), "out": start})["out"]
     assert (got.reshape(x.shape) == reference.layer_norm(x, "n", norm, tensors)).all()
 
 
+@each_machine
 @share(6)
 @given(height=st.integers(1, 7), width=st.integers(1, 7), channels=st.integers(1, 40), batch=st.integers(1, 3), seed=seeds)
-def test_patch_merging_gathers_what_the_reference_gathers(height: int, width: int, channels: int, batch: int, seed: int) -> None:
+def test_patch_merging_gathers_what_the_reference_gathers(
+    on: str, height: int, width: int, channels: int, batch: int, seed: int
+) -> None:
     """Odd grids are padded with rows of zeros, which count in the mean and the variance."""
     rng = np.random.default_rng(seed)
     x = pick(rng, (batch, height, width, channels), -(2**15), 2**15 - 1, nasty=INT16_POOL)
@@ -214,47 +228,13 @@ def test_patch_merging_gathers_what_the_reference_gathers(height: int, width: in
     padded = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     tall, broad = padded.shape[1] // 2, padded.shape[2] // 2
     gathered = padded.reshape(batch, tall, 2, broad, 2, channels).transpose(0, 1, 3, 4, 2, 5).reshape(-1, 4 * channels)
-    build = builder({})
+    build = builder({}, on=on)
     build.scratch("x", "int16", x.size)
     build.scratch("out", "int8", gathered.size)
     build.norm("n", norm, "x", "out", len(gathered), sources=merge_sources(height, width, batch))
     arrays = {"x": x.astype(np.int16).reshape(-1), "out": np.zeros(gathered.size, np.int8)}
-    got = run_launches("interpreter", build.finished(), arrays)["out"]
+    got = run_launches(on, build.finished(), arrays)["out"]
     assert (got.reshape(gathered.shape) == reference.layer_norm(gathered, "n", norm, {})).all()
-
-
-# ------------------------------------------------------------------------------------------------------------------ pixels
-
-
-@share(4)
-@given(
-    seed=seeds,
-    patch=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    bad=st.sampled_from((None, np.nan, np.inf, -np.inf)),
-)
-def test_pixels_are_quantized_into_patches_and_unusable_ones_reported(
-    seed: int, patch: tuple[int, int], grid: tuple[int, int], bad: float | None
-) -> None:
-    rng = np.random.default_rng(seed)
-    batch, planes, zero, scale = int(rng.integers(1, 3)), int(rng.integers(1, 4)), int(rng.integers(0, 256)), np.float32(0.02)
-    height, width = grid[0] * patch[0], grid[1] * patch[1]
-    images = rng.normal(0, 3, (batch, planes, height, width)).astype(np.float32)
-    q = round_clip(images * (np.float32(1) / scale), 0, 255, zero) - OFFSET
-    want = q.reshape(batch, planes, grid[0], patch[0], grid[1], patch[1]).transpose(0, 2, 4, 1, 3, 5).reshape(-1)
-    if bad is not None:
-        images[-1, -1, -1, -1] = bad
-    stem = p.Stem(planes, height, width, patch, float(scale), zero, None, None)  # type: ignore[arg-type]
-    build = builder({})
-    build.batch = batch
-    build.patches(stem, "patches")
-    arrays = {"images": images, "patches": np.zeros(want.size, np.int8), "unusable": np.full(99, 7, np.int32)}
-    result = run_launches("interpreter", build.finished(), arrays)
-    programs = build.launches[0].programs
-    assert (result["unusable"][:programs].sum() == 0) == (bad is None)
-    assert (result["unusable"][programs:] == 7).all()
-    assert (result["patches"][:-1] == want[:-1]).all()
-    assert bad is not None or result["patches"][-1] == want[-1]
 
 
 # --------------------------------------------------------------------------------------------------------------- addresses

@@ -16,7 +16,7 @@ from geluless.engine.gpu import GpuNetwork, lowering
 from geluless.errors import ArmError, DataError
 from geluless.models.micro import init_twin
 from geluless.ptq import Artifact
-from tests.gpu import machine, traced
+from tests.gpu import each_machine, machine, small_artifact, small_images, traced
 from tests.networks import awkward_artifact, awkward_images
 from tests.property.strategies import random_artifact, random_images, seeds, share
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.property
 FLOAT_GELU = (Arm.GELU_FUSED, Arm.GELU_POLY, Arm.GELU_SHIFT, Arm.GELU_SEPARATE)
 
 
-def compare(artifact: Artifact, arm: Arm, images: np.ndarray, *, on: str = "interpreter") -> None:
+def compare(artifact: Artifact, arm: Arm, images: np.ndarray, *, on: str) -> None:
     """Every tensor, in order: the first that differs is named. Float GELUs: their own hidden tensor within one step."""
     expected: dict[str, np.ndarray] = {}
     with np.errstate(over="ignore"):  # of pixels near the end of fp32, which saturate
@@ -42,24 +42,31 @@ def compare(artifact: Artifact, arm: Arm, images: np.ndarray, *, on: str = "inte
     assert (logits == want).all()
 
 
+@each_machine
 @pytest.mark.parametrize("profile", ["best", "ft1", "ft2"])
 @pytest.mark.parametrize("relu", [True, False])
-def test_every_arm_of_a_padded_and_shifted_network_gives_the_references_tensors(relu: bool, profile: str) -> None:
+def test_every_arm_of_a_padded_and_shifted_network_gives_the_references_tensors(on: str, relu: bool, profile: str) -> None:
     artifact = awkward_artifact(relu=relu, profile=profile)
     for arm in available_arms(artifact.plan):
-        compare(artifact, arm, awkward_images(1, seed=7).numpy())
+        compare(artifact, arm, awkward_images(1 if on == "interpreter" else 3, seed=7).numpy(), on=on)
 
 
+@each_machine
+def test_a_network_without_fc1s_bias_gives_the_references_tensors(on: str) -> None:
+    compare(awkward_artifact(relu=True, drop_bias=True), Arm.RELU_NOBIAS, awkward_images(1, seed=7).numpy(), on=on)
+
+
+@each_machine
 @share(12)
 @given(seed=seeds)
-def test_networks_nobody_trained_give_the_references_tensors(seed: int) -> None:
+def test_networks_nobody_trained_give_the_references_tensors(on: str, seed: int) -> None:
     """Windows are not square, grids no whole number of windows, widths odd; roundings and zero points are mixed."""
     rng = np.random.default_rng(seed)
     artifact = random_artifact(rng)
     arms = available_arms(artifact.plan)
     images = random_images(rng, artifact.plan, int(rng.integers(1, 3)))
     try:
-        compare(artifact, arms[int(rng.integers(len(arms)))], images)
+        compare(artifact, arms[int(rng.integers(len(arms)))], images, on=on)
     except ArmError:
         assert Arm.GELU_SHIFT in arms  # refused where its unit does not fit: see epilogues._shift_gelu
 
@@ -77,13 +84,15 @@ def big_windows(*, relu: bool) -> tuple[Artifact, np.ndarray]:
     return geluless.quantize(model.eval(), [images]), images.numpy()
 
 
+@each_machine
 @pytest.mark.parametrize("relu", [True, False])
-def test_windows_of_144_tokens_take_two_passes_over_their_keys(relu: bool) -> None:
+def test_windows_of_144_tokens_take_two_passes_over_their_keys(on: str, relu: bool) -> None:
     artifact, images = big_windows(relu=relu)
-    compare(artifact, available_arms(artifact.plan)[0], images)
+    compare(artifact, available_arms(artifact.plan)[0], images, on=on)
 
 
-def test_a_changed_weight_is_noticed() -> None:
+@each_machine
+def test_a_changed_weight_is_noticed(on: str) -> None:
     """Negative control of everything above."""
     artifact = awkward_artifact(relu=True)
     tensors = dict(artifact.tensors)
@@ -92,25 +101,27 @@ def test_a_changed_weight_is_noticed() -> None:
     changed[3, 5] += 1 if changed[3, 5] < 127 else -1
     images = awkward_images(1).numpy()
     want = reference.forward(images, artifact.plan, artifact.tensors, Arm.RELU)
-    network = GpuNetwork(artifact.plan, {**tensors, name: changed}, Arm.RELU, machine=machine("interpreter"))
+    network = GpuNetwork(artifact.plan, {**tensors, name: changed}, Arm.RELU, machine=machine(on))
     assert (network.run(images) != want).any()
 
 
-def test_batches_are_cut_into_pieces_and_unusable_images_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = awkward_artifact(relu=True)
+@each_machine
+def test_batches_are_cut_into_pieces_and_unusable_images_named(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = small_artifact()
     monkeypatch.setattr("geluless.engine.gpu.LARGEST_BATCH", 2)
-    network = GpuNetwork(artifact.plan, artifact.tensors, Arm.RELU, machine=machine("interpreter"))
-    images = awkward_images(3).numpy()
+    network = GpuNetwork(artifact.plan, artifact.tensors, Arm.RELU, machine=machine(on))
+    images = small_images(3)
     assert (network.run(images) == reference.forward(images, artifact.plan, artifact.tensors, Arm.RELU)).all()
     images[2, 1, 4, 5] = np.nan
     with pytest.raises(DataError, match="image 2 of the batch"):
         network.run(images)
 
 
-def test_extreme_pixels_saturate_instead_of_wrapping() -> None:
+@each_machine
+def test_extreme_pixels_saturate_instead_of_wrapping(on: str) -> None:
     artifact = awkward_artifact(relu=True)
     images = np.resize(np.array([3e38, -3e38, 1e-45, -0.0, 1.0], np.float32), (1, 3, 22, 36))
-    compare(artifact, Arm.RELU, images)
+    compare(artifact, Arm.RELU, images, on=on)
 
 
 @given(batch=st.integers(1, 64))

@@ -89,7 +89,7 @@ def test_a_wrong_engine_is_not_timed(
     artifacts: dict[str, Path], canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     canned(None)
-    monkeypatch.setattr(contenders, "_verify", lambda *_: ("WRONG: off by 1", False))
+    monkeypatch.setattr(contenders, "verify_call", lambda *_: ("WRONG: off by 1", False))
     output = tmp_path / "x.bench.json"
     assert cli.main(line("--artifact", artifacts["relu"], "--output", output)) == 1
     assert "is not timed: WRONG: off by 1" in capsys.readouterr().err
@@ -144,14 +144,15 @@ def test_the_record_holds_the_ratio_and_every_sample(artifacts: dict[str, Path],
     assert [row["artifact"] for row in record.contenders] == [awkward_artifact(relu=r).content_hash for r in (True, False)]
 
 
-def test_a_model_by_name_makes_both_activations(monkeypatch: pytest.MonkeyPatch, canned, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(("rival", "kind"), [("gelu-separate", (False, False)), ("relu-nobias", (True, True))])
+def test_a_model_by_name_makes_both_artifacts(monkeypatch: pytest.MonkeyPatch, canned, rival: str, kind: tuple[bool, bool]):
     asked = []
 
-    def random_artifact(name: str, *, relu: bool):
-        asked.append((name, relu))
-        return awkward_artifact(relu=relu)
+    def random_artifact(name: str, *, relu: bool, drop_bias: bool):
+        asked.append((name, (relu, drop_bias)))
+        return awkward_artifact(relu=relu, drop_bias=drop_bias)
 
     monkeypatch.setattr(networks, "random_artifact", random_artifact)
-    canned({"relu": [1.0] * 15, "gelu-separate": [2.0] * 15})
-    assert cli.main(line("--model", "swin_awkward", "--against", "gelu-separate")) == 0
-    assert asked == [("swin_awkward", True), ("swin_awkward", False)]
+    canned({"relu": [1.0] * 15, rival: [2.0] * 15})
+    assert cli.main(line("--model", "swin_awkward", "--against", rival)) == 0
+    assert asked == [("swin_awkward", (True, False)), ("swin_awkward", kind)]

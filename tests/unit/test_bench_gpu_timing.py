@@ -1,19 +1,27 @@
-"""Timing on a device, as far as it can be checked without one: the stopwatch, the device's answers, and clear refusals."""
+"""Timing on a device, as far as it can be checked without one: what is between the events, what is verified, clear refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pytest
+import torch
 
-from geluless.bench.contenders import prepare
-from geluless.bench.gpu_timing import QUERIES, GpuTiming, Telemetry, parse_query, query_device
+pytest.importorskip("triton", reason="the GPU engine needs triton: pip install 'geluless[gpu]'")
+
+from geluless.bench.contenders import Contender, prepare
+from geluless.bench.gpu_timing import GpuTiming, time_ms
 from geluless.bench.paired import time_paired
 from geluless.cli import main
+from geluless.engine import gpu, reference
 from geluless.engine.engine import Engine
-from geluless.errors import MissingResource
+from geluless.engine.gpu.machines.cuda import CudaMachine
+from geluless.engine.gpu.program import Launch
+from geluless.engine.gpu.tiles import Tile
+from geluless.errors import GelulessError, MissingResource
+from tests.gpu import FakeDevice, small_artifact, small_images
 from tests.networks import awkward_artifact, awkward_images
-
-ROW = "NVIDIA GeForce RTX 4090, 550.1, 2520, 10501, 3105, 401.50, 450.00, 61, 0x0000000000000000, 3000"
 
 
 def test_a_stopwatch_replaces_the_wall_clock() -> None:
@@ -26,36 +34,184 @@ def test_a_stopwatch_replaces_the_wall_clock() -> None:
     assert both == [float(i) for i in range(1, 11)]
 
 
-def test_the_devices_state_is_summarised() -> None:
-    telemetry = Telemetry()
-    telemetry.rows = [
-        parse_query(ROW),
-        parse_query(ROW.replace("2520", "2235").replace("0x0000000000000000", "0x0000000000000004")),
-    ]
-    record = telemetry.record()
-    assert record["ranges"]["clocks.sm"] == [2235.0, 2520.0]
-    assert record["ranges"]["power.draw"] == [401.5, 401.5]
-    assert record["name"] == "NVIDIA GeForce RTX 4090"
-    assert telemetry.throttled, "bit 2 is the power cap"
-    telemetry.rows = telemetry.rows[:1]
-    assert not telemetry.throttled
-    telemetry.rows = [parse_query(ROW.replace("0x0000000000000000", "0x0000000000000001"))]
-    assert not telemetry.throttled, "an idle device has low clocks of its own accord"
-    telemetry.rows = [parse_query(ROW.replace("401.50", "[N/A]"))]
-    assert telemetry.record()["ranges"]["power.draw"] is None
-    assert Telemetry().record() == {}
+# ------------------------------------------------------------------------------------------------- between two events
 
 
-@pytest.mark.parametrize("text", ["", "No devices were found", "a, b, c"])
-def test_answers_that_are_no_row_raise(text: str) -> None:
-    with pytest.raises(MissingResource, match=str(len(QUERIES))):
-        parse_query(text)
+class Clockwork:
+    """A host that takes its time to launch, and a device that works through what was launched, both in milliseconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = self.device = 0.0
+        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Mark(self))
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+
+    def work(self, *, launching: float, running: float) -> Callable[[], None]:
+        def launch() -> None:
+            self.host += launching
+            self.device = max(self.device, self.host) + running
+
+        return launch
+
+    def synchronize(self) -> None:
+        self.host = self.device = max(self.host, self.device)
 
 
-def test_a_machine_without_the_drivers_tool_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(MissingResource, match="nvidia-smi"):
-        query_device()
+class Mark:
+    def __init__(self, clock: Clockwork) -> None:
+        self.clock = clock
+
+    def record(self) -> None:
+        self.at = self.clock.device = max(self.clock.device, self.clock.host)
+
+    def query(self) -> bool:
+        return self.clock.host >= self.at
+
+    def synchronize(self) -> None:
+        self.clock.host = max(self.clock.host, self.at)
+
+    def elapsed_time(self, other: Mark) -> float:
+        return other.at - self.at
+
+
+def test_the_hosts_part_of_a_graph_launch_is_not_the_devices_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an idle device the first event passes at once, and the device waits for the launch between the two."""
+    clock = Clockwork(monkeypatch)
+    work = clock.work(launching=0.02, running=0.3)
+    assert time_ms(work) == pytest.approx(0.3)
+    assert time_ms(work, before=clock.work(launching=0.01, running=5.0)) == pytest.approx(0.3), "nor is a cache flush"
+    clock.synchronize()
+    assert time_ms(work, ahead=False) == pytest.approx(0.32), "eager launches include it"
+    assert time_ms(work, before=clock.work(launching=0.01, running=5.0), ahead=False) == pytest.approx(0.32)
+
+
+def test_as_many_passes_go_ahead_as_the_host_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events themselves take the host time too: one short pass is no cover for them."""
+    clock = Clockwork(monkeypatch)
+    record = Mark.record
+
+    def slowly(self: Mark) -> None:
+        clock.host += 0.2
+        record(self)
+
+    monkeypatch.setattr(Mark, "record", slowly)
+    assert time_ms(clock.work(launching=0.02, running=0.05)) == pytest.approx(0.05)
+
+
+def test_a_device_that_is_always_through_before_the_next_launch_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clockwork(monkeypatch)
+    with pytest.raises(GelulessError, match="larger batch"):
+        time_ms(clock.work(launching=0.02, running=0.01))
+
+
+# ------------------------------------------------------------------------------------------------------- verification
+
+
+class Faulty(FakeDevice):
+    """A device on which `fault` changes what some launches leave."""
+
+    def __init__(self, fault: Callable[[FakeDevice, Launch, Mapping[str, torch.Tensor]], None] = lambda *_: None) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def launch(self, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().launch(launch, tensors)
+        self._fault(self, launch, tensors)
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, device: FakeDevice, arm: str, images: np.ndarray, *, graph: bool = True) -> Contender:
+    """prepare() for a CUDA device, which this one is not."""
+    monkeypatch.setattr(gpu, "make_machine", lambda name: CudaMachine(device))
+    artifact = small_artifact(relu=arm.startswith("relu"))
+    return prepare(artifact, arm, images, backend="gpu", isa=None, threads=1, machine="cuda", gpu=GpuTiming(graph=graph))
+
+
+def test_what_is_timed_is_verified_and_says_which_tiles_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    device.tuned = {(48, 64, 16, "relu"): Tile(32, 32, 32, 4, 2)}  # fc1: two images of 24 tokens
+    made = timed(monkeypatch, device, "relu", small_images(2))
+    assert (made.verified, made.correctness) == (True, "equal to the reference")
+    assert made.tiles is not None
+    assert made.tiles["tuned"] == 1
+    (row,) = (row for row in made.tiles["layers"] if row["tuned"])
+    assert row["layer"] == "48 x 64 x 16 relu"
+    assert row["tile"]["block_m"] == 32
+    assert len(made.tiles["layers"]) == 5, "patches, qkv, proj, fc1, fc2"
+
+
+def test_every_image_of_a_batch_counts_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(device: FakeDevice, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
+        if launch.kernel == "classifier":
+            tensors["logits"][2:] += 1
+
+    made = timed(monkeypatch, Faulty(fault), "relu", small_images(3))
+    assert made.correctness == "WRONG: image 2 alone has other logits than in the batch"
+    assert not made.verified
+
+
+def test_eager_launches_are_verified_as_eager_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(device: FakeDevice, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
+        if launch.kernel == "classifier" and not device.capturing:
+            tensors["logits"] += 1
+
+    assert timed(monkeypatch, Faulty(fault), "relu", small_images(1)).verified
+    assert not timed(monkeypatch, Faulty(fault), "relu", small_images(1), graph=False).verified
+
+
+def test_logits_of_an_earlier_pass_do_not_verify_a_pass_that_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = FakeDevice()
+    captured = device.captured
+
+    def once(work: Callable[[], object]) -> Callable[[], object]:
+        captured(work)
+        return lambda: None
+
+    monkeypatch.setattr(device, "captured", once)
+    assert not timed(monkeypatch, device, "relu", small_images(1)).verified
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_batches_that_the_engine_cuts_are_timed_in_its_pieces(monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
+    monkeypatch.setattr(gpu, "LARGEST_BATCH", 2)
+    device, images = FakeDevice(), small_images(5)
+    made = timed(monkeypatch, device, "relu", images, graph=graph)
+    assert made.verified
+    device.launches.clear()
+    made.call()
+    assert [launch.grid[1] for launch in device.launches if launch.kernel == "classifier"] == [2, 2, 1]
+    artifact = small_artifact()
+    assert (made.call.logits() == reference.forward(images, artifact.plan, artifact.tensors, "relu")).all()
+
+
+def hidden_moved(*, steps: int, images: int) -> Callable[[FakeDevice, Launch, Mapping[str, torch.Tensor]], None]:
+    """Moves one hidden value of the last image, in programs for so many images alone."""
+
+    def fault(device: FakeDevice, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
+        if launch.name.endswith("mlp.fc1") and launch.arguments["rows"] == 24 * images:
+            value = tensors["hidden"].view(24 * images, -1)[-1:, 7]
+            value += steps if int(value) < 0 else -steps
+
+    return fault
+
+
+def test_float_arms_are_traced_in_the_program_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last image of two has a value of its own in the batch, which the reference must accept: it does, of one step."""
+    images = small_images(2)
+    made = timed(monkeypatch, Faulty(hidden_moved(steps=1, images=2)), "gelu-fused", images)
+    assert (made.verified, made.correctness.split(" in ")[0]) == (True, "within 1 step of the reference")
+    made = timed(monkeypatch, Faulty(hidden_moved(steps=2, images=2)), "gelu-fused", images)
+    assert not made.verified
+    assert made.correctness.startswith("WRONG: image 1: 1 of 1,536 values of layers.0.blocks.0.mlp.hidden")
+
+
+@pytest.mark.parametrize("arm", ["gelu-fused", "gelu-lut"])
+def test_gpu_contenders_are_verified_on_other_machines_too(arm: str) -> None:
+    made = prepare(small_artifact(relu=False), arm, small_images(2), backend="gpu", isa=None, threads=1, machine="interpreter")
+    assert made.verified
+    assert (made.backend, made.isa) == ("gpu", "interpreter")
+    assert np.asarray(made.call()).shape == (2, 5)
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
 
 
 def test_only_a_cuda_device_is_timed_by_events() -> None:
@@ -64,20 +220,7 @@ def test_only_a_cuda_device_is_timed_by_events() -> None:
         GpuTiming().prepared(engine, awkward_images(1).numpy())
 
 
-@pytest.mark.parametrize("arm", ["gelu-fused", "gelu-lut"])
-def test_gpu_contenders_are_verified_tensor_by_tensor(arm: str) -> None:
-    pytest.importorskip("triton")
-    images = awkward_images(1).numpy()
-    artifact = awkward_artifact(relu=False)
-    made = prepare(artifact, arm, images, backend="gpu", isa=None, threads=1, machine="interpreter")
-    assert made.verified
-    assert (made.backend, made.isa) == ("gpu", "interpreter")
-    assert np.asarray(made.call()).shape == (1, 7)
-
-
 def test_the_command_refuses_what_only_a_device_has(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     model = ["bench", "--model", "swin_tiny_patch4_window7_224"]
     assert main([*model, "--eager"]) == 2
     assert main([*model, "--cold"]) == 2

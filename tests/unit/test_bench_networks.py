@@ -8,6 +8,7 @@ import pytest
 
 from geluless.bench import networks
 from geluless.bench.networks import default_cache, random_artifact
+from geluless.engine.arms import available_arms
 from geluless.errors import ModelError
 
 NAME = "swin_micro_tiny"
@@ -30,6 +31,13 @@ def test_a_second_call_reads_what_the_first_one_made(tmp_path: Path, no_second, 
     assert made.activation == ("relu" if relu else "gelu")
     no_second()
     assert random_artifact(NAME, relu=relu, cache=tmp_path).content_hash == made.content_hash
+
+
+def test_a_network_without_fc1s_bias_is_another(tmp_path: Path):
+    made = random_artifact(NAME, relu=True, drop_bias=True, cache=tmp_path)
+    assert available_arms(made.plan)[0] == "relu-nobias"
+    assert random_artifact(NAME, relu=True, cache=tmp_path).content_hash != made.content_hash
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_same_seed_gives_the_same_artifact(tmp_path: Path):

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 
 from geluless import cli
 from geluless.commands.doctor import cpu_info, memory_gb
-from geluless.commands.output import atomic_output, checked_folder, checked_output
+from geluless.commands.output import checked_folder, checked_output
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
+from geluless.files import atomic_output
 from geluless.models.activations import replace_gelu
 from geluless.models.micro import create_micro, init_twin
 

@@ -1,14 +1,19 @@
 """Timing on a CUDA device: events around a forward pass whose images are on the device already, and the device's state beside it.
 
 What is measured: the time between two events on the device, of one graph replay or of eager launches. What is not: copies of
-images and logits, and the host's work before a graph is launched. `hot` repeats on the same buffers; `cold` overwrites the
-level-2 cache before each sample, outside the events.
+images from the host and of logits to it. A batch that the engine cuts into pieces is timed in the same pieces, with the copy of
+each piece from one place on the device to the other. `hot` repeats on the same buffers; `cold` overwrites the level-2 cache
+before each sample, outside the events.
+
+An idle device reaches the first event at once and then waits for the host to launch what is timed, which takes a graph of a
+hundred kernels longer than some of its kernels take. So an untimed pass goes before: while the device is busy with it, the host
+enqueues both events and everything between them. Whether that came off is seen from the first event, which the device must not
+have reached yet; if it has, more passes go before. Eager launches are timed on an idle device, the host's part included: that
+part is what a graph saves.
 """
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,25 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.bench.paired import Stopwatch
-from geluless.errors import MissingResource
+from geluless.engine.gpu.program import IMAGES, LOGITS
+from geluless.errors import GelulessError, MissingResource
 
 if TYPE_CHECKING:
     from geluless.engine.engine import Engine
+    from geluless.engine.gpu.machines.cuda import CudaMachine, Loaded
 
 FLUSH_FACTOR = 4  # buffers of this many times the level-2 cache leave nothing of it
-QUERIES = (
-    "name",
-    "driver_version",
-    "clocks.sm",
-    "clocks.mem",
-    "clocks.max.sm",
-    "power.draw",
-    "power.limit",
-    "temperature.gpu",
-    "clocks_throttle_reasons.active",
-    "memory.used",
-)
-SAMPLE_SECONDS = 0.5  # between two looks at the device
+MOST_AHEAD = 64  # passes before the timed one: a device that is through with so many at once is not worth timing this way
 
 
 @dataclass
@@ -46,20 +41,24 @@ class GpuTiming:
     cold: bool = False
     _flush: Any = field(default=None, repr=False)
 
-    def prepared(self, engine: Engine, images: NDArray[np.float32]) -> tuple[Callable[[], object], Stopwatch]:
+    def prepared(self, engine: Engine, images: NDArray[np.float32]) -> tuple[DeviceCall, Stopwatch]:
         """(one forward pass on the device, the stopwatch for it). Raises MissingResource unless the engine runs on CUDA."""
+        import torch
+
         from geluless.engine.gpu import GpuNetwork
-        from geluless.engine.gpu.machines.cuda import CudaMachine, time_ms
+        from geluless.engine.gpu.machines.cuda import CudaMachine
 
         network = engine.network
         if not isinstance(network, GpuNetwork) or not isinstance(network.machine, CudaMachine):
             raise MissingResource("events time a CUDA device: this engine does not run on one")
-        machine, program = network.machine, network.program(len(images))
-        machine.run(program, images)  # uploads, compiles, captures; the images stay
-        loaded = machine.load(program)
-        work = (lambda: machine.replay(loaded)) if self.graph else (lambda: machine.launch_all(loaded))
+        pieces = []
+        for program, piece in network.pieces(images):
+            loaded = network.machine.load(program)
+            pieces.append((loaded, torch.from_numpy(piece.copy()).to(loaded.tensors[IMAGES].device)))
+        call = DeviceCall(network.machine, tuple(pieces), graph=self.graph)
+        call.logits()  # compiles and captures; the images stay
         before = self._flush_cache if self.cold else None
-        return work, lambda call: time_ms(call, before=before) / 1000
+        return call, lambda work: time_ms(work, before=before, ahead=self.graph) / 1000
 
     def _flush_cache(self) -> None:
         import torch
@@ -70,57 +69,63 @@ class GpuTiming:
         self._flush.zero_()
 
 
-@dataclass
-class Telemetry:
-    """Clocks, power, temperature and throttling, looked at between blocks; `record` is JSON-ready."""
+@dataclass(frozen=True)
+class DeviceCall:
+    """A forward pass as it is timed: called, it takes its images from the device and leaves its logits there."""
 
-    rows: list[dict[str, str]] = field(default_factory=list)
-    _last: float = field(default=float("-inf"))
+    machine: CudaMachine
+    pieces: tuple[tuple[Loaded, Any], ...]  # with the images of each, on the device
+    graph: bool
 
-    def look(self) -> None:
-        """One row, at most every SAMPLE_SECONDS."""
-        if (now := time.monotonic()) - self._last >= SAMPLE_SECONDS:
-            self._last = now
-            self.rows.append(query_device())
+    def __call__(self) -> None:
+        for loaded, images in self.pieces:
+            if len(self.pieces) > 1:  # pieces of one size share a program, and with it the buffer of its images
+                self._place(loaded, images)
+            self._pass(loaded)
 
-    def record(self) -> dict[str, Any]:
-        """First row's identity, the range of every number over all rows, and the throttle reasons that were ever active."""
-        if not self.rows:
-            return {}
-        ranges = {}
-        for key in ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"):
-            numbers = [value for row in self.rows if (value := _number(row.get(key, ""))) is not None]
-            ranges[key] = [min(numbers), max(numbers)] if numbers else None
-        reasons = sorted({row.get("clocks_throttle_reasons.active", "") for row in self.rows})
-        identity = {key: self.rows[0].get(key, "") for key in ("name", "driver_version", "clocks.max.sm", "power.limit")}
-        return {**identity, "ranges": ranges, "throttle_reasons": reasons, "looks": len(self.rows)}
+    def logits(self) -> NDArray[np.float32]:
+        """float32 [B, classes] of the same launches in the same order, read back piece by piece; none are left from before."""
+        logits = []
+        for loaded, images in self.pieces:
+            self._place(loaded, images)
+            loaded.tensors[LOGITS].fill_(float("nan"))
+            self._pass(loaded)
+            logits.append(self.machine.device.download(loaded.tensors[LOGITS]))
+        return np.concatenate(logits)
 
-    @property
-    def throttled(self) -> bool:
-        """Whether any look found the clocks held down for another reason than idleness (bit 0) or an application's (bit 1)."""
-        return any(int(row.get("clocks_throttle_reasons.active") or "0", 16) & ~3 for row in self.rows)
+    def _place(self, loaded: Loaded, images: Any) -> None:
+        loaded.tensors[IMAGES].copy_(images)
 
-
-def query_device() -> dict[str, str]:
-    """NVML's values by the driver's own tool. Raises MissingResource where it is missing or fails."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(QUERIES)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise MissingResource(f"nvidia-smi, which comes with the driver, cannot be asked: {error}") from error
-    return parse_query(done.stdout)
+    def _pass(self, loaded: Loaded) -> None:
+        if self.graph:
+            self.machine.replay(loaded)
+        else:
+            self.machine.launch_all(loaded)
 
 
-def parse_query(text: str) -> dict[str, str]:
-    """The first device's row of nvidia-smi's CSV. Raises MissingResource for anything else."""
-    values = [value.strip() for value in text.strip().split("\n")[0].split(",")]
-    if len(values) != len(QUERIES):
-        raise MissingResource(f"nvidia-smi answered {text.strip()!r}, not {len(QUERIES)} values")
-    return dict(zip(QUERIES, values, strict=True))
+def time_ms(work: Callable[[], object], *, before: Callable[[], object] | None = None, ahead: bool = True) -> float:
+    """Milliseconds on the device between two events around `work`; `before` (a cache flush) is not counted.
 
+    With `ahead` the host is done before the device begins, see above; without, the device is idle when `work` begins. Raises
+    GelulessError where the host cannot get ahead.
+    """
+    import torch
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None  # "[N/A]": this device does not tell
+    passes = 1 if ahead else 0
+    while passes <= MOST_AHEAD:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for _ in range(passes):
+            work()
+        if before is not None:
+            before()
+        if not ahead:
+            torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        waited = ahead and start.query()
+        end.synchronize()
+        if not waited:
+            return float(start.elapsed_time(end))
+        passes *= 2
+    raise GelulessError("the device is faster than the host can launch: time a larger batch or a larger network")

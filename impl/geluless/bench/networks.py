@@ -20,19 +20,20 @@ SIZES = {
 }
 
 
-def random_artifact(name: str, *, relu: bool, seed: int = 0, cache: Path | None = None) -> Artifact:
+def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int = 0, cache: Path | None = None) -> Artifact:
     """An artifact of profile `best` of timm's network `name` with random weights, calibrated on one random batch.
 
-    For timing and for comparing engines only; its predictions mean nothing. Kept in `cache` (default: the user's cache
-    folder), one file per network, activation and seed: 29 MB for Swin-T, 198 MB for Swin-L. Making it takes 5 to 20 s on two
-    cores and up to 2.2 GB of memory, reading it again a second. Raises ModelError for an unknown name, OSError where the cache
-    cannot be written.
+    With `drop_bias` a ReLU network has no fc1 bias: the arm relu-nobias. For timing and for comparing engines only; its
+    predictions mean nothing. Kept in `cache` (default: the user's cache folder), one file per network, kind and seed: 29 MB
+    for Swin-T, 198 MB for Swin-L. Making it takes 5 to 20 s on two cores and up to 2.2 GB of memory, reading it again a
+    second. Raises ModelError for an unknown name, OSError where the cache cannot be written.
     """
     from geluless.errors import ArtifactError
     from geluless.ptq.artifact import SUFFIX, load_artifact
 
     folder = cache or default_cache()
-    stem = f"{name}_{'relu' if relu else 'gelu'}_{seed}"
+    kind = "gelu" if not relu else "relu-nobias" if drop_bias else "relu"
+    stem = f"{name}_{kind}_{seed}"
     path = folder / f"{stem}_{_recipe_digest()}{SUFFIX}"
     if path.exists():
         try:
@@ -40,7 +41,7 @@ def random_artifact(name: str, *, relu: bool, seed: int = 0, cache: Path | None 
         except ArtifactError:
             path.unlink(missing_ok=True)  # damaged or of an older format: made anew
     folder.mkdir(parents=True, exist_ok=True)
-    artifact = _make(name, relu=relu, seed=seed)
+    artifact = _make(name, relu=relu, drop_bias=drop_bias, seed=seed)
     artifact.save(path)
     for old in folder.glob(f"{glob.escape(stem)}_*{SUFFIX}"):
         if old != path:
@@ -48,7 +49,7 @@ def random_artifact(name: str, *, relu: bool, seed: int = 0, cache: Path | None 
     return artifact
 
 
-def _make(name: str, *, relu: bool, seed: int) -> Artifact:
+def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
     import torch
 
     from geluless.models import create_model, replace_gelu
@@ -60,7 +61,7 @@ def _make(name: str, *, relu: bool, seed: int) -> Artifact:
         size = model.patch_embed.img_size
         images = torch.randn(1, model.patch_embed.proj.in_channels, *size)
     if relu:
-        replace_gelu(model)
+        replace_gelu(model, drop_bias=drop_bias)
     return quantize(model, [images], profile="best", name=f"{name} (random)")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import check_isa, positive
-from geluless.commands.output import atomic_output, checked_output
+from geluless.commands.output import checked_output
 from geluless.commands.result import OptionError, Result
 from geluless.errors import ArmError, GelulessError
+from geluless.files import atomic_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,9 +56,9 @@ def run(options: argparse.Namespace) -> Result:
     import numpy as np
     from tqdm import tqdm
 
-    from geluless.bench.gpu_timing import Telemetry
     from geluless.bench.paired import time_paired
     from geluless.bench.record import make_record
+    from geluless.bench.telemetry import Telemetry
     from geluless.bench.work import macs
     from geluless.engine.cpu import native
 
@@ -74,11 +76,10 @@ def run(options: argparse.Namespace) -> Result:
 
     def watch(elapsed: float) -> None:
         bar.update(min(elapsed, options.seconds) - bar.n)
-        if telemetry:
-            telemetry.look()
 
     clock = "{desc}: {n:.0f} of {total:.0f} s |{bar}|"
-    with tqdm(total=options.seconds, desc="timing", bar_format=clock, disable=None, leave=False) as bar:
+    bar = tqdm(total=options.seconds, desc="timing", bar_format=clock, disable=None, leave=False)
+    with bar, telemetry or nullcontext():
         samples = time_paired(
             {c.name: c.call for c in contenders},
             seconds=options.seconds,
@@ -89,7 +90,8 @@ def run(options: argparse.Namespace) -> Result:
         )
     record = make_record(samples, contenders, batch=options.batch, operations=macs(artifacts[0].plan) * options.batch)
     if telemetry:
-        record.environment["gpu"] = telemetry.record() | {"graph": not options.eager, "cold_l2": options.cold}
+        how = {"graph": not options.eager, "cold_l2": options.cold, "tiles": {c.name: c.tiles for c in contenders}}
+        record.environment["gpu"] = telemetry.record() | how
     if output:
         with atomic_output(output) as partial:
             partial.write_text(record.to_json() + "\n", encoding="utf-8")
@@ -98,6 +100,8 @@ def run(options: argparse.Namespace) -> Result:
     notes = _notes(record)
     if telemetry and telemetry.throttled:
         notes.append("The device held its clocks down while it was timed: see environment.gpu.throttle_reasons.")
+    if telemetry and telemetry.missing:
+        notes.append(f"Nothing, or not everything, is known of the device's clocks: {telemetry.missing}.")
     data |= {"ratio": ratios[0] if ratios else None, "notes": notes, "output": str(output) if output else None}
     return Result(data, lambda console: _show(console, data))
 
@@ -132,7 +136,7 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
     if options.model:
         arms = [options.arm or "relu", *([options.against] if options.against else [])]
         bar = tqdm(arms, desc=f"{options.model} with random weights", unit="artifact", disable=None, leave=False)
-        return [random_artifact(options.model, relu=arm.startswith("relu")) for arm in bar]
+        return [random_artifact(options.model, relu=arm.startswith("relu"), drop_bias=arm == "relu-nobias") for arm in bar]
     first = load_artifact(options.artifact)
     if not options.against:
         return [first]

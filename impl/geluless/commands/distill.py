@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
-from geluless.commands.output import atomic_output, checked_folder, checked_output
+from geluless.commands.output import checked_folder, checked_output
 from geluless.commands.result import OptionError, Result
+from geluless.files import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -54,9 +54,9 @@ def add_activation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--relu", dest="activation", action="store_const", const="relu", help="short for --activation relu")
 
 
-def add_data(parser: argparse.ArgumentParser, *, split: str) -> None:
+def add_data(parser: argparse.ArgumentParser, *, split: str, required: bool = True) -> None:
     group = parser.add_argument_group("images")
-    source = group.add_mutually_exclusive_group(required=True)
+    source = group.add_mutually_exclusive_group(required=required)
     source.add_argument("--data-dir", type=Path, metavar="DIR", help="one folder per class, or train/ and val/ with those inside")
     source.add_argument("--embedded", action="store_true", help="the Fashion-MNIST images of the repository (micro models)")
     group.add_argument("--split", metavar="NAME", help=f"train or val (default: {split} where DIR has it, else DIR itself)")

@@ -1,11 +1,8 @@
-"""Output files: refused before hours of work rather than after, and either complete or not there."""
+"""Output files and folders that cannot be written are refused before hours of work rather than after."""
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from geluless.commands.result import OptionError
@@ -39,20 +36,3 @@ def checked_folder(path: Path, *, option: str) -> Path:
     except OSError as error:
         raise OptionError(f"{option} {path}: cannot write there ({error.strerror}); choose another folder") from error
     return path
-
-
-@contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
-
-    The temporary name ends like the final one, for writers that look at the suffix.
-    """
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())  # a rename may reach the disk before the bytes it names
-        temporary.chmod(0o644)  # safetensors writes for the owner alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

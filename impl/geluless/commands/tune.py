@@ -11,7 +11,7 @@ from geluless.commands.result import Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-REPETITIONS = 20  # launches per sample: events resolve half a microsecond
+REPETITIONS = 50  # launches per sample: events resolve half a microsecond, and the device must outlast the host's part
 SAMPLES = 5  # the median counts
 
 
@@ -27,29 +27,33 @@ def run(options: argparse.Namespace) -> Result:
     import numpy as np
     from tqdm import tqdm
 
+    from geluless.bench.gpu_timing import time_ms
     from geluless.bench.networks import random_artifact
     from geluless.engine.arms import available_arms
-    from geluless.engine.gpu.compiler import require_triton
     from geluless.engine.gpu.lowering import lower
-    from geluless.engine.gpu.machines.cuda import CudaMachine, call, time_ms, tuned_path
+    from geluless.engine.gpu.machines.cuda import CudaMachine
+    from geluless.engine.gpu.machines.device import TorchDevice
     from geluless.engine.gpu.program import Launch, Program
-    from geluless.engine.gpu.tiles import ARCHITECTURES, Tile, Tiles
-    from geluless.engine.gpu.tuning import Shape, read_record, tune, write_record
+    from geluless.engine.gpu.tiles import Tile, Tiles
+    from geluless.engine.gpu.tuning import Shape, tune, write_record
 
-    version, machine = require_triton(), CudaMachine()
-    architecture, path = ARCHITECTURES[machine.architecture], tuned_path()
+    device = TorchDevice()
+    machine, path = CudaMachine(device), device.tuned_path
 
     def measure(program: Program, launch: Launch) -> float:
         tensors = machine.load(program).tensors
-        call(launch, tensors)  # compiles
+        with device.active():
+            device.launch(launch, tensors)  # compiles; what the device refuses is refused here and not inside a capture
 
-        def repeated() -> None:
-            for _ in range(REPETITIONS):
-                call(launch, tensors)
+            def repeated() -> None:
+                for _ in range(REPETITIONS):
+                    device.launch(launch, tensors)
 
-        return float(np.median([time_ms(repeated) for _ in range(SAMPLES)])) / REPETITIONS
+            # As one graph: launched one by one, small layers would all take the host's time and not their own.
+            replay = device.captured(repeated)
+            return float(np.median([time_ms(replay) for _ in range(SAMPLES)])) / REPETITIONS
 
-    best = read_record(path) if path.exists() else {}
+    best = dict(device.tuned)
     rows: list[dict[str, Any]] = []
 
     def keep(shape: Shape, tile: Tile, milliseconds: float) -> None:
@@ -62,10 +66,11 @@ def run(options: argparse.Namespace) -> Result:
                 artifact = random_artifact(name, relu=relu)
                 for arm in available_arms(artifact.plan):
                     for batch in options.batch or (1, 8, 32):
-                        program = lower(artifact.plan, artifact.tensors, arm, batch=batch, tiles=Tiles(architecture, best))
-                        best |= tune([program], architecture, measure, known=best, report=keep)
+                        tiles = Tiles(device.architecture, best)
+                        program = lower(artifact.plan, artifact.tensors, arm, batch=batch, tiles=tiles)
+                        best |= tune([program], device.architecture, measure, known=best, report=keep)
                         machine.forget(program)
-                        write_record(path, path.stem, version, best)  # nothing measured is lost by an interruption
+                        write_record(path, device.name, device.triton, best)  # nothing measured is lost by an interruption
     data = {"record": str(path), "layers": len(best), "tuned_now": rows}
 
     def show(console: Console) -> None:

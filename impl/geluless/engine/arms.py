@@ -2,7 +2,7 @@
 
 Integer arms (relu, relu-separate, relu-nobias, gelu-lut, gelu-shift) are bit-exact on every engine. The float arms
 compute in the precision named here; relu-float is exact too (one fp32 multiplication and one rounding), the others may
-differ between engines by the last bit of erf or tanh.
+differ between engines by one step of the hidden tensor, where a value lies on a tie.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ lower clamp at the zero point and costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +148,14 @@ def gelu_shift(q: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
     return q * scale * sigmoid / 2.0**7
 
 
-def gelu_table(pre_scale: float, pre_zero_point: int, hidden_scale: float, hidden_zero_point: int) -> NDArray[np.uint8]:
+def gelu_table(
+    pre_scale: float,
+    pre_zero_point: int,
+    hidden_scale: float,
+    hidden_zero_point: int,
+    *,
+    function: Callable[[NDArray], NDArray] = gelu_erf,
+) -> NDArray[np.uint8]:
     """All 256 values of an 8-bit GELU, rounded half to even: uint8 [256], index = quantized pre-activation."""
     x = pre_scale * (np.arange(256, dtype=np.float64) - pre_zero_point)
-    return np.clip(np.rint(gelu_erf(x) / hidden_scale) + hidden_zero_point, 0, 255).astype(np.uint8)
+    return np.clip(np.rint(function(x) / hidden_scale) + hidden_zero_point, 0, 255).astype(np.uint8)

@@ -149,7 +149,7 @@ class Plan:
     stem: Stem
     stages: tuple[Stage, ...]
     head: Head
-    parents: dict[str, str]  # what it was made from: name -> sha256
+    parents: dict[str, str]  # what it was made from: sha256 of weights and images, and how many images
 
 
 # ------------------------------------------------------------------------------------------------ to and from JSON
@@ -298,7 +298,7 @@ SOFTMAX_STEPS = 128
 MAX_TOKENS = 1 << 22  # of one stage: engines count tokens and stream rows in int32
 MAX_ELEMENTS = 1 << 28  # of one intermediate tensor per image: a forged plan must not ask for all memory (Swin-L at 384: 2^23)
 MAX_POOLED = (INT32_MAX - 2**29) // 2**15  # the sum over int16 tokens and the rounding half fit int32
-POOLED = (-2048, 2047)  # 12 bits: 8192 features times an int8 weight still fit the int32 accumulator
+POOLED = (-2048, 2047)  # 12 bits: 6192 features times an int8 weight fit the int32 accumulator with room for the bias
 
 
 def is_padded(stage: Stage, block: Block) -> bool:

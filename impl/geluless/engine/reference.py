@@ -1,8 +1,8 @@
 """The reference engine: the exact meaning of an artifact, in plain numpy.
 
 Every other engine must give these bits. Activations are integers throughout; they travel in int32 arrays whatever their
-range, so no step can wrap. The few fp32 operations (LayerNorm's normalisation, softmax's division, the logits) are IEEE
-single operations in the order written, never contracted into fused multiply-adds.
+range, so no step can wrap. The few fp32 operations (pixels, LayerNorm's normalisation, softmax's division, layers that round
+twice, the logits) are IEEE single operations in the order written, never contracted into fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def layer_norm(x: Int32, name: str, norm: Norm, tensors: Tensors) -> Int32:
     channels = norm.channels
     wide = x.astype(np.int64)
     total = wide.sum(-1, keepdims=True)
-    spread = channels * (wide * wide).sum(-1, keepdims=True) - total * total  # int64, exact below 2^55
+    spread = channels * (wide * wide).sum(-1, keepdims=True) - total * total  # int64: at most C^2 2^30 < 2^60
     centred = (channels * wide - total).astype(np.float32)
     reciprocal = np.float32(norm.factor) / np.sqrt((spread + norm.epsilon_term).astype(np.float32))
     y = centred * reciprocal

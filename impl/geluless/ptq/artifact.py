@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +37,7 @@ from geluless.engine.plan import (
     tensor_schema,
 )
 from geluless.errors import ArtifactError
+from geluless.files import atomic_output
 
 METADATA_KEY = "geluless"
 SUFFIX = ".int8.safetensors"
@@ -87,17 +86,8 @@ class Artifact:
         path = Path(path)
         if not path.parent.is_dir():
             raise ArtifactError(f"cannot save to {path}: the folder {path.parent} does not exist")
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(self.to_bytes())
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomic_output(path) as partial:
+            partial.write_bytes(self.to_bytes())
         return path
 
     def precision_manifest(self, arm: str | None = None) -> list[dict[str, str]]:

@@ -128,6 +128,7 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
         yield stream_output(stream, block.mlp.fc2)
         yield stream_output(stream, block)
     yield norm("norm", swin.norm, None)
+    yield linear("head.fc", swin.head.fc)
 
     def pooled(module: nn.LayerNorm, args: tuple, _: torch.Tensor) -> None:
         seen.see("head:pooled", _normalized(module, args[0]).mean((1, 2)))

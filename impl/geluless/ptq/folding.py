@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from geluless.engine.epilogue import encode_multiplier
+from geluless.engine.epilogue import encode_multiplier, gelu_erf
 from geluless.engine.plan import Linear, Norm, Rounding
+from geluless.errors import CalibrationError
+from geluless.ptq.observers import RangeObserver
 
 Float64 = NDArray[np.float64]
 
@@ -52,6 +54,19 @@ class Side:
     high: int
 
 
+def gelu_interval(observed: RangeObserver, hidden: Side) -> tuple[float, float]:
+    """The part of the pre-activation that an 8-bit GELU can tell apart.
+
+    Above, GELU(x) reaches the top of the hidden range; below, |GELU(x)| stays under half a hidden step, so clipping there changes
+    no output.
+    """
+    grid = np.linspace(-8, -0.7517916, 1024)  # GELU falls monotonically on it, down to its minimum
+    silent = grid[np.abs(gelu_erf(grid)) < hidden.scale / 2]
+    low = max(min(observed.minimum, -0.5), float(silent[-1]) if len(silent) else -8.0)
+    high = min(max(observed.maximum, 0.5), (hidden.high - hidden.zero_point) * hidden.scale)
+    return low, max(high, 0.5)
+
+
 @dataclass(frozen=True)
 class IntLinear:
     """int8 weights with the size of one accumulator step, before the output scale is known."""
@@ -82,6 +97,16 @@ def quantize_weight(layer: FloatLinear, side: Side, *, per_channel: bool) -> Int
     scale = np.maximum.reduce([largest / 127, np.abs(layer.bias) / (side.scale * 2**29), np.full_like(largest, 1e-10)])
     weight = np.clip(np.rint(layer.weight / scale[:, None]), -127, 127).astype(np.int8)
     return IntLinear(layer, side, weight, scale * side.scale)
+
+
+def given_weight(layer: FloatLinear, side: Side, steps: NDArray[np.int8], scale: Float64) -> IntLinear:
+    """Integers and scales as they come. Only the scale of a channel without weights is free: its bias must fit 30 bits."""
+    smallest = np.abs(layer.bias) / (side.scale * 2**29)
+    scale = np.where(steps.any(1), scale, np.maximum(scale, smallest))
+    if (scale < smallest).any():
+        channel = int(np.argmax(smallest / scale))
+        raise CalibrationError(f"weights of output channel {channel} are too small beside its bias: quantize the network again")
+    return IntLinear(layer, side, steps, scale * side.scale)
 
 
 @dataclass(frozen=True)
@@ -136,5 +161,6 @@ def emit_norm(
         return Norm(channels, epsilon_term, float(np.float32(1 / output.scale)), False, output.low, output.high)
     gamma = np.ones(channels) if module.weight is None else to_array(module.weight, 0)
     tensors[f"{name}.gain"] = (gamma / output.scale).astype(np.float32)
-    tensors[f"{name}.offset"] = (to_array(module.bias, channels) / output.scale).astype(np.float32)
+    offset = to_array(module.bias, channels) / output.scale
+    tensors[f"{name}.offset"] = (offset + output.zero_point if output.zero_point else offset).astype(np.float32)
     return Norm(channels, epsilon_term, 1.0, True, output.low, output.high)

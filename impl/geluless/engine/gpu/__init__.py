@@ -6,8 +6,9 @@ executor of the compiled PTX on the CPU. All three give the reference's bits.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -15,19 +16,18 @@ from numpy.typing import NDArray
 
 from geluless.engine.arms import Arm
 from geluless.engine.gpu.lowering import largest_batch, lower
-from geluless.engine.gpu.program import Program
+from geluless.engine.gpu.program import Program, See
 from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 from geluless.engine.plan import Plan
 from geluless.errors import DataError
 
-See = Callable[[str, NDArray], None]
 MACHINES = ("cuda", "interpreter", "ptx")
 LARGEST_BATCH = 64  # beyond it throughput does not grow and scratch does
 KEPT_PROGRAMS = 4  # batch sizes whose program stays ready
 
 
 class Machine(Protocol):
-    """Runs programs made for its architecture."""
+    """Runs programs made for its architecture, for several threads at a time or in turn."""
 
     architecture: str
 
@@ -55,34 +55,38 @@ def make_machine(name: str) -> Machine:
 
 
 class GpuNetwork:
-    """A network for one arm on one machine; batches above LARGEST_BATCH are cut into pieces."""
+    """A network for one arm on one machine; batches above LARGEST_BATCH are cut into pieces. Safe for several threads."""
 
     def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, machine: str | Machine = "cuda") -> None:
         self.machine = make_machine(machine) if isinstance(machine, str) else machine
+        self.tiles = Tiles(ARCHITECTURES[self.machine.architecture], getattr(self.machine, "tuned", {}))
         self._plan, self._tensors, self._arm = plan, tensors, arm
-        self._tiles = Tiles(ARCHITECTURES[self.machine.architecture], getattr(self.machine, "tuned", {}))
         self._largest = min(LARGEST_BATCH, largest_batch(plan))
         self._programs: OrderedDict[int, Program] = OrderedDict()
+        self._lock = threading.Lock()
 
     def program(self, batch: int) -> Program:
-        """The launches for one batch size; the last few sizes are kept."""
-        if batch not in self._programs:
-            self._programs[batch] = lower(self._plan, self._tensors, self._arm, batch=batch, tiles=self._tiles)
+        """The launches for one batch size. The last few sizes are kept; the others go, and with them what a machine loaded."""
+        with self._lock:
+            if batch not in self._programs:
+                self._programs[batch] = lower(self._plan, self._tensors, self._arm, batch=batch, tiles=self.tiles)
+            self._programs.move_to_end(batch)
             if len(self._programs) > KEPT_PROGRAMS:
-                _, old = self._programs.popitem(last=False)
-                if forget := getattr(self.machine, "forget", None):
-                    forget(old)
-        self._programs.move_to_end(batch)
-        return self._programs[batch]
+                self._programs.popitem(last=False)
+            return self._programs[batch]
+
+    def pieces(self, images: NDArray[np.float32]) -> list[tuple[Program, NDArray[np.float32]]]:
+        """What `run` runs: a batch in pieces that a program takes, each with its program."""
+        cut = [images[start : start + self._largest] for start in range(0, len(images), self._largest)]
+        return [(self.program(len(piece)), piece) for piece in cut]
 
     def run(self, images: NDArray[np.float32], see: See | None = None) -> NDArray[np.float32]:
         """float32 [B, C, H, W] -> float32 logits [B, classes]. Raises DataError for NaN or infinite pixels."""
-        logits = []
-        for start in range(0, len(images), self._largest):
-            piece = images[start : start + self._largest]
-            values, unusable = self.machine.run(self.program(len(piece)), piece, see)
+        logits: list[NDArray] = []
+        for program, piece in self.pieces(images):
+            values, unusable = self.machine.run(program, piece, see)
             if unusable.any():
-                first = start + int(np.argmin(np.isfinite(piece).all((1, 2, 3))))
+                first = sum(map(len, logits)) + int(np.argmin(np.isfinite(piece).all((1, 2, 3))))
                 raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
             logits.append(values)
         return np.concatenate(logits)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 from geluless.engine.gpu.program import Buffer, Constant, Float, Launch, Program
@@ -135,13 +136,12 @@ def compile_source(source: Source, target: Target) -> Compiled:
 
 
 def compile_all(sources: Iterable[Source], target: Target, *, processes: int | None = None) -> Iterator[Compiled]:
-    """Compile many sources in parallel, yielding in order."""
-    todo = list(sources)
-    workers = min(processes or os.cpu_count() or 1, len(todo))
+    """Compile many sources in parallel, yielding in order. The first compile while the last are still being made."""
+    workers = processes or len(os.sched_getaffinity(0))
     if workers <= 1:
-        yield from (compile_source(source, target) for source in todo)
+        yield from (compile_source(source, target) for source in sources)
         return
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(compile_source, todo, [target] * len(todo), chunksize=1)
+        yield from pool.map(compile_source, sources, repeat(target))

@@ -6,14 +6,15 @@ is verified on one machine is therefore what runs on another, launch by launch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-Scalar = int | float
 Constant = int | str
+See = Callable[[str, NDArray], None]  # gets an intermediate tensor by its name in the reference: int32 [rows, width]
+GRID_LIMITS = (2**31 - 1, 2**16 - 1, 2**16 - 1)  # thread blocks along x, y and z, of every CUDA device
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ class Float:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel call. `arguments` maps parameters to buffer names, scalars or None, `constants` the compile-time ones."""
+    """One kernel call. `arguments` maps parameters to buffer names, scalars or None, `constants` the compile-time ones.
+
+    Raises ValueError for a grid that no device takes, so that no machine runs what another could not.
+    """
 
     name: str  # of the place in the network: "layers.0.blocks.1.mlp.fc1"
     kernel: str
@@ -49,6 +53,10 @@ class Launch:
     stages: int
     contract: bool  # may the compiler contract a multiplication and an addition? Not where bits are specified
     writes: str  # the buffer that holds the result
+
+    def __post_init__(self) -> None:
+        if not all(1 <= count <= limit for count, limit in zip(self.grid, GRID_LIMITS, strict=True)):
+            raise ValueError(f"{self.name}: a grid of {self.grid} where a device takes {GRID_LIMITS} blocks: use smaller batches")
 
     @property
     def programs(self) -> int:
@@ -65,9 +73,12 @@ class Probe:
     offset: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
-    """Launches in order. The caller fills `images` and reads `logits` and `unusable` (non-zero: NaN or infinite pixels)."""
+    """Launches in order. The caller fills `images` and reads `logits` and `unusable` (non-zero: NaN or infinite pixels).
+
+    A program equals itself alone: machines keep what they prepared for it as long as it lives.
+    """
 
     batch: int
     buffers: Mapping[str, Buffer]

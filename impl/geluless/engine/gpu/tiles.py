@@ -19,6 +19,10 @@ class Tile:
     stages: int
 
 
+KIB = 1 << 10
+RESERVED = 1 * KIB  # shared memory that the driver takes of every thread block
+
+
 @dataclass(frozen=True)
 class Architecture:
     """Limits and preferences of one GPU generation (or of the interpreter, which likes few, large programs)."""
@@ -26,6 +30,9 @@ class Architecture:
     name: str
     capability: int | None  # 89 for sm_89; None for the interpreter
     multiprocessors: int  # of the card the table was made for: fewer thread blocks than this leave some idle
+    shared: int = 100 * KIB  # bytes of shared memory of a multiprocessor; a thread block gets all but RESERVED at most
+    resident_warps: int = 48  # of a multiprocessor, at most
+    registers: int = 64 * KIB  # of a multiprocessor
     block_m: tuple[int, ...] = (128, 64, 32, 16)
     block_n: tuple[int, ...] = (128, 64, 32)
     stages: int = 3
@@ -33,13 +40,16 @@ class Architecture:
     norm_elements: int = 4096  # of a LayerNorm program
 
 
+# Shared memory and warps: "Technical specifications per compute capability" of the CUDA programming guide. Preferences are the
+# same everywhere because none has been measured on any of these: the smallest shared memory (sm_86, sm_89, sm_120) holds three
+# stages of the largest tile twice, and more stages where there is more room are a guess. `geluless tune` measures.
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
-        Architecture("sm_80", 80, 108),
+        Architecture("sm_80", 80, 108, shared=164 * KIB, resident_warps=64),
         Architecture("sm_86", 86, 84),
         Architecture("sm_89", 89, 128),
-        Architecture("sm_90", 90, 132),
+        Architecture("sm_90", 90, 132, shared=228 * KIB, resident_warps=64),
         Architecture("sm_120", 120, 170),
         Architecture(
             "interpreter",

@@ -10,18 +10,17 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from geluless.engine.gpu.program import Launch, Program
-from geluless.engine.gpu.tiles import MIN_DOT_K, Architecture, Tile
+from geluless.engine.gpu.program import GRID_LIMITS, Launch, Program
+from geluless.engine.gpu.tiles import Architecture, Tile
 
 FORMAT = 1
 Shape = tuple[int, int, int, str]  # rows, outputs, inputs, epilogue
 Measure = Callable[[Program, Launch], float]  # milliseconds of one launch of a program
-LIMITS = {"block_m": (16, 256), "block_n": (16, 256), "block_k": (MIN_DOT_K, 256), "warps": (1, 16), "stages": (1, 8)}
 
 
 def candidates(shape: Shape, architecture: Architecture) -> list[Tile]:
@@ -31,8 +30,9 @@ def candidates(shape: Shape, architecture: Architecture) -> list[Tile]:
     for block_m in architecture.block_m:
         for block_n in architecture.block_n:
             for block_k in (128, 64, 32):
-                fits = block_m < 2 * max(rows, 16) and block_n < 2 * max(outputs, 32) and (inputs % block_k == 0 or block_k == 32)
-                if fits:
+                sensible = block_m < 2 * max(rows, 16) and block_n < 2 * max(outputs, 32)
+                fits = (inputs % block_k == 0 or block_k == 32) and -(-rows // block_m) <= GRID_LIMITS[1]
+                if sensible and fits:
                     warps = 8 if block_m * block_n >= 128 * 128 else 4
                     tiles += [Tile(block_m, block_n, block_k, warps, stages) for stages in (2, 3, 4)]
     return tiles
@@ -61,22 +61,48 @@ def tune(
     known: Mapping[Shape, Tile] = MappingProxyType({}),
     report: Callable[[Shape, Tile, float], object] = lambda *_: None,
 ) -> dict[Shape, Tile]:
-    """The fastest tile of every linear layer that is not `known`. What the device refuses (shared memory) is passed over."""
+    """The fastest tile of every linear layer that is not `known`: the fastest blocks with the table's number of pipeline stages,
+    then the fastest number of stages for these blocks, because a compilation takes a second and all pairs take hours."""
     best: dict[Shape, Tile] = {}
     for program in programs:
         for launch in program.launches:
             if launch.kernel != "int8_linear" or shape_of(launch) in best or shape_of(launch) in known:
                 continue
-            shape, times = shape_of(launch), {}
-            for tile in candidates(shape, architecture):
-                try:
-                    times[tile] = measure(program, with_tile(launch, tile))
-                except RuntimeError:
-                    continue
-            if times:
-                best[shape] = min(times, key=lambda tile: times[tile])
-                report(shape, best[shape], times[best[shape]])
+            shape = shape_of(launch)
+            tiles = candidates(shape, architecture)
+            times = _times(program, launch, [tile for tile in tiles if tile.stages == architecture.stages], measure)
+            if not times:
+                continue
+            blocks = min(times, key=lambda tile: times[tile])
+            others = [tile for tile in tiles if tile != blocks and replace(tile, stages=blocks.stages) == blocks]
+            times |= _times(program, launch, others, measure)
+            best[shape] = min(times, key=lambda tile: times[tile])
+            report(shape, best[shape], times[best[shape]])
     return best
+
+
+def _times(program: Program, launch: Launch, tiles: Iterable[Tile], measure: Measure) -> dict[Tile, float]:
+    """Milliseconds by tile. One for which the device has too little shared memory, or of what else triton counts, is passed over;
+    any other error, one of CUDA above all, is raised."""
+    from triton import OutOfResources
+
+    times = {}
+    for tile in tiles:
+        try:
+            times[tile] = measure(program, with_tile(launch, tile))
+        except OutOfResources:
+            continue
+    return times
+
+
+def tiles_of(program: Program) -> dict[Shape, Tile]:
+    """What the linear layers of a program run with, whoever chose it."""
+    tiles = {}
+    for launch in program.launches:
+        if launch.kernel == "int8_linear":
+            block_m, block_n, block_k = (int(launch.constants[f"BLOCK_{letter}"]) for letter in "MNK")
+            tiles[shape_of(launch)] = Tile(block_m, block_n, block_k, launch.warps, launch.stages)
+    return tiles
 
 
 def record_path(folder: Path, device: str, triton: str) -> Path:
@@ -94,22 +120,29 @@ def write_record(path: Path, device: str, triton: str, best: Mapping[Shape, Tile
     os.replace(file.name, path)
 
 
-def read_record(path: Path) -> dict[Shape, Tile]:
-    """What `write_record` wrote. Raises ValueError for anything else: tiles reach the compiler, so their limits are checked."""
+def read_record(path: Path, architecture: Architecture, *, device: str, triton: str) -> dict[Shape, Tile]:
+    """What `write_record` wrote for this device and triton. Raises ValueError for anything else: tiles reach the compiler, so
+    only those pass that `tune` would have tried."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']} is not {FORMAT}")
-        return dict(_row(row) for row in content["tiles"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no record of tiles: {error!r}; remove it and tune again") from error
+        for name, expected in {"format": FORMAT, "device": device, "triton": triton}.items():
+            if content[name] != expected:
+                raise ValueError(f"its {name} is {content[name]!r}, not {expected!r}")
+        rows = [_row(row, architecture) for row in content["tiles"]]
+        if len(dict(rows)) != len(rows):
+            raise ValueError("a layer has two tiles")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no record of tiles for this device: {error!r}; remove it and tune again") from error
+    return dict(rows)
 
 
-def _row(row: dict[str, Any]) -> tuple[Shape, Tile]:
+def _row(row: dict[str, Any], architecture: Architecture) -> tuple[Shape, Tile]:
     rows, outputs, inputs, epilogue = row["shape"]
     tile = Tile(**row["tile"])
-    for name, (low, high) in LIMITS.items():
-        value = getattr(tile, name)
-        if not isinstance(value, int) or not low <= value <= high or (name != "stages" and value & (value - 1)):
-            raise ValueError(f"a tile's {name} is {value!r}")
-    return (int(rows), int(outputs), int(inputs), str(epilogue)), tile
+    numbers = (rows, outputs, inputs, *astuple(tile))
+    if not all(type(number) is int and 0 < number < 2**31 for number in numbers) or type(epilogue) is not str:
+        raise ValueError(f"a row holds {row!r:.200}")
+    shape = rows, outputs, inputs, epilogue
+    if tile not in candidates(shape, architecture):
+        raise ValueError(f"{tile} is no tile for a layer of {shape}")
+    return shape, tile

@@ -3,7 +3,7 @@
 Eight-bit tensors are stored as int8 throughout: a signed value as it is, an unsigned one minus 128 (the tensor core's operands
 are signed). `lowest` and `highest` are stored values, `rounding` holds the half of the last shift and the stored zero point,
 2^14 + (zero << 15), so that one addition does both. Bias tiles already hold the first shift's half and what the inputs' 128
-adds. Nothing here divides, and whatever says "fixed" uses integers alone; tests/unit/test_gpu_audit.py proves it on machine code.
+adds. Only tanh's GELU and ShiftGELU divide; `requantize` and its ReLU are integers alone, as tests/unit/test_gpu_audit.py shows.
 """
 
 import triton
@@ -14,7 +14,7 @@ import triton.language as tl
 def requantize(acc, bias, multiplier, shift, rounding, SATURATE: tl.constexpr):
     """The law of engine/epilogue.py: sat16((acc + bias) >> shift) * multiplier, rounded at bit 15. int32 [M, N] -> int32.
 
-    SATURATE is 0 where `lowering.saturates` has proved that leaving sat16 out changes no clamped result.
+    SATURATE is 0 where `epilogues.saturates` has proved that leaving sat16 out changes no clamped result.
     """
     v = (acc + bias[None, :]) >> shift[None, :]
     if SATURATE:

@@ -6,7 +6,7 @@ import triton.language as tl
 from geluless.engine.gpu.kernels.epilogue import clamp_round
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "factor", "epsilon"])
 def layer_norm(
     x,  # int16 [rows, CHANNELS / PARTS]
     sources,  # int32 [count, PARTS]: the rows that make one wide row, -1 for zeros; None: row i is row i

@@ -1,153 +1,109 @@
-"""A CUDA device: constants uploaded once, one graph per program, and events around whatever is timed."""
+"""A CUDA device as a machine: constants uploaded once, scratch and one graph per program, one forward pass at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.cache import default_cache
-from geluless.engine.gpu.compiler import require_triton
-from geluless.engine.gpu.machines.interpreter import See, argument_values
-from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Launch, Program
-from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture
-from geluless.engine.gpu.tuning import read_record, record_path
-from geluless.errors import MissingResource
+from geluless.engine.gpu.machines.device import Device, TorchDevice
+from geluless.engine.gpu.machines.stepping import step_through
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, See
 
-WARM_UP = 3  # eager passes before a capture: the first compiles
-
-
-def require_device() -> Architecture:
-    """The table row of the current device. Raises MissingResource without a CUDA device, or for one too old."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise MissingResource(
-            "torch sees no CUDA device: use backend='cpu', or machine='interpreter' to verify the GPU kernels without one"
-        )
-    major, minor = torch.cuda.get_device_capability()
-    capability = 10 * major + minor
-    known = [a for a in ARCHITECTURES.values() if a.capability is not None and a.capability <= capability]
-    if not known:
-        raise MissingResource(f"this device is sm_{capability}; the kernels need sm_80 (Ampere) or newer")
-    return max(known, key=lambda architecture: architecture.capability or 0)
+# One pass at a time in the whole process: a program's buffers are its own but there is one set of them, and while one machine
+# captures a graph another must not allocate. Reentrant, because who sees a tensor may run something else.
+TURN = threading.RLock()
 
 
 @dataclass
 class Loaded:
-    """A program on the device. `graph` is captured at the first call that wants one."""
+    """A program's tensors on the device, by the names of its buffers. `graph` is captured at the first call that wants one."""
 
-    program: Program
+    launches: tuple[Launch, ...]
     tensors: dict[str, Any]
-    graph: Any = field(default=None)
+    graph: Callable[[], object] | None = field(default=None)
 
 
 class CudaMachine:
-    """Runs programs on the current CUDA device. Not safe for several threads: the buffers are the program's."""
+    """Runs programs on a CUDA device (default: torch's current one). Safe for several threads, which take turns.
 
-    def __init__(self) -> None:
-        self.architecture = require_device().name
-        path = tuned_path()
-        self.tuned = read_record(path) if path.exists() else {}
-        self._constants: dict[str, Any] = {}
-        self._loaded: dict[int, Loaded] = {}
+    A program stays loaded until it is forgotten or nobody holds it any more. Programs whose constants have the same contents,
+    as those of one network for several batch sizes, share them; a constant goes with the last program that uses it.
+    """
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device: Device = device or TorchDevice()
+        self.architecture = self.device.architecture.name
+        self.tuned = self.device.tuned
+        self._constants: WeakValueDictionary[tuple[str, tuple[int, ...], bytes], Any] = WeakValueDictionary()
+        self._loaded: WeakKeyDictionary[Program, Loaded] = WeakKeyDictionary()
 
     def load(self, program: Program) -> Loaded:
         """Upload what is not there yet and allocate scratch."""
-        import torch
-
-        if id(program) not in self._loaded:
-            tensors = {}
-            for name, buffer in program.buffers.items():
-                if buffer.data is None:
-                    tensors[name] = torch.empty(buffer.shape, dtype=getattr(torch, buffer.dtype), device="cuda")
-                    continue
-                if name not in self._constants:
-                    self._constants[name] = torch.from_numpy(buffer.data.copy()).to("cuda")
-                tensors[name] = self._constants[name]
-            self._loaded[id(program)] = Loaded(program, tensors)
-        return self._loaded[id(program)]
+        with TURN, self.device.active():
+            loaded = self._loaded.get(program)
+            if loaded is None:
+                tensors = {name: self._tensor(buffer) for name, buffer in program.buffers.items()}
+                loaded = self._loaded[program] = Loaded(program.launches, tensors)
+            return loaded
 
     def forget(self, program: Program) -> None:
-        """Free a program's scratch; constants stay."""
-        self._loaded.pop(id(program), None)
+        """Free a program's scratch, and the constants that no other program uses."""
+        with TURN:
+            self._loaded.pop(program, None)
 
     def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]:
         """(logits, unusable); with `see` launch by launch, else as one graph."""
         import torch
 
-        loaded = self.load(program)
-        loaded.tensors[IMAGES].copy_(torch.from_numpy(np.ascontiguousarray(images)))
-        if see is None:
-            self.replay(loaded)
-        else:
-            for i, launch in enumerate(program.launches):
-                call(launch, loaded.tensors)
-                if i in program.probes:
-                    probe = program.probes[i]
-                    values = loaded.tensors[probe.buffer].reshape(-1)[: probe.shape[0] * probe.shape[1]]
-                    see(probe.name, values.reshape(probe.shape).cpu().numpy().astype(np.int32) + probe.offset)
-        return loaded.tensors[LOGITS].cpu().numpy(), loaded.tensors[UNUSABLE].cpu().numpy()
+        with TURN, self.device.active():
+            loaded = self.load(program)
+            tensors = loaded.tensors
+            tensors[IMAGES].copy_(torch.from_numpy(np.require(images, requirements=("C", "W"))))
+            if see is None:
+                self.replay(loaded)
+            else:
+                read = lambda name, count: self.device.download(tensors[name].reshape(-1)[:count])  # noqa: E731
+                step_through(program, lambda launch: self.device.launch(launch, tensors), read, see)
+            return self.device.download(tensors[LOGITS]), self.device.download(tensors[UNUSABLE])
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
-        import torch
-
         used = {value for value in launch.arguments.values() if isinstance(value, str)}
-        tensors = {name: torch.from_numpy(buffers[name].copy()).to("cuda") for name in used}
-        call(launch, tensors)
-        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        with TURN, self.device.active():
+            tensors = {name: self.device.upload(buffers[name].copy()) for name in used}
+            self.device.launch(launch, tensors)
+            return {name: self.device.download(tensor) for name, tensor in tensors.items()}
 
     def launch_all(self, loaded: Loaded) -> None:
         """One forward pass, launch by launch (eager)."""
-        for launch in loaded.program.launches:
-            call(launch, loaded.tensors)
+        self._enqueue(loaded.launches, loaded.tensors)
 
     def replay(self, loaded: Loaded) -> None:
         """One forward pass as a graph."""
-        import torch
+        launches, tensors = loaded.launches, loaded.tensors  # a graph that held its Loaded would keep it for ever
+        with TURN, self.device.active():
+            if loaded.graph is None:
+                loaded.graph = self.device.captured(lambda: self._enqueue(launches, tensors))
+            loaded.graph()
 
-        if loaded.graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    self.launch_all(loaded)
-            torch.cuda.current_stream().wait_stream(stream)
-            loaded.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(loaded.graph):
-                self.launch_all(loaded)
-        loaded.graph.replay()
+    def _enqueue(self, launches: Iterable[Launch], tensors: Mapping[str, Any]) -> None:
+        with TURN, self.device.active():
+            for launch in launches:
+                self.device.launch(launch, tensors)
 
-
-def tuned_path() -> Path:
-    """Where `geluless tune` keeps the tiles it found for this device and this triton."""
-    import torch
-
-    return record_path(default_cache(), torch.cuda.get_device_name(), require_triton())
-
-
-def call(launch: Launch, tensors: dict[str, Any]) -> None:
-    """Enqueue one launch; the first of its kind is compiled."""
-    from geluless.engine.gpu.kernels import KERNELS
-
-    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": launch.contract}
-    KERNELS[launch.kernel][launch.grid](**argument_values(launch, tensors), **launch.constants, **options)
-
-
-def time_ms(work: Callable[[], None], *, before: Callable[[], None] | None = None) -> float:
-    """Milliseconds on the device between two events around `work`; `before` (a cache flush) is not counted."""
-    import torch
-
-    if before is not None:
-        before()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+    def _tensor(self, buffer: Buffer) -> Any:
+        """Scratch, or the one copy of a constant: found by its contents, because names repeat from network to network."""
+        if buffer.data is None:
+            return self.device.scratch(buffer.dtype, buffer.shape)
+        key = (buffer.dtype, buffer.shape, hashlib.sha256(np.ascontiguousarray(buffer.data).data).digest())
+        tensor = self._constants.get(key)
+        if tensor is None:
+            tensor = self._constants[key] = self.device.upload(buffer.data)
+        return tensor

@@ -3,26 +3,30 @@ parent process may want to compile them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.gpu.program import Float, Launch, Program
+from geluless.engine.gpu.program import Launch, Program, See
 from geluless.errors import MissingResource
 
-See = Callable[[str, NDArray], None]
+PATIENCE = 5.0  # seconds for an idle process to end by itself
 
 
 class InterpreterMachine:
-    """Runs programs launch by launch on the CPU, hundreds of times slower than the compiled CPU engine: for verification."""
+    """Runs programs launch by launch on the CPU, hundreds of times slower than the compiled CPU engine: for verification.
+
+    Safe for several threads, which take turns.
+    """
 
     architecture = "interpreter"
 
@@ -47,45 +51,56 @@ class InterpreterMachine:
 
     def close(self) -> None:
         """Ends the process; the next call starts a new one."""
-        self._process = None
-        if self._end is not None:
-            self._end()
+        with self._lock:
+            self._drop()
 
     def _ask(self, request: tuple) -> Any:
+        """Raises RuntimeError with the interpreter's traceback, MissingResource when its process ends."""
         with self._lock:
             process = self._started()
             assert process.stdin is not None
             assert process.stdout is not None
+            # Interrupted at whatever point, half a request or an unread answer would be taken for the next one's: until its
+            # answer is read whole, this process is not the one to ask.
+            self._process = None
             try:
                 pickle.dump(request, process.stdin)
                 process.stdin.flush()
                 good, answer = pickle.load(process.stdout)
-            except (EOFError, BrokenPipeError) as error:
-                self._process = None
-                raise MissingResource("the process of Triton's interpreter ended: its message stands above") from error
+            except BaseException as error:
+                process.kill()
+                self._drop()
+                if isinstance(error, (EOFError, BrokenPipeError, pickle.UnpicklingError)):
+                    raise MissingResource("the process of Triton's interpreter ended: its message stands above") from error
+                raise
+            self._process = process
         if not good:
             raise RuntimeError(f"in Triton's interpreter:\n{answer}")
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
+            self._drop()
             environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             command = [sys.executable, "-m", "geluless.engine.gpu.machines.interpreter_process"]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
             self._end = weakref.finalize(self, _end_process, self._process)
         return self._process
 
+    def _drop(self) -> None:
+        self._process = None
+        if self._end is not None:
+            self._end()
+            self._end = None
+
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
-    process.wait()
-
-
-def argument_values(launch: Launch, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A launch's arguments with tensors in place of buffer names."""
-    values: dict[str, Any] = {}
-    for name, value in launch.arguments.items():
-        values[name] = tensors[value] if isinstance(value, str) else value.value if isinstance(value, Float) else value
-    return values
+            with contextlib.suppress(OSError):  # of a request that its reader will never see whole
+                pipe.close()
+    try:
+        process.wait(PATIENCE)  # nothing more to read: it ends, unless it is in the middle of something
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import traceback
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from geluless.engine.gpu.kernels import KERNELS
-from geluless.engine.gpu.machines.interpreter import argument_values
+from geluless.engine.gpu.machines.stepping import NONSENSE, argument_values, step_through
 from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Launch, Program
 
 
@@ -30,17 +31,16 @@ def launch(request: Launch, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
 def run(program: Program, images: NDArray[np.float32], trace: bool) -> tuple[NDArray, NDArray, list[tuple[str, NDArray]]]:
     tensors = {}
     for name, buffer in program.buffers.items():
-        # Scratch starts as nonsense: a kernel that reads what none has written must not find zeros.
-        array = np.full(buffer.shape, 77, buffer.dtype) if buffer.data is None else buffer.data.copy()
+        array = np.full(buffer.shape, NONSENSE, buffer.dtype) if buffer.data is None else buffer.data.copy()
         tensors[name] = torch.from_numpy(array)
     tensors[IMAGES] = torch.from_numpy(images.copy())
-    seen = []
-    for i, step in enumerate(program.launches):
-        call(step, tensors)
-        if trace and i in program.probes:
-            probe = program.probes[i]
-            values = tensors[probe.buffer].numpy().reshape(-1)[: probe.shape[0] * probe.shape[1]]
-            seen.append((probe.name, values.reshape(probe.shape).astype(np.int32) + probe.offset))
+    seen: list[tuple[str, NDArray]] = []
+    step_through(
+        program,
+        lambda step: call(step, tensors),
+        lambda name, count: tensors[name].numpy().reshape(-1)[:count],
+        (lambda name, tensor: seen.append((name, tensor))) if trace else None,
+    )
     return tensors[LOGITS].numpy(), tensors[UNUSABLE].numpy(), seen
 
 
@@ -61,6 +61,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to parent and child: the parent decides what ends
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not get between the answers
     serve(sys.stdin.buffer, channel)

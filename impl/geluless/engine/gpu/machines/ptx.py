@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 
@@ -9,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine.gpu.compiler import Compiled, Source, Target, compile_source, source_of
-from geluless.engine.gpu.machines.interpreter import See
-from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Float, Launch, Program
+from geluless.engine.gpu.machines.stepping import NONSENSE, argument_values, step_through
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, See
 from geluless.engine.gpu.ptx import GlobalMemory, Kernel, execute, parse
-
-NONSENSE = 77  # what scratch holds before a kernel has written it
 
 
 class PtxMachine:
-    """Runs programs launch by launch, thread block by thread block. Hours for a large network: for blocks and small ones.
+    """Runs programs launch by launch, thread block by thread block: a third of a minute for one image of a Swin-T.
 
-    `instructions` counts what was executed, by opcode, in instructions of a warp.
+    `instructions` counts what was executed, by opcode, in instructions of a warp. Safe for several threads, which take turns.
     """
 
     def __init__(self, architecture: str = "sm_89") -> None:
@@ -27,6 +26,7 @@ class PtxMachine:
         self.instructions: Counter[str] = Counter()
         self._target = Target.parse(architecture)
         self._kernels: dict[Source, tuple[Compiled, Kernel]] = {}
+        self._lock = threading.RLock()  # reentrant: who sees a tensor may run something else
 
     def kernel(self, source: Source) -> tuple[Compiled, Kernel]:
         """Compiled and parsed, once."""
@@ -41,7 +41,8 @@ class PtxMachine:
         described = {name: Buffer(array.dtype.name, array.shape) for name, array in used.items()}
         memory = GlobalMemory()
         addresses = {name: memory.put(array) for name, array in used.items()}
-        self._execute(launch, described, memory, addresses)
+        with self._lock:
+            self._execute(launch, described, memory, addresses)
         return {name: memory.get(addresses[name], array.shape, array.dtype) for name, array in used.items()}
 
     def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]:
@@ -51,26 +52,20 @@ class PtxMachine:
         for name, buffer in program.buffers.items():
             array = np.full(buffer.shape, NONSENSE, buffer.dtype) if buffer.data is None else buffer.data
             addresses[name] = memory.put(images if name == IMAGES else array)
-        for i, launch in enumerate(program.launches):
-            self._execute(launch, program.buffers, memory, addresses)
-            if see is not None and i in program.probes:
-                probe = program.probes[i]
-                values = memory.get(addresses[probe.buffer], probe.shape, np.dtype(program.buffers[probe.buffer].dtype))
-                see(probe.name, values.astype(np.int32) + probe.offset)
-        logits, unusable = (
-            memory.get(addresses[name], program.buffers[name].shape, np.dtype(program.buffers[name].dtype))
-            for name in (LOGITS, UNUSABLE)
-        )
-        return logits, unusable
+
+        def read(name: str, count: int | None = None) -> NDArray:
+            buffer = program.buffers[name]
+            return memory.get(addresses[name], buffer.shape if count is None else (count,), np.dtype(buffer.dtype))
+
+        with self._lock:
+            step_through(program, lambda step: self._execute(step, program.buffers, memory, addresses), read, see)
+        return read(LOGITS), read(UNUSABLE)
 
     def _execute(self, launch: Launch, buffers: Mapping[str, Buffer], memory: GlobalMemory, addresses: Mapping[str, int]) -> None:
         source = source_of(launch, buffers)
         compiled, kernel = self.kernel(source)
-        arguments: list[int | float] = []
-        for name in order_of(source):
-            value = launch.arguments[name]
-            assert value is not None
-            arguments.append(addresses[value] if isinstance(value, str) else value.value if isinstance(value, Float) else value)
+        values = argument_values(launch, addresses)
+        arguments: list[int | float] = [values[name] for name in order_of(source)]
         self.instructions += execute(
             kernel, memory, arguments, grid=launch.grid, warps=compiled.warps, shared_bytes=compiled.shared_bytes
         )

@@ -1,4 +1,4 @@
-"""Shift, windows and patch merging as row numbers that kernels gather from and scatter to: nothing is ever copied for them."""
+"""Shift, windows and patch merging as row numbers to gather from and scatter to: no engine has to move a tensor for them."""
 
 from __future__ import annotations
 
