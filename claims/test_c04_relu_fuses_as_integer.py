@@ -208,10 +208,10 @@ def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimHandle) -> None:
 def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
     """fc1 of every stage of Swin T/S/B/L with one epilogue, compiled for TARGET and disassembled."""
     from geluless.engine.gpu.audit import machine_code
-    from geluless.engine.gpu.audit.shapes import SIZES as SHAPES
     from geluless.engine.gpu.audit.shapes import fc1_program
     from geluless.engine.gpu.compiler import Target, compile_source, sources_of
     from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+    from geluless.sizes import SIZES as SHAPES
 
     target, tiles = Target.parse(TARGET), Tiles(ARCHITECTURES[TARGET])
     programs = [fc1_program(tiles, formula, size=size) for size in SHAPES]

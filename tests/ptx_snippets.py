@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -177,3 +177,25 @@ def float32_bits(value: float) -> int:
         return 0x7FFFFFFF
     bits: int = struct.unpack("<I", struct.pack("<f", value))[0]
     return bits
+
+
+INTEGER_TYPES = [f"{kind}{bits}" for kind in "us" for bits in (16, 32, 64)]
+DYNAMIC = ".extern .shared .align 16 .b8 global_smem[];"
+ZEROS = np.zeros(THREADS, np.uint32)
+
+
+def numpy_type(name: str) -> np.dtype:
+    return np.dtype(f"{ {'u': 'u', 's': 'i', 'b': 'u'}[name[0]] }{int(name[1:]) // 8}")
+
+
+def as_list(array: np.ndarray) -> list[int]:
+    return [int(value) for value in array]
+
+
+def check_integers(line: str, sources: list[np.ndarray], result: str, law: Callable[..., int]) -> None:
+    """`law` gives an integer from the operands' values; it is taken modulo the result's width."""
+    kind = numpy_type(result)
+    got = as_list(apply(line, sources, kind))
+    bits = int(result[1:])
+    want = [wrap(law(*values), bits, signed=result[0] == "s") for values in zip(*map(as_list, sources), strict=True)]
+    assert got == want, [(i, [s[i] for s in sources], g, w) for i, (g, w) in enumerate(zip(got, want, strict=True)) if g != w][:3]

@@ -1,17 +1,16 @@
-"""Kernels compiled by Triton for sm_89, executed from their PTX, equal NumPy bit for bit; broken PTX is caught."""
+"""Kernels compiled by Triton for sm_89, executed from their PTX, equal NumPy bit for bit: kernels of the tests' own, with other
+features than the shipped ones (masked loops, 64-bit products, contraction)."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from geluless.engine.gpu.ptx import GlobalMemory, PtxError, execute, parse
+from geluless.engine.gpu.ptx import GlobalMemory, execute, parse
 from geluless.engine.gpu.ptx.fused import fused_multiply_add
-from geluless.engine.gpu.ptx.mutations import MUTATIONS
 
 pytest.importorskip("triton", reason="compiled kernels need triton: pip install 'geluless[gpu]'")
 
@@ -47,8 +46,8 @@ class Gemm:
             self.want = np.rint(np.clip(y * 20, -128, 127)).astype(np.int8)
         self.arrays = [a, b, bias, scale, shift.astype(np.int32), np.full((rows, n), FILLER, np.int8)]
 
-    def run(self, ptx: str | None = None, *, check_races: bool = True) -> tuple[np.ndarray, Counter[str]]:
-        kernel, memory = parse(ptx or self.ptx), GlobalMemory()
+    def run(self) -> tuple[np.ndarray, Counter[str]]:
+        kernel, memory = parse(self.ptx), GlobalMemory()
         addresses = [memory.put(array) for array in self.arrays]
         grid = (-(-self.rows // self.tile[0]), -(-self.n // self.tile[1]), 1)
         counts = execute(
@@ -58,7 +57,6 @@ class Gemm:
             grid=grid,
             warps=self.warps,
             shared_bytes=self.shared,
-            check_races=check_races,
         )
         return memory.get(addresses[-1], (self.rows, self.n), np.int8), counts
 
@@ -119,41 +117,3 @@ def test_compiled_layer_norm_equals_numpy_with_and_without_contraction(contract:
     fused = fused_multiply_add(y, np.broadcast_to(gain, y.shape).copy(), np.broadcast_to(offset, y.shape).copy())
     assert (plain != fused).any()
     assert (got == (fused if contract else plain)).all()
-
-
-# Ragged in every direction, and four steps of the pipeline.
-BROKEN = {"rows": 100, "n": 200, "k": 240, "tile": (64, 64, 64), "warps": 4}
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_broken_kernel_is_caught(name: str) -> None:
-    case = Gemm("relu", **BROKEN)
-    assert (case.run()[0] == case.want).all()
-    broken = MUTATIONS[name](case.ptx)
-    assert broken != case.ptx
-    with contextlib.suppress(PtxError):
-        assert (case.run(broken)[0] != case.want).any(), "neither a wrong result nor an error"
-
-
-@pytest.mark.parametrize(
-    "name", ["wait for one group less", "waits dropped", "last commit before the loop dropped", "commit in the loop dropped"]
-)
-def test_a_copy_that_nobody_waits_for_gives_wrong_data(name: str) -> None:
-    """Even where races are not looked for."""
-    case = Gemm("relu", **BROKEN)
-    assert (case.run(MUTATIONS[name](case.ptx), check_races=False)[0] != case.want).any()
-
-
-def test_only_the_race_check_sees_a_missing_barrier() -> None:
-    """In lock-step the result stays right, which is why accesses are compared between barriers."""
-    case = Gemm("relu", **BROKEN)
-    broken = MUTATIONS["barriers dropped"](case.ptx)
-    assert (case.run(broken, check_races=False)[0] == case.want).all()
-    with pytest.raises(PtxError, match="no barrier between"):
-        case.run(broken)
-
-
-def test_a_mutation_without_its_instruction_raises() -> None:
-    for mutate in MUTATIONS.values():
-        with pytest.raises(PtxError, match="nothing to mutate"):
-            mutate("ret;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,31 @@ pytest.importorskip("triton", reason="our engine's programs come with the gpu ex
 
 from geluless.bench.roofline import fastertransformer, ours
 from geluless.bench.roofline.devices import DEVICES
-from geluless.bench.roofline.fit import Published, fit, held_out, published, relative_error
-from geluless.bench.roofline.predict import COMPARISONS, PAPER_BOUND, Prediction, attribution, predict
+from geluless.bench.roofline.fit import (
+    ASSUMED,
+    FITTED,
+    Published,
+    _Table,
+    assume,
+    at_bounds,
+    fit,
+    held_out,
+    published,
+    relative_error,
+    resampled,
+    works_of,
+)
+from geluless.bench.roofline.predict import COMPARISONS, PAPER_BOUND, RIVALS, Prediction, attribution, predict
 from geluless.bench.roofline.work import Parameters, Work, kernel_seconds, seconds
 from geluless.cli import main
+from geluless.commands import predict as command
 from geluless.engine.arms import Arm
 from geluless.engine.gpu.audit.record import AuditRecord
+from geluless.errors import DataError
+from geluless.sizes import SIZES
 
 ADA = DEVICES["RTX 4090"]
-PLAIN = Parameters(gap=3e-6, bandwidth_share=0.8, tensor_share=0.5, half_depth=100.0, l2_gain=2.0)
+PLAIN = Parameters(gap=3e-6, tensor_share=0.5, half_depth=100.0, bandwidth_share=0.8, l2_gain=2.0, overlap=1.0)
 RECORD = AuditRecord.from_json((Path(__file__).parents[2] / "ci" / "sm_89.audit.json").read_text())
 GIGA_MACS = {"tiny": 4.49, "small": 8.75, "base": 15.4, "large": 34.5}  # of the float networks, arXiv 2103.14030 and timm
 
@@ -60,12 +77,34 @@ def test_gelu_in_the_epilogue_costs_instructions_and_no_bytes() -> None:
     assert all((count > 0) == work.name.endswith("fc1") for count, work in zip(more, relu, strict=True))
 
 
-def test_every_launch_has_its_instructions() -> None:
-    for arm in (Arm.RELU, Arm.GELU_LUT, Arm.GELU_SEPARATE):
-        assert all(work.instructions > 0 for work in ours.forward("large", 8, arm, RECORD))
+@pytest.mark.parametrize("size", command.SIZES)
+def test_every_default_of_the_command_finds_the_row_of_its_very_kernel(size: str) -> None:
+    for batch in command.BATCHES:
+        for arm in (Arm.RELU, *RIVALS):
+            assert all(work.instructions > 0 for work in ours.forward(size, batch, arm, RECORD))
 
 
-@pytest.mark.parametrize("size", fastertransformer.SIZES)
+def test_a_kernel_that_was_not_audited_is_an_error_and_not_a_neighbour() -> None:
+    """A row of the same layer in another tile was 50 % off."""
+    of_fc1 = [key for key, row in RECORD.rows.items() if (row.epilogue, row.shape) == ("relu", "96 -> 384")]
+    large = {key for key in of_fc1 if RECORD.rows[key].tile.startswith("128x128")}
+    assert large
+    without = replace(RECORD, rows={key: row for key, row in RECORD.rows.items() if key not in large})
+    with pytest.raises(DataError, match=r"no row for layers\.0\.blocks\.0\.mlp\.fc1 at batch 64.*geluless audit"):
+        ours.forward("tiny", 64, Arm.RELU, without)
+    assert ours.forward("tiny", 1, Arm.RELU, without) == ours.forward("tiny", 1, Arm.RELU, RECORD), "other tiles at batch 1"
+
+
+def test_executed_instructions_repeat_the_loop_as_often_as_the_layer_is_deep() -> None:
+    """Swin-T's fc1, tile 128x128x64: 384 inputs are six steps, 768 twelve; and the sum over a launch is exact."""
+    rows = [
+        row for row in RECORD.rows.values() if (row.epilogue, row.variant) == ("relu", "") and row.tile.startswith("128x128x64")
+    ]
+    steps = {row.shape: (row.executed - row.instructions) / row.loop + 1 for row in rows}
+    assert (steps["384 -> 1536"], steps["768 -> 3072"]) == (6, 12)
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_better_hardware_is_never_slower_and_more_work_never_faster(size: str) -> None:
     works = fastertransformer.forward(size, 8, ADA)
     time = seconds(works, ADA, PLAIN)
@@ -97,7 +136,7 @@ def test_the_table_is_explained_within_the_stated_error_and_a_shuffled_one_is_no
     assert len(table) == 56
     errors = [*held_out(table, lambda entry: entry.device), *held_out(table, lambda entry: entry.size)]
     assert sum(error.entries for error in errors) == 2 * len(table)
-    assert max(error.median for error in errors) < 0.22
+    assert max(error.median for error in errors) < 0.24
     assert max(error.worst for error in errors) < 0.55
     order = np.random.default_rng(0).permutation(len(table))
     shuffled = [replace(entry, milliseconds=table[i].milliseconds) for entry, i in zip(table, order, strict=True)]
@@ -105,12 +144,72 @@ def test_the_table_is_explained_within_the_stated_error_and_a_shuffled_one_is_no
     assert np.median([abs(relative_error(entry, parameters)) for entry in shuffled]) > 0.5
 
 
+def test_the_fast_table_is_the_plain_model() -> None:
+    table = published()[::3]
+    for coin in (None, np.random.default_rng(5)):
+        parameters = Parameters(gap=2e-6, tensor_share=0.4, half_depth=80.0, **assume(coin))
+        plain = [seconds(works_of(entry), DEVICES[entry.device], parameters) for entry in table]
+        assert _Table(table).seconds(parameters) == pytest.approx(np.array(plain))
+
+
+def test_what_is_assumed_the_table_does_not_tell_and_what_is_fitted_it_does() -> None:
+    """At every corner of the assumed ranges the fit is about as good; away from a fitted value it is not."""
+    table = published()
+    central = fit(table)
+
+    def error(parameters: Parameters) -> float:
+        return float(np.median([abs(relative_error(entry, parameters)) for entry in table]))
+
+    names = [name for name in ASSUMED if name != "issue_share"]  # of which FasterTransformer's kernels know nothing at all
+    corners = [
+        fit(table, assume() | dict(zip(names, ends, strict=True)))
+        for ends in itertools.product(*((ASSUMED[name].low, ASSUMED[name].high) for name in names))
+    ]
+    errors = [error(corner) for corner in corners]
+    assert max(errors) < error(central) + 0.05
+    assert at_bounds(central) == []
+    for name in ("gap", "tensor_share"):
+        for factor in (0.5, 2.0):
+            assert error(replace(central, **{name: getattr(central, name) * factor})) > error(central) + 0.02
+
+
+def test_a_fitted_parameter_at_its_bound_is_reported() -> None:
+    assert at_bounds(replace(PLAIN, gap=FITTED["gap"][0], half_depth=FITTED["half_depth"][2])) == ["gap", "half_depth"]
+
+
+def test_held_out_errors_enter_the_range() -> None:
+    central = fit(published())
+    wide, narrow = (
+        predict(ADA, "tiny", 8, record=RECORD, central=central, spread=[central] * 8, errors=errors)
+        for errors in ((-0.2, 0.0, 0.2), (0.0,))
+    )
+    for with_errors, without in zip(wide, narrow, strict=True):
+        assert with_errors.high - with_errors.low > 2 * (without.high - without.low)
+    assert narrow[0].high == pytest.approx(narrow[0].low), "FasterTransformer's own comparison assumes nothing here"
+
+
+def test_ranges_mostly_hold_the_unseen_device() -> None:
+    """Each device in turn: the widest of the others' held-out errors holds six in seven of all entries, and of the A100, whose
+    small batches the other two do not foretell, two in three. That is why a prediction is called one."""
+    table = published()
+    held: dict[str, list[bool]] = {}
+    for device in ("T4", "A10", "A100"):
+        others = [entry for entry in table if entry.device != device]
+        errors = [error for group in held_out(others, lambda entry: entry.device) for error in group.logarithms]
+        widest = max(map(abs, errors))
+        parameters = fit(others)
+        own = [abs(np.log1p(relative_error(entry, parameters))) for entry in table if entry.device == device]
+        held[device] = [bool(error <= widest) for error in own]
+    assert all(np.mean(inside) >= 0.65 for inside in held.values())
+    assert np.mean([inside for device in held.values() for inside in device]) >= 0.85
+
+
 def test_a_pipeline_against_itself_is_one_and_ranges_hold_their_centre() -> None:
     table = published()
     central = fit(table)
     works = fastertransformer.forward("tiny", 8, ADA)
     assert seconds(works, ADA, central) / seconds(list(works), ADA, central) == 1
-    made = predict(ADA, "tiny", 8, record=RECORD, central=central, spread=[central, PLAIN])
+    made = predict(ADA, "tiny", 8, record=RECORD, central=central, spread=resampled(table, 3), errors=(-0.1, 0.1))
     assert [prediction.comparison for prediction in made] == list(COMPARISONS)
     for prediction in made:
         assert prediction.low <= prediction.value <= prediction.high
@@ -125,6 +224,15 @@ def test_predictions_say_what_they_mean_for_the_paper(low: float, high: float, w
     assert Prediction("x", "y", "tiny", 1, low, low, high).reaches_bound == word
 
 
+def test_a_device_that_cannot_run_our_engine_gets_fastertransformers_row_alone() -> None:
+    central = fit(published())
+    made = predict(DEVICES["T4"], "tiny", 8, record=RECORD, central=central, spread=[central], errors=(0.0,))
+    assert [prediction.comparison for prediction in made] == [COMPARISONS[0]]
+    assert "needs sm_80" in command.caveats("T4", 75, "sm_89")[0]
+    assert "instruction counts are those of sm_89 code" in command.caveats("A100", 80, "sm_89")[0]
+    assert command.caveats("RTX 4090", 89, "sm_89") == command.caveats("A100", 80, "sm_80") == []
+
+
 def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geluless.commands.predict.RESAMPLES", 2)
     audit = str(Path(__file__).parents[2] / "ci" / "sm_89.audit.json")
@@ -134,6 +242,13 @@ def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, mo
     data = json.loads(capsys.readouterr().out)
     assert data["kind"] == "prediction of a model, not a measurement"
     assert {row["at_least_11_percent"] for row in data["predictions"]} <= {"yes", "no", "open"}
+    assert set(data["fitted"]) == set(FITTED)
+    assert set(data["assumed"]) == set(ASSUMED)
+    assert data["caveats"] == data["at_bounds"] == []
+    assert main(["predict", "--device", "T4", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    printed = capsys.readouterr().out
+    assert "needs sm_80" in printed
+    assert "relu /" not in printed
     assert main(["predict", "--audit", "no-such-file"]) == 1
 
 
@@ -141,4 +256,4 @@ def test_entries_of_the_table_name_known_things() -> None:
     for entry in published():
         assert isinstance(entry, Published)
         assert entry.device in DEVICES
-        assert entry.size in fastertransformer.SIZES
+        assert entry.size in SIZES

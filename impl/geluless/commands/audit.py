@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import positive
-from geluless.commands.output import atomic_output, checked_output
+from geluless.commands.output import checked_output
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import DataError
+from geluless.files import atomic_output
+from geluless.sizes import SIZES, WINDOWS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from geluless.engine.gpu.audit import AuditRecord
-    from geluless.engine.gpu.audit.record import Change
+    from geluless.engine.gpu.audit.record import KernelRow
 
 SUFFIX = ".audit.json"
-SIZES = ("tiny", "small", "base", "large")
 
 
 def add_parser(verbs: Any) -> None:
@@ -28,12 +29,12 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--arch", default="sm_89", metavar="NAME", help="sm_80, sm_86, sm_89, sm_90, sm_120 or gfx942, gfx1100 ..."
     )
-    parser.add_argument("--size", action="append", choices=SIZES, help="a network (repeat for more; default: all four)")
+    parser.add_argument("--size", action="append", choices=tuple(SIZES), help="a network (repeat for more; default: all four)")
+    every = "images per call (repeat for more; default: every number from 1 to 64)"
+    parser.add_argument("--batch", action="append", type=positive, metavar="N", help=every)
+    images = " and ".join(f"{side} (windows of {window})" for side, window in WINDOWS.items())
     parser.add_argument(
-        "--batch", type=positive, default=8, metavar="N", help="images per call, which decides tiles (default: 8)"
-    )
-    parser.add_argument(
-        "--image", type=positive, default=224, choices=(224, 384), help="pixels; 384 has windows of 12 (default: 224)"
+        "--image", action="append", type=int, choices=tuple(WINDOWS), help=f"pixels (repeat for more; default: {images})"
     )
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with a record; fails where the code became worse")
     parser.add_argument("--output", "-o", type=Path, metavar="FILE", help=f"write the record (*{SUFFIX})")
@@ -43,9 +44,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.engine.gpu.audit import audit, compare
-    from geluless.engine.gpu.audit.shapes import programs
-    from geluless.engine.gpu.compiler import Target
+    from geluless.engine.gpu.audit import audit, compare, coverage
+    from geluless.engine.gpu.audit.record import require_comparable
+    from geluless.engine.gpu.compiler import Target, require_triton
     from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 
     try:
@@ -54,18 +55,17 @@ def run(options: argparse.Namespace) -> Result:
         raise OptionError(f"--arch {error}") from error
     output = None if options.output is None else checked_output(options.output, suffix=SUFFIX, force=options.force)
     before = None if options.check is None else read_audit(options.check)
-    started = time.perf_counter()
-    tiles = Tiles(ARCHITECTURES.get(options.arch, ARCHITECTURES["sm_89"]))
-    window = 12 if options.image == 384 else 7
-    sizes = tuple(dict.fromkeys(options.size or SIZES))
-    named = programs(tiles, sizes=sizes, batch=options.batch, image=options.image, window=window)
-    record = audit(named, options.arch, processes=options.processes)
-    changes: list[Change] = []
     if before is not None:
         try:
-            changes = compare(before, record)
+            require_comparable(before, options.arch, require_triton())  # now, not after minutes of compiling
         except ValueError as error:
             raise DataError(f"{options.check}: {error}") from error
+    started = time.perf_counter()
+    tiles = Tiles(ARCHITECTURES.get(options.arch, ARCHITECTURES["sm_89"]))
+    chosen = {"sizes": options.size, "images": options.image, "batches": options.batch}
+    chosen = {name: tuple(dict.fromkeys(values)) for name, values in chosen.items() if values}
+    record = audit(coverage.sources(tiles, **chosen), options.arch, processes=options.processes)
+    changes = [] if before is None else compare(before, record, partial=bool(chosen))
     if output is not None:
         with atomic_output(output) as temporary:
             temporary.write_text(record.to_json())
@@ -97,25 +97,25 @@ def read_audit(path: Path) -> AuditRecord:
 
 
 def fc1_table(record: AuditRecord) -> list[dict[str, Any]]:
-    """fc1 of every stage by epilogue: what an activation costs in instructions, beside the bare integer requantization."""
-    rows = []
-    for key, row in record.rows.items():
+    """fc1 of every stage by epilogue, in its largest tile: what an activation costs in instructions, beside the bare integer
+    requantization."""
+    largest: dict[tuple[int, str], KernelRow] = {}
+    for row in record.rows.values():
         inputs, _, outputs = row.shape.partition(" -> ")
-        if row.kernel != "int8_linear" or not outputs or int(outputs) != 4 * int(inputs):
+        if row.kernel != "int8_linear" or int(outputs) != 4 * int(inputs):
             continue
-        rows.append(
-            {
-                "shape": row.shape,
-                "epilogue": row.epilogue,
-                "tile": row.tile,
-                "instructions": row.instructions,
-                "per_element": row.per_element,
-                "floating_point": row.floating_point,
-                "registers": row.registers,
-                "used_by": list(record.used_by[key]),
-            }
-        )
-    return sorted(rows, key=lambda row: (int(row["shape"].split()[0]), row["instructions"]))
+        kernel = (int(inputs), ", ".join(filter(None, (row.epilogue, row.variant))))
+        if kernel not in largest or _outputs(row) > _outputs(largest[kernel]):
+            largest[kernel] = row
+    ordered = sorted(largest.items(), key=lambda item: (item[0][0], item[1].per_element, item[0][1]))
+    names = ("shape", "tile", "instructions", "per_element", "floating_point", "registers")
+    return [{"epilogue": epilogue, **{name: getattr(row, name) for name in names}} for (_, epilogue), row in ordered]
+
+
+def _outputs(row: KernelRow) -> int:
+    """Of a tile "128x64x32, 4 warps"."""
+    block_m, block_n, _ = row.tile.split(",")[0].split("x")
+    return int(block_m) * int(block_n)
 
 
 def _show(console: Console, data: dict[str, Any]) -> None:
@@ -124,13 +124,10 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     table = Table(title=f"fc1 with its activation, {data['target']}, triton {data['triton']}", title_justify="left")
     for name in ("shape", "epilogue", "instructions", "per output", "floats", "registers"):
         table.add_column(name, justify="left" if name in ("shape", "epilogue") else "right", no_wrap=True)
-    known: set[tuple[str, str]] = set()
     for row in data["fc1"]:
-        kernel = (row["shape"], row["epilogue"])
-        if kernel not in known:  # the same layer under another tile is in the record
-            known.add(kernel)
+        if "saturating" not in row["epilogue"]:  # those are in the record
             numbers = (row["instructions"], f"{row['per_element']:.1f}", row["floating_point"], row["registers"])
-            table.add_row(*kernel, *map(str, numbers))
+            table.add_row(row["shape"], row["epilogue"], *map(str, numbers))
     console.print(table)
     console.print("per output: instructions outside the main loop, per result and thread")
     console.print(f"{data['kernels']} kernels in {data['seconds']:.0f} s, {len(data['broken'])} broken rules", soft_wrap=True)

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Work
+from geluless.sizes import SIZES
 
 FUSED_ATTENTION = (75, 80, 86)  # WindowAttentionINT8.cu; Ada (89) is not among them
 TOKENS, PADDED_TOKENS = 49, 64  # a window, and what its matrix products are padded to
-
-
-@dataclass(frozen=True)
-class Size:
-    channels: int
-    depths: tuple[int, int, int, int]
-    heads: tuple[int, int, int, int]
-
-
-SIZES = {
-    "tiny": Size(96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "small": Size(96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "base": Size(128, (2, 2, 18, 2), (4, 8, 16, 32)),
-    "large": Size(192, (2, 2, 18, 2), (6, 12, 24, 48)),
-}
 
 
 def forward(size: str, batch: int, device: Device, *, int8_mode: int = 1, gelu: bool = True) -> list[Work]:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import numpy as np
 
-from geluless.bench.roofline.fastertransformer import SIZES
+from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Work
 from geluless.engine.arms import Arm
-from geluless.engine.gpu.audit.record import AuditRecord, KernelRow
+from geluless.engine.gpu.audit.record import AuditRecord
 from geluless.engine.gpu.audit.shapes import shape_tensors, swin_plan
+from geluless.engine.gpu.compiler import source_of
 from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 from geluless.engine.plan import Activation
+from geluless.errors import DataError
+from geluless.sizes import SIZES
 
 SHAPE_BLOCKS = 2  # per stage in a plan of `audit.shapes`: one plain, one shifted
+OLDEST = 80  # compute capability with the kernels' matrix instructions and asynchronous copies
+
+
+def can_run(device: Device) -> bool:
+    return device.capability >= OLDEST
 
 
 def forward(size: str, batch: int, arm: Arm, record: AuditRecord) -> list[Work]:
-    """All kernels of a forward pass at 224 x 224 in one arm of profile best. `record` is an audit of sm_89."""
+    """All kernels of a forward pass at 224 x 224 in one arm of profile best, with the tiles and the code of the record's target.
+
+    Raises DataError for a record that lacks one of its kernels.
+    """
     activation = Activation.RELU if arm.value.startswith("relu") else Activation.GELU
     plan = swin_plan(size, activation)
-    program = lower(plan, shape_tensors(plan), arm, batch=batch, tiles=Tiles(ARCHITECTURES["sm_89"]))
+    program = lower(plan, shape_tensors(plan), arm, batch=batch, tiles=Tiles(ARCHITECTURES[record.target]))
     depths = SIZES[size].depths
     works = []
     for launch in program.launches:
@@ -47,7 +57,7 @@ def _work(launch: Launch, program: Program, record: AuditRecord) -> Work:
     elif launch.kernel == "window_attention":
         depth = int(constants["HEAD_DIM"])
         macs = launch.programs * 2 * int(constants["BLOCK_Q"]) * int(constants["BLOCK_KEYS"]) * int(constants["BLOCK_D"])
-    return Work(launch.name, read, written, macs, depth, instructions(launch, record))
+    return Work(launch.name, read, written, macs, depth, instructions(launch, program, record))
 
 
 def traffic(launch: Launch, program: Program) -> tuple[int, int]:
@@ -85,29 +95,13 @@ def traffic(launch: Launch, program: Program) -> tuple[int, int]:
     return classes * channels + 4 * batch * channels, 4 * batch * classes
 
 
-def instructions(launch: Launch, record: AuditRecord) -> int:
-    """Of all warps of a launch: those outside the main loop once, those inside once per step. 0 for a kernel without a row."""
-    row = find_row(launch, record.rows.values())
-    if row is None:
-        return 0
-    steps = 1
-    if launch.kernel == "int8_linear":
-        steps = -(-int(launch.constants["INPUTS"]) // int(launch.constants["BLOCK_K"]))
-    elif launch.kernel == "pool":
-        steps = -(-int(launch.constants["TOKENS"]) // int(launch.constants["BLOCK_T"]))
-    elif launch.kernel == "classifier":
-        steps = -(-int(launch.constants["CHANNELS"]) // int(launch.constants["BLOCK_K"]))
-    return (row.instructions - row.loop + steps * row.loop) * launch.warps * launch.programs
-
-
-def find_row(launch: Launch, rows: Iterable[KernelRow]) -> KernelRow | None:
-    """The audit's row of this kernel at this shape; of another tile of it where the batch chose one that was not audited."""
-    constants = launch.constants
-    if launch.kernel == "int8_linear":
-        shape = f"{constants['INPUTS']} -> {constants['OUTPUTS']}"
-        tile = f"{constants['BLOCK_M']}x{constants['BLOCK_N']}x{constants['BLOCK_K']}, {launch.warps} warps"
-        same = [row for row in rows if row.epilogue == constants["EPILOGUE"] and row.shape == shape]
-        return next((row for row in same if row.tile == tile), same[0] if same else None)
-    shape = ", ".join(f"{key} {value}" for key, value in sorted(constants.items()))
-    same = [row for row in rows if row.kernel == launch.kernel]
-    return next((row for row in same if row.shape == shape), same[0] if same else None)
+def instructions(launch: Launch, program: Program, record: AuditRecord) -> int:
+    """Of all warps of a launch. Raises DataError for a kernel that the record does not hold: another tile's code can be half as
+    long."""
+    key = source_of(launch, program.buffers).key
+    if key not in record.rows:
+        raise DataError(
+            f"the audit record of {record.target} has no row for {launch.name} at batch {program.batch} ({key}): "
+            f"write a new one with `geluless audit --arch {record.target} --output FILE`"
+        )
+    return record.rows[key].executed * launch.warps * launch.programs

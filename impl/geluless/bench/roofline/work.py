@@ -26,15 +26,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The few unknowns. gap: seconds between two dependent kernels; the others are shares of a peak that kernels reach."""
+    """The unknowns. gap: seconds between two dependent kernels; the others are shares of a peak that kernels reach."""
 
     gap: float
-    bandwidth_share: float
     tensor_share: float
     half_depth: float  # inputs at which a matrix product reaches half of tensor_share
+    bandwidth_share: float
     l2_gain: float  # bandwidth of data that the level-2 cache still holds, relative to DRAM
+    overlap: float  # 1: a kernel hides its other work behind the scarcest resource; 0: one after another
     issue_share: float = 1.0  # of all issue slots
-    overlap: float = 1.0  # 1: a kernel hides its other work behind the scarcest resource; 0: one after another
 
 
 def seconds(works: Sequence[Work], device: Device, parameters: Parameters) -> float:

@@ -2,73 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine import plan as p
-from geluless.engine.arms import available_arms
 from geluless.engine.gpu.builder import Builder
 from geluless.engine.gpu.epilogues import Epilogue
-from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.program import Program
 from geluless.engine.gpu.tiles import Tiles
+from geluless.sizes import SIZES, WINDOWS
 
-# Embedding channels, heads per stage; Swin-S has Swin-T's shapes and more blocks (arXiv 2103.14030, section 3.3).
-SIZES = {"tiny": (96, (3, 6, 12, 24)), "base": (128, (4, 8, 16, 32)), "large": (192, (6, 12, 24, 48))}
-SAME_SHAPES = {"small": "tiny"}
 CLASSES = 1000
 INT8, INT16 = (-128, 127), (-(2**15), 2**15 - 1)
+LINEARS = frozenset({"qkv", "proj", "fc1", "fc2", "reduction"})
+
+# What a profile of ptq.profiles means for code: the linears that round twice. Those of FasterTransformer also keep LayerNorm's
+# affine part and signed hidden tensors.
+DOUBLE = {"best": frozenset[str](), "ft1": LINEARS, "ft2": LINEARS - {"fc2", "reduction"}}
 
 
-def swin_plan(size: str, activation: p.Activation, *, image: int = 224, window: int = 7, double: bool = False) -> p.Plan:
-    """A plan of profile `best` (or with FasterTransformer's two roundings everywhere): two blocks in each of four stages."""
-    channels, heads = SIZES[SAME_SHAPES.get(size, size)]
-    rounding = p.Rounding.DOUBLE if double else p.Rounding.SINGLE
+def swin_plan(size: str, activation: p.Activation, *, image: int = 224, profile: str = "best") -> p.Plan:
+    """A plan with two blocks in each of four stages, one of them shifted where the stage has more than one window."""
+    network, window = SIZES[size], WINDOWS[image]
+    return network_plan(
+        f"swin_{size}", activation, profile=profile, image=image, window=window, channels=network.channels, heads=network.heads
+    )
 
-    def linear(inputs: int, outputs: int, bits: int, *, input_low: int = -128, **changes: Any) -> p.Linear:
+
+def network_plan(
+    name: str,
+    activation: p.Activation,
+    *,
+    profile: str,
+    image: int,
+    window: int,
+    channels: int,
+    heads: tuple[int, ...],
+    patch: int = 4,
+    classes: int = CLASSES,
+) -> p.Plan:
+    """Any Swin for square images, with two blocks per stage. Scales and zero points are arbitrary: no code depends on them."""
+    folded, double = profile == "best", DOUBLE[profile]
+
+    def linear(kind: str, inputs: int, outputs: int, bits: int, *, input_low: int = -128, **changes: Any) -> p.Linear:
+        rounding = p.Rounding.DOUBLE if kind in double else p.Rounding.SINGLE
         below, above = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         values: dict[str, Any] = {"rounding": rounding, "zero_point": 0, "low": below, "high": above}
         return p.Linear(inputs, outputs, input_low, input_low + 255, **(values | changes))
 
-    def norm(width: int, limits: tuple[int, int]) -> p.Norm:
-        return p.Norm(width, 1, 20.0, False, *limits)
+    def norm(width: int, limits: tuple[int, int], *, affine: bool) -> p.Norm:
+        return p.Norm(width, 1, 1.0 if affine else 20.0, affine, *limits)
 
     def block(width: int, count: int, grid: int, shifted: bool) -> p.Block:
         size = min(window, grid)
         shift = size // 2 if shifted and size < grid else 0
         attention = p.Attention(count, width // count, (size, size), (shift, shift))
-        unsigned = {"low": 0, "high": 255} if not double else {}
-        pre = 128 if activation is p.Activation.GELU and not double else 0
-        fc1 = linear(width, 4 * width, 8, zero_point=pre, **unsigned)
-        fc2 = linear(4 * width, width, 16, input_low=-128 if double else 0)
-        mlp = p.Mlp(fc1, fc2, True, 0.02, 0, 0.02, pre, 0.02)
+        unsigned = {"low": 0, "high": 255} if folded else {}
+        pre = 128 if activation is p.Activation.GELU and folded else 0
+        fc1 = linear("fc1", width, 4 * width, 8, zero_point=pre, **unsigned)
+        fc2 = linear("fc2", 4 * width, width, 16, input_low=0 if folded else -128)
         return p.Block(
-            norm(width, INT8), linear(width, 3 * width, 8), attention, linear(width, width, 16), norm(width, INT8), mlp
+            norm(width, INT8, affine=not folded),
+            linear("qkv", width, 3 * width, 8),
+            attention,
+            linear("proj", width, width, 16),
+            norm(width, INT8, affine=not folded),
+            p.Mlp(fc1, fc2, True, 0.02, 0, 0.02, pre, 0.02),
         )
 
     stages: list[p.Stage] = []
-    grid, width = image // 4, channels
+    grid, width = image // patch, channels
     for i, count in enumerate(heads):
         merge = None
         if i:
-            merge = p.Merge(norm(4 * width, INT8), linear(4 * width, 2 * width, 16))
+            reduction = linear("reduction", 4 * width, 2 * width, 16)
+            merge = p.Merge(norm(4 * width, INT8, affine=not folded), reduction)
             grid, width = (grid + 1) // 2, 2 * width
         blocks = tuple(block(width, count, grid, shifted) for shifted in (False, True))
         stages.append(p.Stage(grid, grid, width, 0.001, merge, blocks))
-    stem_linear = linear(48, channels, 16, input_low=0, rounding=p.Rounding.SINGLE)
-    stem = p.Stem(3, image, image, (4, 4), 0.02, 114, stem_linear, norm(channels, INT16))
-    fc = p.Linear(width, CLASSES, *p.POOLED, p.Rounding.SINGLE, 0, -(2**31), 2**31 - 1)
-    head = p.Head(norm(width, INT16), grid * grid, 2**14, 5, fc)
-    plan = p.Plan(p.FORMAT, f"swin_{size}", "shapes", activation, stem, tuple(stages), head, {})
+    stem_linear = linear("stem", 3 * patch * patch, channels, 16, input_low=0)
+    stem_norm = norm(channels, INT16, affine=True)  # no linear layer behind it that would take the affine part
+    stem = p.Stem(3, image, image, (patch, patch), 0.02, 114, stem_linear, stem_norm)
+    fc = p.Linear(width, classes, *p.POOLED, p.Rounding.SINGLE, 0, -(2**31), 2**31 - 1)
+    head = p.Head(norm(width, INT16, affine=False), grid * grid, 2**14, 5, fc)
+    plan = p.Plan(p.FORMAT, name, profile, activation, stem, tuple(stages), head, {})
     p.check_plan(plan)
     return plan
 
 
 def shape_tensors(plan: p.Plan) -> dict[str, NDArray]:
-    """Tensors that lead to the code which trained networks lead to: an 8-bit result needs no 16-bit clamp, a 16-bit one does."""
+    """Tensors of the right shapes, with biases that 16-bit results must saturate for and 8-bit results need not.
+
+    Weights decide only whether a kernel is compiled with that saturation (epilogues.saturates): trained networks have layers
+    of both kinds, so `coverage` takes each kernel both ways whatever stands here.
+    """
     tensors = {}
     for name, spec in p.tensor_schema(plan).items():
         tensors[name] = np.zeros(spec.shape, spec.dtype)
@@ -77,25 +106,6 @@ def shape_tensors(plan: p.Plan) -> dict[str, NDArray]:
         elif name.endswith(".multiplier"):
             tensors[name] += 2**11
     return tensors
-
-
-BARE = ("int32", "int8", "gelu-tanh")  # the product alone, requantized without activation, and FasterTransformer's GELU fused
-
-
-def programs(
-    tiles: Tiles, *, sizes: tuple[str, ...] = ("tiny", "base", "large"), batch: int = 8, image: int = 224, window: int = 7
-) -> Iterator[tuple[str, Program]]:
-    """Named programs: every arm of profile best and of FasterTransformer's two roundings, and fc1 with each of BARE."""
-    for size in sizes:
-        for formula in BARE:
-            yield f"{size} fc1 {formula}", fc1_program(tiles, formula, size=size, batch=batch, image=image)
-        for activation in p.Activation:
-            for double in (False, True):
-                plan = swin_plan(size, activation, image=image, window=window, double=double)
-                tensors = shape_tensors(plan)
-                for arm in available_arms(plan):
-                    name = f"{size} {'ft1 ' if double else ''}{arm.value}"
-                    yield name, lower(plan, tensors, arm, batch=batch, tiles=tiles)
 
 
 def fc1_program(tiles: Tiles, formula: str, *, size: str, batch: int = 8, image: int = 224) -> Program:

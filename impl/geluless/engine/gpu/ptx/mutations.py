@@ -1,9 +1,8 @@
-"""Ways to break a compiled int8 GEMM: the negative controls of the PTX executor. Each must give a wrong result or an error.
+"""Ways to break a compiled kernel: the negative controls of the PTX executor. Each must give a wrong result or an error.
 
 A mutation is a function from PTX text to PTX text that ptxas would still accept. It raises PtxError where it finds nothing to
-mutate, so that a control cannot pass by doing nothing. All find their instruction, and none is harmless, in a kernel of three
-stages for sm_89 that is ragged in rows and channels, with four steps over its inputs and an INPUTS or OUTPUTS that is no power of
-two, whose epilogue clamps with max and then min.
+mutate, so that a control cannot pass by doing nothing: a kernel without a loop has no commit in the loop to lose. None is
+harmless in kernels that are ragged in every direction.
 """
 
 from __future__ import annotations
@@ -17,13 +16,17 @@ Mutation = Callable[[str], str]
 Replacement = str | Callable[[re.Match[str]], str]
 
 
-def replaced(pattern: str, replacement: Replacement, *, first: bool = False, last: bool = False) -> Mutation:
-    """Every match of a pattern replaced, or only the first or the last."""
+def replaced(
+    pattern: str, replacement: Replacement, *, first: bool = False, last: bool = False, only: int | None = None
+) -> Mutation:
+    """Every match of a pattern replaced, or only the first, the last, or the one with that number."""
     compiled = re.compile(pattern, re.MULTILINE)
 
     def mutate(text: str) -> str:
         matches = list(compiled.finditer(text))
         chosen = matches[:1] if first else matches[-1:] if last else matches
+        if only is not None:
+            chosen = matches[only : only + 1]
         for match in reversed(chosen):
             new = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
             text = text[: match.start()] + new + text[match.end() :]
@@ -73,6 +76,11 @@ def before_loop(mutation: Mutation) -> Mutation:
     return mutate
 
 
+def swizzles(text: str) -> list[Mutation]:
+    """Every exclusive or of a kernel, one at a time, as a plain or: an address that differs for some threads only."""
+    return [replaced(r"xor\.b32", "or.b32", only=i) for i in range(len(re.findall(r"xor\.b32", text)))]
+
+
 REGISTER = r"%\w+"
 MMA = rf"(mma\.sync\S+ \{{[^}}]*\}}, \{{ )({REGISTER}), ({REGISTER})(, [^}}]*\}}, \{{ )({REGISTER}), ({REGISTER})( \}})"
 
@@ -96,7 +104,7 @@ MUTATIONS: dict[str, Mutation] = {
     # the epilogue
     "max for min": replaced(r"max\.s32", "min.s32", first=True),
     "min for max": replaced(r"min\.s(32|64)", r"max.s\1", last=True),
-    "shift to the left": replaced(r"shr\.s(32|64)", r"shl.b\1", last=True),
+    "shifts to the left": replaced(r"shr\.s(32|64)", r"shl.b\1"),
     "neighbours exchanged": replaced(
         r"(st\.(?:shared|global)\S*\.v[24]\.\S+\s+\[[^]]*\], \{ ?)(%\w+), (%\w+)", r"\1\3, \2", first=True
     ),
@@ -106,6 +114,20 @@ MUTATIONS: dict[str, Mutation] = {
     "edge in the other direction": replaced(r"setp\.lt\.s32(\s+%p\d+, %r\d+, %r\d+;)", r"setp.gt.s32\1", first=True),
     "store without its mask": replaced(r"@%p\d+ (st\.global)", r"\1", last=True),
     "store with the inverse mask": replaced(r"@(%p\d+ st\.global)", r"@!\1", first=True),
+    # sums and maxima over a warp, floating point
+    "first step of a reduction left out": replaced(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+, )\d+", r"\g<1>0", first=True),
+    "neighbours in a reduction for others": replaced(r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+, )1,", r"\g<1>2,"),
+    "sum of other products": replaced(
+        r"mad\.(wide|lo)\.s(16|64)(\s+%\w+, %\w+, )(%\w+), %\w+;", r"mad.\1.s\2\3\4, 0;", first=True
+    ),
+    "float maximum for minimum": replaced(r"max\.f32", "min.f32", first=True),
+    "one factor of a product doubled": replaced(
+        r"(mul\.rn\.f32\s+)(%\w+), (%\w+), (%\w+);", r"\1\2, \3, \4; add.rn.f32 \2, \2, \2;", first=True
+    ),
+    "square root left out": replaced(r"sqrt\.rn\.f32", "abs.f32", first=True),
+    "quotient upside down": replaced(r"(div\.(?:rn|full)\.f32\s+%\w+, )(%\w+), (%\w+);", r"\1\3, \2;", first=True),
+    "rounding by another magic number": replaced(r"0f4B400000", "0f4BC00000", first=True),
+    "bytes packed in another order": replaced(r"0x3340U", "0x4033U", first=True),
     # barriers
     "barriers dropped": replaced(r"bar\.sync\s+0;", ""),
     "barrier in the loop dropped": in_loop(replaced(r"bar\.sync\s+0;", "", first=True)),

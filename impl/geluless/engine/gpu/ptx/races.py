@@ -5,6 +5,10 @@ one of them a write, are a race, whichever happened first here. Accesses are the
 when a barrier closes the interval: bar.sync for all threads of a block, bar.warp.sync among those of a warp. A cp.async writes
 during every interval from its issue to the wait for it. Several threads may store the same value in one instruction, as
 Triton's replicated layouts do.
+
+What this does not see: races through global memory, but for different values stored in one place by one instruction (`access`):
+no kernel here reads what another thread of the same launch wrote; an order that only some schedules have, for one is executed
+and the intervals are its own; and accesses that this launch's data do not lead to. `proof` asks a verifier about all schedules.
 """
 
 from __future__ import annotations
