@@ -191,46 +191,55 @@ def audit(session: nox.Session) -> None:
     session.run(environment(session), "-m", "geluless.cli", "audit", *arguments)
 
 
-GPU_MODELS = ("swin_tiny", "swin_small", "swin_base", "swin_large")
-GPU_BATCHES = (1, 8, 16, 32, 64)
-GPU_RIVALS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift", "relu-separate", "relu-float")
+GPU_MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))
+GPU_BATCHES = ("1", "8", "16", "32", "64")
+GPU_RIVALS = (
+    *("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift"),
+    *("relu-separate", "relu-float", "relu-nobias"),  # the last over an artifact of its own, without fc1's bias
+)
 
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """The GPU engine on a CUDA device: its laws, then `relu` against every other arm, paired. Says what it needs without one."""
+    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other arm, paired.
+
+    What fails is told at the end and fails the session; everything else is run all the same. Without a device it says what it
+    would do. Arguments after `--` go to `geluless bench`: `-- --seconds 3`.
+    """
     python = environment(session)
     records = HERE / "report" / "gpu"
     pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
     for mode in (("--eager",), ("--cold",)):
-        pairs += [(model, batch, "gelu-separate", mode) for model in GPU_MODELS for batch in (1, 32)]
+        pairs += [(model, batch, "gelu-separate", mode) for model in GPU_MODELS for batch in ("1", "32")]
     probe = "import torch; print('device' if torch.cuda.is_available() else 'none')"
     if str(session.run(python, "-c", probe, silent=True)).split()[-1] != "device":
         session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
         session.log("  pytest tests -m gpu --gpu       the kernels' laws and whole networks on the device, bit for bit")
+        session.log("  geluless tune                   tiles by measurement, kept for later runs")
         session.log(
             f"  geluless bench --backend gpu    {len(pairs)} paired comparisons, records in {records.relative_to(HERE)}/:"
         )
-        session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(map(str, GPU_BATCHES))};")
+        session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(GPU_BATCHES)};")
         session.log(f"      relu against {', '.join(GPU_RIVALS)}; graph and eager, hot and cold L2")
         session.log("Without a GPU: `nox -s audit` (machine code) and `nox -s tests` (interpreter, PTX) verify the kernels.")
         return
-    run_pytest(session, "-m", "gpu", "--gpu", profile="ci")
     records.mkdir(parents=True, exist_ok=True)
-    tuned = [word for model in GPU_MODELS for word in ("--model", f"{model}_patch4_window7_224")]
-    session.run(python, "-m", "geluless.cli", "tune", *tuned)
-    failed = []
+    shapes = [word for model in GPU_MODELS for word in ("--model", model)]
+    shapes += [word for batch in GPU_BATCHES for word in ("--batch", batch)]
+    steps = {"the laws": ("pytest", "-m", "gpu", "--gpu"), "tuning": ("geluless.cli", "tune", *shapes)}
     for model, batch, rival, mode in pairs:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
-        options = ("--backend", "gpu", "--batch", str(batch), "--arm", "relu", "--against", rival, *mode, *session.posargs)
+        options = ("--backend", "gpu", "--model", model, "--batch", batch, "--arm", "relu", "--against", rival, *mode)
         output = ("--force", "--output", str(records / f"{name}.bench.json"))
-        command = (python, "-m", "geluless.cli", "bench", "--model", f"{model}_patch4_window7_224", *options, *output)
+        steps[name] = ("geluless.cli", "bench", *options, *session.posargs, *output)
+    failed = []
+    for name, arguments in steps.items():
         try:
-            session.run(*command)
-        except CommandFailed:  # must not cost the other comparisons of a machine that is hard to come by
+            session.run(python, "-m", *arguments, env={"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci")})
+        except CommandFailed:
             failed.append(name)
     if failed:
-        session.error(f"{len(failed)} of {len(pairs)} comparisons failed: {', '.join(failed)}")
+        session.error(f"{len(failed)} of {len(steps)} failed: {', '.join(failed)}; the records of the others are in {records}")
 
 
 @nox.session
