@@ -123,8 +123,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(name="property")
 def property_(session: nox.Session) -> None:
-    """The property tests alone, with twenty times the examples and fresh random ones each time."""
-    run_pytest(session, "-m", "property", profile="nightly")
+    """The property tests with twenty times the examples and fresh random ones each time, and the tests that take minutes."""
+    run_pytest(session, "-m", "property or nightly", "--nightly", profile="nightly")
 
 
 @nox.session

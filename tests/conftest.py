@@ -20,17 +20,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run the tests marked nightly too")
     parser.addoption("--gpu", action="store_true", help="run the tests marked gpu; they fail, not skip, without a CUDA device")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --gpu the gpu tests are deselected, which the summary counts, rather than skipped."""
-    if config.getoption("--gpu"):
-        return
-    kept = [item for item in items if "gpu" not in item.keywords]
-    if len(kept) < len(items):
-        config.hook.pytest_deselected(items=[item for item in items if "gpu" in item.keywords])
-        items[:] = kept
+    """Without --gpu and --nightly their tests are deselected, which the summary counts, rather than skipped."""
+    for mark in ("gpu", "nightly"):
+        if config.getoption(f"--{mark}"):
+            continue
+        if left_out := [item for item in items if mark in item.keywords]:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if mark not in item.keywords]
 
 
 @pytest.fixture(autouse=True, scope="session")

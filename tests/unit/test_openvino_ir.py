@@ -140,7 +140,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         openvino_ir.export_openvino(export_onnx(awkward_artifact(), dialect="fused"), tmp_path / "x.xml")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("relu", [True, False])
 def test_every_product_of_a_whole_swin_t_is_found_in_what_openvino_runs(relu: bool, tmp_path: Path) -> None:
     """Fused layers get names of OpenVINO's own in large networks."""

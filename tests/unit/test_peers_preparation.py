@@ -94,6 +94,11 @@ def test_a_hanging_preparation_ends_at_its_deadline(tmp_path: Path, monkeypatch:
     assert failure.status is Status.TIMEOUT
 
 
+def test_a_peer_with_nothing_to_prepare_costs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preparation, "PeerProcess", lambda *_, **__: pytest.fail("a process was started"))
+    assert one(prepare(tmp_path, [FakePeer("ours", family="")]), "ours").seconds == 0
+
+
 def test_compilers_start_first_and_other_activations_are_left_out(tmp_path: Path):
     peers = [FakePeer("a", family="b"), FakePeer("c", family="inductor"), FakePeer("r", activation="relu", family="r")]
     grouped = families(peers, fake_subject(tmp_path))

@@ -272,7 +272,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 # ------------------------------------------------------------------------------------------------------------- full size
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("relu", [True, False])
 def test_a_whole_swin_t_builds_with_every_quantized_product_in_int8(relu: bool, tmp_path: Path) -> None:
     from geluless.bench.networks import random_artifact

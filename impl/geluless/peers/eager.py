@@ -24,7 +24,7 @@ class TorchEager:
     name: str = "torch-eager"
     activation: str | None = None
     precision: str = "fp32"
-    family: str = "torch-eager"
+    family: str = ""
     packages: tuple[str, ...] = ("torch", "timm")
     variants: tuple[str, ...] = ("oneDNN",)
     settings: tuple[Setting, ...] = (

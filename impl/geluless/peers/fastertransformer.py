@@ -40,7 +40,7 @@ class FasterTransformer:
     name: str = "fastertransformer"
     activation: str | None = "gelu"
     precision: str = "int8"
-    family: str = "fastertransformer"
+    family: str = ""
     packages: tuple[str, ...] = ()
     variants: tuple[str, ...] = ("int8_mode 1",)
     settings: tuple[Setting, ...] = (

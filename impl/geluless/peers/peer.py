@@ -98,7 +98,7 @@ class Peer(Protocol):
     def activation(self) -> str | None: ...  # "gelu" or "relu" where it runs no other
 
     @property
-    def family(self) -> str: ...  # peers of one family are prepared in one process and share its folder
+    def family(self) -> str: ...  # its peers are prepared in one process and share a folder; "" where nothing is prepared
 
     @property
     def packages(self) -> tuple[str, ...]: ...  # distributions whose versions decide what is prepared

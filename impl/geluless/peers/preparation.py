@@ -59,7 +59,8 @@ def prepare_all(
     _sweep(cache)
     jobs = [(subject, family) for subject in subjects for family in families(peers, subject)]
     place = _Place(cache, scratch, tuple(cores), [])
-    result: Result = {}
+    nothing = Prepared(scratch, 0.0, False)
+    result: Result = {(subject.activation, peer.name): nothing for subject in subjects for peer in peers if not peer.family}
     with ThreadPoolExecutor(max(1, len(cores))) as pool:
         waiting = {pool.submit(_prepare_family, subject, family, shapes, place): (subject, family) for subject, family in jobs}
         try:
@@ -91,10 +92,10 @@ class _Place:
 
 
 def families(peers: Sequence[Peer], subject: Subject) -> list[tuple[Peer, ...]]:
-    """The peers that run this activation, grouped, the slowest to prepare (the compilers) first."""
+    """The peers to prepare for this activation, grouped, the slowest to prepare (the compilers) first."""
     grouped: dict[str, list[Peer]] = {}
     for peer in peers:
-        if peer.activation in (None, subject.activation):
+        if peer.family and peer.activation in (None, subject.activation):
             grouped.setdefault(peer.family, []).append(peer)
     slow = ("inductor", "torch-compile", "onnxruntime", "openvino")
     order = sorted(grouped, key=lambda name: slow.index(name) if name in slow else len(slow))

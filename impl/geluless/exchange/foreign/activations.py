@@ -32,8 +32,9 @@ class ReadActivation:
     hidden: Round | None
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The file's own function of the pre-activation, with every rounding it does inside."""
-        return evaluate(self.output, {self.fc1 if self.pre is None else self.pre: x}, rounding=True, in_place=True)
+        """The file's own function of the pre-activation, with every rounding it does inside, in float32 as a runtime does it."""
+        source = self.fc1 if self.pre is None else self.pre
+        return evaluate(self.output, {source: x.astype(np.float32)}, rounding=True, in_place=True).astype(np.float64)
 
 
 def read_activation(end: Term) -> ReadActivation:

@@ -53,19 +53,19 @@ class Ledger:
 
     kept: dict[str, Round] = field(default_factory=dict)  # tensor -> its rounding in the file
     changes: list[Change] = field(default_factory=list)
-    _accounted: set[Round] = field(default_factory=set)
+    accounted: set[Round] = field(default_factory=set)
 
     def keep(self, tensor: str, rounding: Round | None) -> None:
         if rounding is not None:
             self.kept[tensor] = rounding
-            self._accounted.add(rounding)
+            self.accounted.add(rounding)
 
     def drop(self, tensor: str, reason: Reason, roundings: Iterable[Round]) -> None:
         """One change for a tensor and reason, however many roundings it stands for."""
         roundings = tuple(roundings)
         if roundings:
             self.change(tensor, reason)
-            self._accounted.update(roundings)
+            self.accounted.update(roundings)
 
     def change(self, tensor: str, reason: Reason) -> None:
         if Change(tensor, reason) not in self.changes:
@@ -76,7 +76,7 @@ class Ledger:
         seen, stack = {logits}, [logits]
         while stack:
             current = stack.pop()
-            if isinstance(current, Round) and current not in self._accounted:
+            if isinstance(current, Round) and current not in self.accounted:
                 self.change(current.where, Reason.UNKNOWN)
             following = [child for child in (*children(current), *taken_in(current)) if child not in seen]
             seen.update(following)

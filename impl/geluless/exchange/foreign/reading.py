@@ -21,7 +21,7 @@ from geluless.errors import ArtifactError, MissingResource
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
 MAX_NODES = 1 << 17
 MAX_ELEMENTS = 1 << 26  # of one tensor: Swin-L at 384 needs 2^24
-OPSETS = range(11, 28)  # QuantizeLinear came with 10, its zero points per axis are used from 13 on
+OPSETS = range(11, 29)  # QuantizeLinear came with 10, its zero points per axis are used from 13 on
 IMAGE_RANK = 4
 # By their numbers in TensorProto; 8 is a string.
 DTYPES = dict(enumerate(["float32", "uint8", "int8", "uint16", "int16", "int32", "int64"], start=1))

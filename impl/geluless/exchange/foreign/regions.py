@@ -72,8 +72,8 @@ def frontier(term: Term) -> list[Term]:
     return list(found)
 
 
-def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_place: bool = False) -> NDArray[np.float64]:
-    """The region's value where the terms of `values` have the given ones; `rounding=False` leaves its quantizers out.
+def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_place: bool = False) -> NDArray:
+    """The region's value where the terms of `values` have the given ones, in their precision; `rounding=False` leaves grids out.
 
     With `in_place` nothing may change places, and the values may have any shape that ends in the real last axis (or, for a
     function of single values, any shape at all). Raises ArtifactError where that does not hold.
@@ -81,14 +81,15 @@ def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_p
     steps = region(term, values.keys())
     if steps is None:
         raise ArtifactError(f"{term.where}: something unexpected feeds it; only a Swin as timm exports it is read")
-    results: dict[Term, NDArray] = {key: np.asarray(value, np.float64) for key, value in values.items()}
+    results: dict[Term, NDArray] = dict(values)
+    kind = next(iter(values.values())).dtype
     with np.errstate(all="ignore"):
         for step in steps:
-            results[step] = _value(step, results, rounding=rounding, in_place=in_place)
+            results[step] = _value(step, results, kind, rounding=rounding, in_place=in_place)
     return results[term]
 
 
-def _value(step: Term, results: Mapping[Term, NDArray], *, rounding: bool, in_place: bool) -> NDArray:
+def _value(step: Term, results: Mapping[Term, NDArray], kind: np.dtype, *, rounding: bool, in_place: bool) -> NDArray:
     match step:
         case Round():
             return step.grid.round(results[step.of]) if rounding else results[step.of]
@@ -98,7 +99,7 @@ def _value(step: Term, results: Mapping[Term, NDArray], *, rounding: bool, in_pl
             return results[step.of]
         case Move():
             taken = results[step.of].reshape(-1)[np.maximum(step.index, 0)]
-            return np.where(step.index >= 0, taken, 0.0)
+            return np.where(step.index >= 0, taken, kind.type(0))
         case Mean():
             axes = (-1,) if in_place and step.axes == (len(step.of.shape) - 1,) else step.axes
             if in_place and axes != (-1,):
@@ -106,7 +107,7 @@ def _value(step: Term, results: Mapping[Term, NDArray], *, rounding: bool, in_pl
             return results[step.of].mean(axes, keepdims=step.keepdims)
         case Call():
             arguments = [
-                results[argument] if isinstance(argument, Term) else _constant(argument, step, in_place=in_place)
+                results[argument] if isinstance(argument, Term) else _constant(argument, step, in_place=in_place).astype(kind)
                 for argument in step.arguments
             ]
             return FUNCTIONS[step.function](*arguments)
@@ -115,7 +116,7 @@ def _value(step: Term, results: Mapping[Term, NDArray], *, rounding: bool, in_pl
 
 def _constant(values: NDArray, step: Term, *, in_place: bool) -> NDArray:
     if not in_place:
-        return values.astype(np.float64)
+        return values
     if values.size > 1 and values.shape[-1] != values.size:
         raise ArtifactError(f"{step.where}: its constant of shape {list(values.shape)} is neither one number nor one per channel")
-    return values.astype(np.float64).reshape(-1) if values.size > 1 else values.astype(np.float64).reshape(())
+    return values.reshape(-1) if values.size > 1 else values.reshape(())

@@ -32,9 +32,10 @@ class Quantizer:
     high: int
 
     def round(self, x: NDArray) -> NDArray:
-        """The nearest values of the grid, half to even, in float64."""
-        steps = np.clip(np.rint(x / self.scale) + self.zero_point, self.low, self.high)
-        return self.scale * (steps - self.zero_point)
+        """The nearest values of the grid, half to even, computed in the precision of x."""
+        scale = x.dtype.type(self.scale)
+        steps = np.clip(np.rint(x / scale) + self.zero_point, self.low, self.high)
+        return scale * (steps - self.zero_point)
 
     @property
     def lowest(self) -> float:
