@@ -162,3 +162,19 @@ def test_a_real_run_verifies_times_and_writes(
         assert words in shown, words
     with pytest.raises(OptionError, match="--force"):
         command.run(parsed(*line, "--output", output))
+
+
+@pytest.mark.slow
+def test_every_int8_peer_runs_in_int8_on_a_micro_network(tmp_path: Path):
+    """Quantizers and compilers change with every release: each must still give the network's logits, by int8 kernels."""
+    for package in ("openvino", "nncf", "onnxruntime", "torchao"):
+        pytest.importorskip(package)
+    names = "ours,ours-gelu-separate,openvino,openvino-smoothquant,onnxruntime,onnxruntime-dynamic,inductor"
+    line = ["--model", "swin_micro_tiny", "--peers", names, "--threads", 1, "--throughput-batch", 1, "--seconds", 0.2]
+    data = command.run(parsed(*line, "--cache", tmp_path / "cache")).data
+    rows = {row["peer"]: row for row in data["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(names.split(","), "measured"), data["rows"]
+    for row in rows.values():
+        assert row["executed"]["int8"] >= 48
+        assert row["closeness"]["distance"] < 0.2
+    assert set(rows["openvino"]["pilot"]) == {"f32", "bf16"}

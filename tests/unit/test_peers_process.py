@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +111,28 @@ def test_a_paused_worker_stands_still_until_it_is_asked(process: PeerProcess, tm
     process.pause()
     process.close()  # also ends a stopped one
     assert process._process.poll() is not None
+
+
+PARENT = """
+import os, sys
+from pathlib import Path
+from geluless.peers.contest import cores_for
+from geluless.peers.process import PeerProcess
+process = PeerProcess(Path(sys.argv[1]), cores=cores_for(1), threads=1)
+process.ask("memory", timeout=60)
+process.pause()
+print(process._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_stopped_worker_ends_with_its_parent(tmp_path: Path):
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
+    child = int(subprocess.run(command, capture_output=True, text=True, check=False, timeout=120).stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_memory_is_read_from_the_kernels_own_account(tmp_path: Path):

@@ -33,9 +33,10 @@ class PeerProcess:
         self._log = log
         self._connection, theirs = Pipe()
         self.started = perf_counter()
+        arguments = (str(theirs.fileno()), ",".join(map(str, cores)), str(os.getpid()))
         with log.open("wb") as stream, theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "geluless.peers.worker", str(theirs.fileno()), ",".join(map(str, cores))],
+                [sys.executable, "-m", "geluless.peers.worker", *arguments],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

@@ -1,7 +1,6 @@
 """The process that runs one peer: answers requests over a pipe until the other end closes.
 
-It is bound to its cores before anything is imported, because thread pools look at them once, when they start. Whatever a
-runtime prints goes to standard error; the pipe carries nothing but answers.
+Whatever a runtime prints goes to standard error; the pipe carries nothing but answers.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__" and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
+from geluless.peers.birth import bind
 
-import ctypes
+if __name__ == "__main__":
+    bind([int(core) for core in sys.argv[2].split(",")], int(sys.argv[3]))
+
 import gc
-import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -161,14 +160,6 @@ def serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def _end_with_parent() -> None:
-    """A stopped process does not notice that its pipe closed: let the kernel end it together with its parent."""
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 if __name__ == "__main__":
-    _end_with_parent()
     os.dup2(2, 1)  # whatever prints must not look like an answer of the command that started this
     serve(Connection(int(sys.argv[1])))
