@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from geluless.commands.options import add_data, positive
 from geluless.commands.output import checked_output
 from geluless.commands.result import Result
-from geluless.ptq.artifact import SUFFIX
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+
+SUFFIX = ".int8.safetensors"
 
 
 def add_parser(verbs: Any) -> None:
