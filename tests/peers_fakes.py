@@ -95,11 +95,17 @@ class FakeRunner:
         time.sleep(self._peer.seconds * (2 if self._variant == "slow" else 1))
         if behaviour == "dies in the middle" and self._calls > 60:
             os._exit(9)
+        if behaviour == "works":
+            deadline = time.process_time() + 0.1
+            while time.process_time() < deadline:
+                pass
         logits = logits_of(images)
         if behaviour == "mixes images":
             logits = logits_of(np.random.default_rng(self._calls).standard_normal(images.shape).astype(np.float32))
         if behaviour == "NaN":
             logits[0, 0] = np.nan
+        if behaviour == "forgets a class":
+            logits = logits[:, 1:]
         return logits
 
     def executed(self, images: NDArray[np.float32]) -> Executed | None:

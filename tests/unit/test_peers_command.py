@@ -148,7 +148,7 @@ def test_a_real_run_verifies_times_and_writes(
     assert ours["correctness"] == "equal to the reference"
     assert ours["executed"]["int8"] == 76
     assert ort["executed"]["int8"] == 52
-    assert ort["closeness"]["distance"] < 0.1
+    assert ort["closeness"]["1"]["distance"] < 0.1
     assert ort["test"]["agreement"] > 90
     assert ort["ratio_to_ours"]["value"] > 1
     assert result.data["contests"][0]["peak_spread"] > 0
@@ -176,5 +176,5 @@ def test_every_int8_peer_runs_in_int8_on_a_micro_network(tmp_path: Path):
     assert {name: row["status"] for name, row in rows.items()} == dict.fromkeys(names.split(","), "measured"), data["rows"]
     for row in rows.values():
         assert row["executed"]["int8"] >= 48
-        assert row["closeness"]["distance"] < 0.2
+        assert row["closeness"]["1"]["distance"] < 0.2
     assert set(rows["openvino"]["pilot"]) == {"f32", "bf16"}

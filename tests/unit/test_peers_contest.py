@@ -22,6 +22,7 @@ BAD = {
     "needs a GPU": Status.NEEDS_GPU,
     "mixes images": Status.WRONG,
     "NaN": Status.WRONG,
+    "forgets a class": Status.WRONG,
     "secretly fp32": Status.WRONG,
     "inexact": Status.WRONG,
 }
@@ -51,6 +52,7 @@ def test_every_block_asks_every_peer_once_in_an_order_of_its_own(tmp_path: Path)
     assert (np.sort(samples.order, axis=1) == np.arange(3)).all()
     assert len({tuple(order) for order in samples.order}) > 1
     assert found.throughput is None
+    assert found.foreign_cores is not None
     rows = {row["peer"]: row for row in found.rows}
     assert {row["status"] for row in rows.values()} == {"measured"}
     assert rows["ours"]["ratio_to_ours"]["value"] == 1
@@ -62,7 +64,7 @@ def test_every_block_asks_every_peer_once_in_an_order_of_its_own(tmp_path: Path)
         assert measured["start_up"]["to_first_logits"] > measured["start_up"]["load"] >= 0
         assert measured["disk"] > 0
         assert measured["preparation"] == {"seconds": 1.5, "cached": False}
-        assert measured["closeness"]["distance"] < 1e-6
+        assert measured["closeness"]["1"]["distance"] < 1e-6
         assert measured["executed"]["int8"] == 4
 
 
@@ -97,6 +99,7 @@ def test_throughput_and_accuracy_come_from_the_larger_batch(tmp_path: Path, monk
     peers = [FakePeer("ours", seconds=0.004), FakePeer("late", "hangs at batch 4")]
     found = contest(tmp_path, peers, large=4, test=10)
     ours = row(found, "ours")
+    assert set(ours["closeness"]) == {"1", "4"}
     assert 0 < ours["images_per_second"]["value"] <= 1000
     assert ours["images_per_second"]["low"] <= ours["images_per_second"]["value"] <= ours["images_per_second"]["high"]
     assert ours["test"] == {"images": 10, "top1": 50.0, "float_top1": 50.0, "agreement": 100.0}

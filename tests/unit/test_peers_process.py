@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from geluless.peers.contest import cores_for
+from geluless.peers.foreign import ForeignCores
 from geluless.peers.memory import Memory, memory_now
 from geluless.peers.peer import PeerFailure, Shape, Status
 from geluless.peers.process import PeerProcess
@@ -45,6 +46,20 @@ def test_a_worker_loads_and_gives_the_logits_of_its_peer(process: PeerProcess, t
     logits = process.ask("logits", "inputs", timeout=60)  # 12 images in batches of 5: the last one is filled up
     assert np.allclose(logits, expected, atol=1e-5)
     assert process.ask("versions", timeout=60) == {"numpy": np.__version__}
+
+
+def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: PeerProcess, tmp_path: Path):
+    meet(process, tmp_path, FakePeer("ours", "works"))
+    process.ask("load", Shape(1, 1), "only", timeout=60)
+    before, known, unknown = process.cpu_seconds(), ForeignCores([process]), ForeignCores([])
+    process.ask("sample", 5, 0, timeout=60)
+    assert process.cpu_seconds() - before > 0.3
+    mine, everyones = known.average(), unknown.average()
+    assert mine is not None
+    assert everyones is not None
+    assert everyones > mine
+    process.close()
+    assert process.cpu_seconds() == 0
 
 
 def test_samples_are_seconds_per_call(process: PeerProcess, tmp_path: Path):

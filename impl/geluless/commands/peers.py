@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from geluless.peers.subject import Subject
 
 ACTIVATIONS = ("gelu", "relu")
+FOREIGN = 0.1  # cores busy with other work above which the figures are disturbed
 WIDE = 140  # columns that the tables need; a narrower terminal wraps their lines
 
 
@@ -189,6 +190,8 @@ def _notes(contests: Sequence[Contest]) -> list[str]:
     timed = [samples for contest in contests for samples in (contest.latency, contest.throughput) if samples is not None]
     if timed and (spread := max(samples.peak_spread for samples in timed)) > RESTLESS:
         notes.append(f"The peak loop varied by {100 * spread:.0f} %: the machine was disturbed; repeat on a quiet one.")
+    if (foreign := max(contest.foreign_cores or 0.0 for contest in contests)) > FOREIGN:
+        notes.append(f"Other processes kept up to {foreign:.1f} core(s) busy meanwhile: repeat on a quiet machine.")
     threads = max(contest.timing.threads for contest in contests)
     if (cores := len(cores_for(threads))) < threads:
         notes.append(f"{threads} threads shared {cores} core(s): this is not the time of {threads} threads.")

@@ -17,6 +17,7 @@ from typing import Any
 from geluless.bench import intervals
 from geluless.bench.paired import Samples, time_paired
 from geluless.errors import MissingResource
+from geluless.peers.foreign import ForeignCores
 from geluless.peers.lineup import Dropped, Entrant, start
 from geluless.peers.peer import Peer, PeerFailure, Shape, Status
 from geluless.peers.preparation import Prepared
@@ -43,13 +44,15 @@ class Timing:
 
 @dataclass
 class Contest:
-    """rows: JSON values, one per peer, in the order of the roster. latency, throughput: the samples, where a peer was timed."""
+    """rows: JSON values, one per peer, in the order of the roster. latency, throughput: the samples, where a peer was timed.
+    foreign_cores: how many others kept busy meanwhile, the worse of the two; None where nobody knows."""
 
     activation: str
     timing: Timing
     rows: list[dict[str, Any]] = field(default_factory=list)
     latency: Samples | None = None
     throughput: Samples | None = None
+    foreign_cores: float | None = None
 
 
 def hold(
@@ -81,11 +84,11 @@ def hold(
                 except PeerFailure as failure:
                     failures[peer.name] = failure
             announce(f"{head}: timing batch {timing.batch}")
-            contest.latency = _timed(entrants, failures, timing, min_blocks=MIN_BLOCKS)
+            contest.latency = _timed(entrants, failures, contest, min_blocks=MIN_BLOCKS)
             if timing.throughput_batch is not None:
                 announce(f"{head}: loading and timing batch {timing.throughput_batch}")
                 _load(entrants, failures, Shape(timing.throughput_batch, timing.threads))
-                contest.throughput = _timed(entrants, failures, timing, min_blocks=MIN_BLOCKS_LARGE)
+                contest.throughput = _timed(entrants, failures, contest, min_blocks=MIN_BLOCKS_LARGE)
         finally:
             for entrant in entrants.values():
                 entrant.process.close()
@@ -124,21 +127,28 @@ def _load(entrants: dict[str, Entrant], failures: dict[str, PeerFailure], shape:
             _drop(name, failure, entrants, failures)
 
 
-def _timed(entrants: dict[str, Entrant], failures: dict[str, PeerFailure], timing: Timing, *, min_blocks: int) -> Samples | None:
+def _timed(
+    entrants: dict[str, Entrant], failures: dict[str, PeerFailure], contest: Contest, *, min_blocks: int
+) -> Samples | None:
     peak = _peak_loop()
     while entrants:
+        foreign = ForeignCores([entrant.process for entrant in entrants.values()])
         try:
-            return time_paired(
+            samples = time_paired(
                 {name: entrant.sample for name, entrant in entrants.items()},
-                seconds=timing.seconds,
+                seconds=contest.timing.seconds,
                 min_blocks=min_blocks,
                 warm_up=1,
-                seed=timing.seed,
+                seed=contest.timing.seed,
                 peak=peak,
                 stopwatch=_its_own_seconds,
             )
         except Dropped as dropped:
             _drop(dropped.entrant.peer.name, dropped.failure, entrants, failures)
+            continue
+        if (cores := foreign.average()) is not None:
+            contest.foreign_cores = max(cores, contest.foreign_cores or 0.0)
+        return samples
     return None
 
 

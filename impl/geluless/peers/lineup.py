@@ -47,12 +47,16 @@ class Entrant:
     def load(self, shape: Shape) -> None:
         """Make it run another shape. Raises PeerFailure, also when the logits are wrong."""
         self.process.ask("load", shape, self.facts["variant"], timeout=START)
-        self.compare()
+        self.compare(shape)
 
-    def compare(self) -> None:
+    def compare(self, shape: Shape) -> None:
         """Verify what is loaded, and learn how long a call takes. Raises PeerFailure."""
-        close = closeness(self.process.ask("logits", "inputs", timeout=ANSWER), self.subject.array("logits"))
-        self.facts["closeness"] = asdict(close)
+        try:
+            close = closeness(self.process.ask("logits", "inputs", timeout=ANSWER), self.subject.array("logits"))
+        except ValueError as error:
+            raise PeerFailure(Status.WRONG, str(error)) from error
+        # By batch: who chooses ranges at run time gives an image other logits in other company.
+        self.facts.setdefault("closeness", {})[str(shape.batch)] = asdict(close)
         if problem := close.problem(self.peer.precision):
             raise PeerFailure(Status.WRONG, problem)
         self.seconds = min(self.process.ask("sample", 1, 1, timeout=ANSWER) for _ in range(3))
@@ -86,7 +90,7 @@ def start(peer: Peer, subject: Subject, prepared: Prepared, shape: Shape, *, cor
         entrant.facts["pilot"] = process.ask("pilot", shape, timeout=ANSWER) if len(peer.variants) > 1 else {}
         entrant.facts["variant"] = min(entrant.facts["pilot"], key=entrant.facts["pilot"].__getitem__, default=peer.variants[0])
         if entrant.facts["variant"] == peer.variants[0]:
-            entrant.compare()
+            entrant.compare(shape)
         else:
             entrant.load(shape)
         _verify(entrant)
@@ -110,7 +114,8 @@ def _measure_start(entrant: Entrant, prepared: Prepared, shape: Shape) -> None:
         "above_imports": max(0, loaded.peak - imported.resident),
         "running": max(0, loaded.resident - imported.resident),
     }
-    facts["disk"] = sum(path.stat().st_size for path in peer.files(entrant.subject, prepared.folder, shape))
+    files = peer.files(entrant.subject, prepared.folder, shape)
+    facts["disk"] = sum(path.stat().st_size for path in files if path.exists())
     facts["preparation"] = {"seconds": prepared.seconds, "cached": prepared.cached}
     facts["versions"] = process.ask("versions", timeout=ANSWER)
 

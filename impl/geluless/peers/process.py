@@ -69,6 +69,15 @@ class PeerProcess:
             self._process.send_signal(signal.SIGSTOP)
             self._stopped = True
 
+    def cpu_seconds(self) -> float:
+        """What it has used of all cores together; 0 where the kernel does not say, or it has ended."""
+        try:
+            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return 0.0
+        user, system = text.rpartition(")")[2].split()[11:13]  # after the name, which may hold anything
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         """End the process, from whatever thread; who waits for its answer gets a PeerFailure."""
         if self._process.poll() is None:

@@ -130,6 +130,7 @@ def _contest(contest: Contest) -> dict[str, Any]:
         "activation": contest.activation,
         "threads": contest.timing.threads,
         "peak_spread": max((samples.peak_spread for samples in parts.values() if samples is not None), default=0.0),
+        "foreign_cores": contest.foreign_cores,
         **{name: None if samples is None else _written(samples) for name, samples in parts.items()},
     }
 

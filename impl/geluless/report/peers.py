@@ -108,7 +108,7 @@ def needs(data: Data, activation: str) -> Table:
         if not known:
             continue
         row = known[0]
-        memory, start, close = row["memory"], row["start_up"], row["closeness"]
+        memory, start, close = row["memory"], row["start_up"], row["closeness"][str(data["batch"])]
         cells = [peer, f"{close['distance']:.1g}", f"{100 * close['agreement']:.0f} %", _kernels(row)]
         cells += [f"{memory['above_imports'] / 1e6:.0f} ({memory['peak'] / 1e6:.0f})"]
         cells += [f"{start['to_first_logits']:.1f} ({start['load']:.2f})", f"{row['disk'] / 1e6:.1f}"]

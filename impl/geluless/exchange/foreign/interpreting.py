@@ -16,10 +16,12 @@ from geluless.exchange.foreign.movement import MOVING, concatenate, move
 from geluless.exchange.foreign.operators import ANOTHER, OPERATORS
 from geluless.exchange.foreign.quantizing import Stored, dequantized, quantized
 from geluless.exchange.foreign.reading import MAX_ELEMENTS, ForeignFile, Node
-from geluless.exchange.foreign.terms import Image, Known, Move, Rounding, Term, moved, positions
+from geluless.exchange.foreign.terms import Image, Known, Move, Rounding, Term, children, moved, positions
 
 Value = Known | Term | Stored
-MAX_WORK = 1 << 32  # elements of all tensors together: Swin-L at 384 with every tensor quantized stays below 2^31
+MAX_LIVE = 1 << 24  # elements of a tensor that depends on the image: Swin-L at 384 has scores of 2^23
+MAX_WORK = 1 << 33  # elements of all tensors together; of the same network with every tensor quantized 2^32
+MAX_HELD = 1 << 30  # of them in index arrays at one time, four bytes each; of that network 2^28
 QUANTIZE = ("QuantizeLinear", "com.microsoft::QuantizeLinear")
 DEQUANTIZE = ("DequantizeLinear", "com.microsoft::DequantizeLinear")
 INTEGER_OPERATORS = ("QLinear", "MatMulInteger", "ConvInteger", "DynamicQuantize")
@@ -30,11 +32,36 @@ def interpret(file: ForeignFile) -> Term:
     return _Interpreter(file).run()
 
 
+class Budget:
+    """Bounds on time and memory that no file can exceed: what was computed, and which index arrays are alive."""
+
+    def __init__(self) -> None:
+        self.work = self.held = 0
+
+    def take(self, node: Node, result: Value) -> None:
+        size = int(np.prod(_shape(result), dtype=np.int64))
+        self.work += size
+        self.held += _indices(result)
+        if isinstance(result, Term) and not isinstance(result, Move):
+            self.held += sum(_indices(child) for child in children(result))  # from now on as long as the term itself
+        largest = MAX_ELEMENTS if isinstance(result, Known) else MAX_LIVE
+        if size > largest or self.work > MAX_WORK or self.held > MAX_HELD:
+            raise ArtifactError(f"{node}: the tensors of one image exceed all bounds; is this a Swin?")
+
+    def give_back(self, value: Value) -> None:
+        self.held -= _indices(value)
+
+
+def _indices(value: Value) -> int:
+    term = value.real if isinstance(value, Stored) else value
+    return term.size if isinstance(term, Move) else 0
+
+
 class _Interpreter:
     def __init__(self, file: ForeignFile) -> None:
         self.file = file
         self.rounding = Rounding()
-        self.work = 0
+        self.budget = Budget()
         self.values: dict[str, Value] = {name: Known(array) for name, array in file.constants.items()}
         self.values[file.input_name] = Image((1, *file.image), file.input_name)
 
@@ -44,13 +71,15 @@ class _Interpreter:
             for name, value in zip(node.outputs, self._results(node), strict=False):
                 self.values[name] = value
             for name in {name for name in node.inputs if name and last[name] == index and name != self.file.output_name}:
-                del self.values[name]  # a network's index arrays would not fit together
+                self.budget.give_back(self.values.pop(name))  # a network's index arrays would not fit together
         logits = self.values.get(self.file.output_name)
         if not isinstance(logits, Term):
             raise ArtifactError(f"its output {self.file.output_name!r} does not depend on the image: export the model again")
         return logits
 
     def _results(self, node: Node) -> Sequence[Value]:
+        if missing := [name for name in node.inputs if name and name not in self.values]:
+            raise ArtifactError(f"{node} reads {missing[0]!r}, an output that is not handled; {ANOTHER}")
         inputs = [self.values[name] if name else None for name in node.inputs]
         try:
             with np.errstate(all="ignore"):
@@ -59,10 +88,7 @@ class _Interpreter:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ArtifactError(f"{node} is malformed ({reason}): export the model again") from error
         for result in results:
-            size = int(np.prod(_shape(result), dtype=np.int64))
-            self.work += size
-            if size > MAX_ELEMENTS or self.work > MAX_WORK:
-                raise ArtifactError(f"{node}: the tensors of one image exceed all bounds; is this a Swin?")
+            self.budget.take(node, result)
         return results
 
     def _step(self, node: Node, inputs: list[Value | None]) -> Sequence[Value]:

@@ -11,6 +11,7 @@ from geluless.exchange.foreign.terms import LayerNorm, Mean, Round, Term, childr
 
 PROBES = 4  # rows of random channels
 LARGE, SMALL = 2.0**16, 2.0**-8  # inputs so large that epsilon vanishes beside the variance, and so small that it shows
+MAX_PIECES = 48  # nine operations, each with its rounding, and room for other ways to write them
 TOLERANCE = 1e-6  # of the largest gamma; the function is evaluated in float64 with the file's float32 constants
 
 
@@ -21,7 +22,7 @@ def collapsed(term: Term) -> Term:
     Random inputs then decide whether it is one at all.
     """
     for source in _candidates(term):
-        if (steps := region(term, {source})) is not None and source.shape == term.shape:
+        if (steps := region(term, {source})) is not None and source.shape == term.shape and len(steps) <= MAX_PIECES:
             try:
                 fitted = _fit(term, source)
             except ArtifactError:

@@ -11,6 +11,7 @@ from geluless.errors import ArtifactError
 from geluless.exchange.foreign.constants import reduction_axes
 from geluless.exchange.foreign.norms import collapsed
 from geluless.exchange.foreign.reading import Node
+from geluless.exchange.foreign.regions import BINARY
 from geluless.exchange.foreign.terms import (
     Call,
     Known,
@@ -147,6 +148,8 @@ def _mean(node: Node, x: Term, axes: tuple[int, ...], *, keep: bool) -> Term:
 def call(function: str, node: Node, values: Inputs) -> Term:
     """An elementwise function of terms and constants."""
     arguments = tuple(value.values if isinstance(value, Known) else value for value in values if value is not None)
+    if len(arguments) != (2 if function in BINARY else 1):
+        raise ArtifactError(f"{node} has {len(arguments)} inputs: export the model again")
     shape = np.broadcast_shapes(*(argument.shape for argument in arguments))
     if not any(isinstance(argument, Term) and argument.shape == shape for argument in arguments):
         raise ArtifactError(f"{node} spreads a tensor over more values than it has; {ANOTHER}")

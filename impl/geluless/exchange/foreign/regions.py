@@ -13,6 +13,7 @@ from geluless.errors import ArtifactError
 from geluless.exchange.foreign.terms import Call, Mean, Move, Round, Term, children
 
 MAX_REGION = 4096  # terms; a LayerNorm in pieces has about twenty
+MAX_VALUES = 1 << 28  # of all terms of a region together: the masked and rounded scores of Swin-L at 384 have 2^26
 
 FUNCTIONS: dict[str, Callable[..., NDArray]] = {
     "abs": np.abs,
@@ -34,6 +35,7 @@ FUNCTIONS: dict[str, Callable[..., NDArray]] = {
     "sub": np.subtract,
     "tanh": np.tanh,
 }
+BINARY = frozenset({"add", "div", "max", "min", "mul", "pow", "sub"})
 TRANSPARENT = (Call, Mean, Move, Round)
 
 
@@ -79,7 +81,7 @@ def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_p
     function of single values, any shape at all). Raises ArtifactError where that does not hold.
     """
     steps = region(term, values.keys())
-    if steps is None:
+    if steps is None or (not in_place and sum(step.size for step in steps) > MAX_VALUES):
         raise ArtifactError(f"{term.where}: something unexpected feeds it; only a Swin as timm exports it is read")
     results: dict[Term, NDArray] = dict(values)
     kind = next(iter(values.values())).dtype
