@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from geluless.verdicts.exhibits import twin_exhibits
+from geluless.verdicts.lab import Lab
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import Task
 
@@ -36,6 +37,18 @@ def twins(request: pytest.FixtureRequest, announce: Callable[[str], None], exhib
     finally:
         exhibits.update(twin_exhibits(pool.finished()))
         pool.close()
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest, announce: Callable[[str], None], exhibits: dict[str, Any]) -> Lab:
+    """Timing studies; they start when the evidence of all selected tests is made, because nothing else may run meanwhile."""
+
+    def quiet() -> None:
+        if any(item.get_closest_marker("evidence") for item in request.session.items):
+            pool: EvidencePool = request.getfixturevalue("twins")
+            pool.wait()
+
+    return Lab(announce=announce, quiet=quiet, exhibits=exhibits)
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,40 @@
-"""c01: GELU costs real time in an INT8 Swin."""
+"""c01: GELU costs real time in an INT8 Swin.
+
+An identity activation is ReLU's clamp without ReLU: after requantization to uint8 it is the same instruction (c04), so the arm
+`relu` is the network without an activation's cost (c05 judges that), and what a GELU arm takes beyond it is GELU's.
+"""
 
 from __future__ import annotations
 
-from geluless.verdicts import ClaimHandle, Resource
+import pytest
+
+from geluless.verdicts import ClaimHandle, Control, Resource, Verdict
+from geluless.verdicts.lab import TWIN, Lab
+from geluless.verdicts.latency import saves_time
+from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.twins import SIZES
+
+FLOAT_GELU = ("gelu-separate", "gelu-fused")  # computed in floating point, as the claim says
 
 
-def test_share_of_time_on_this_cpu(claim: ClaimHandle) -> None:
-    claim.needs(
-        Resource.CPU_ENGINE,
-        would_run="each GELU arm against the same network with an identity activation, paired and interleaved; share of the "
-        "model's time with an interval, per size",
+@pytest.mark.parametrize("arm", FLOAT_GELU)
+@pytest.mark.parametrize("size", SIZES)
+def test_share_of_time_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str, arm: str) -> None:
+    if cpu_engine_missing(claim, f"Swin-{size} on this CPU: {arm} against the same network without an activation's cost"):
+        return
+    found = lab.arms(size)
+    nothing = saves_time(found, TWIN, "relu", label="share of nothing")
+    claim.decide(
+        saves_time(found, arm, "relu", label=f"share of {arm}"),
+        timed_evidence(
+            found,
+            f"Swin-{size}, batch 1, one thread: {arm} against the activation-free network",
+            Control(
+                "the activation-free network against its twin must show no share",
+                nothing.sentence,
+                nothing.verdict is not Verdict.REPRODUCED,
+            ),
+        ),
     )
 
 

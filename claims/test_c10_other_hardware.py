@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from geluless.verdicts import ClaimHandle, Resource
+import os
+
+from geluless.verdicts import ClaimHandle, Control, Resource, Verdict
+from geluless.verdicts.lab import TWIN, Lab, conditions
+from geluless.verdicts.latency import faster, holm_at_every
+from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
 
 
-def test_this_cpu_per_isa_and_threads(claim: ClaimHandle) -> None:
-    claim.needs(
-        Resource.CPU_ENGINE,
-        would_run="c06's statistics for every instruction set this processor has and for 1, 2, ... threads, Holm-corrected",
+def test_this_cpu_per_isa_and_threads(claim: ClaimHandle, lab: Lab) -> None:
+    """Judged: relu is faster than FasterTransformer's structure on every instruction set and thread count of this machine."""
+    if cpu_engine_missing(claim, "relu against gelu-separate for every instruction set and thread count of this machine"):
+        return
+    from geluless.engine.cpu import native
+
+    every = conditions(len(os.sched_getaffinity(0)), tuple(native().available()))
+    chosen = {name: study for name, study in every.items() if name.startswith("isa ") or name.endswith(" threads")}
+    if not chosen:
+        claim.needs(Resource.CHECK, would_run="another instruction set than the best one, or a second core")
+        return
+    found = {name: lab.study(name, study) for name, study in chosen.items()}
+    first = next(iter(found.values()))
+    nothing = faster(first, TWIN, "relu")
+    claim.decide(
+        holm_at_every(found, "relu", "gelu-separate"),
+        timed_evidence(
+            first,
+            f"Swin-T, batch 1: relu against gelu-separate on {', '.join(found)}, Holm-corrected over these",
+            Control("relu against its twin must not be faster", nothing.sentence, nothing.verdict is not Verdict.REPRODUCED),
+        ),
     )
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from geluless.verdicts import ClaimHandle, Resource
+from geluless.verdicts import ClaimHandle, Control, Resource, Verdict
+from geluless.verdicts.lab import TWIN, Lab, conditions
+from geluless.verdicts.latency import faster, holm_at_every
+from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.twins import SIZES
 
 
-def test_latency_against_size_and_resolution(claim: ClaimHandle) -> None:
-    claim.needs(
-        Resource.CPU_ENGINE,
-        would_run="the relu arm over every GELU arm for T, S, B, L at 224 and 384, batches 1 to 32, with memory; the limit "
-        "at which a configuration no longer fits is stated",
+def test_latency_against_size_batch_and_resolution(claim: ClaimHandle, lab: Lab) -> None:
+    """Judged: relu is faster than FasterTransformer's structure at every size, batch and resolution; the ratios are the trend."""
+    if cpu_engine_missing(claim, "relu against gelu-separate for T, S, B, L, batches up to 32, and 384 pixels"):
+        return
+    found = {size: lab.arms(size) for size in SIZES}
+    found |= {name: lab.study(name, study) for name, study in conditions(1, ()).items()}
+    nothing = faster(found["tiny"], TWIN, "relu")
+    memory = ", ".join(f"{name} {f.row('relu')['memory_bytes'] / 1e6:.0f} MB" for name, f in found.items())
+    claim.decide(
+        holm_at_every(found, "relu", "gelu-separate"),
+        timed_evidence(
+            found["tiny"],
+            f"relu against gelu-separate on one thread for {', '.join(found)}, Holm-corrected; memory of relu: {memory}",
+            Control("relu against its twin must not be faster", nothing.sentence, nothing.verdict is not Verdict.REPRODUCED),
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from geluless.commands import (
     distill,
     doctor,
     export,
+    harness,
     import_,
     peers,
     predict,
@@ -31,7 +32,7 @@ from geluless.commands import (
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
-VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, peers, tune, audit, predict, report)
+VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, peers, tune, audit, predict, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

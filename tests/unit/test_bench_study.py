@@ -32,7 +32,7 @@ def test_every_process_times_every_entry_and_verifies_it() -> None:
         Entry("relu", MODEL, "relu"),
         Entry("separate", MODEL, "gelu-separate", batch=2),
         Entry("slower", MODEL, "relu", handicap=0.5),
-        KernelEntry("kernel", "bytes", 49, 64, 16),
+        KernelEntry("kernel", "bare", 49, 64, 16),
     )
     lines: list[str] = []
     found = run_study(Study(entries, processes=2, blocks=3), announce=lines.append)

@@ -135,6 +135,8 @@ def test_single_checks_may_be_expected_to_refute(tmp_path: Path) -> None:
     (row,) = load_registry(write(tmp_path, ROW.format(id="c07") + 'expected_items = {memory = "refuted: both fit"}\n'))
     assert row.expectation("memory_against_all[tiny]") == "refuted: both fit"
     assert row.expectation("time_against[tiny]") == ""
+    (row,) = load_registry(write(tmp_path, ROW.format(id="c07") + 'expected_items = {time = "open: depends"}\n'))
+    assert row.expectation("time_against[tiny]") == "open: depends"
 
 
 @pytest.mark.parametrize(("name", "expected"), [("test_c03_accuracy.py", "c03"), ("test_c3_x.py", None), ("test_units.py", None)])

@@ -25,6 +25,7 @@ from geluless.ptq import Artifact
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     artifacts: dict[tuple[str, bool, bool], Artifact] = {}
+    verified: Verified = {}
     calls: dict[str, Callable[[], object]] = {}
     rows = []
     for fields in request["entries"]:
@@ -41,7 +42,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(engine.network, CpuNetwork):
             raise SystemExit("the compiled engine is missing: nothing would be timed but numpy")
         images = inputs(artifacts[key], entry.batch, seed=request["seed"])
-        calls[entry.name], row = contender(entry, engine, images, request["expected"])
+        calls[entry.name], row = contender(entry, engine, images, request["expected"], verified)
         rows.append({**row, "memory_bytes": engine.network.bytes})
     warm_up(calls)
     return timed(calls, rows, request)
@@ -56,14 +57,21 @@ def inputs(artifact: Artifact, batch: int, *, seed: int) -> NDArray[np.float32]:
     return images
 
 
+Verified = dict[tuple[str, str, str], str]  # by artifact, arm and logits: how this process verified them
+
+
 def contender(
-    entry: Entry, engine: Engine, images: NDArray[np.float32], expected: dict[str, str] | None
+    entry: Entry, engine: Engine, images: NDArray[np.float32], expected: dict[str, str] | None, verified: Verified
 ) -> tuple[Callable[[], object], dict[str, Any]]:
     """The call to time and what it is. Ends the process when its logits are wrong: a wrong result has no speed."""
     logits = engine(images)
     digest = hashlib.sha256(logits.tobytes()).hexdigest()
-    if expected is None:
+    key = (engine.artifact.content_hash, engine.arm, digest)
+    if expected is None and key in verified:  # a twin: the very logits that the reference confirmed
+        correctness, good = verified[key], True
+    elif expected is None:
         correctness, good = verify_call(engine, images, lambda: engine(images))
+        verified[key] = correctness
     else:
         good = digest == expected[entry.name]
         correctness = "the logits verified in the first process" if good else "WRONG: other logits than in the first process"

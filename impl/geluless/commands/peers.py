@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--threads", type=_counts, default=(1, 2), metavar="N,M", help="one contest each (default: 1,2)")
     how.add_argument("--batch", type=positive, default=1, metavar="N", help="images per call, for latency (default: 1)")
     how.add_argument("--throughput-batch", type=positive, default=8, metavar="N", help="on the most threads (default: 8)")
-    how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="to sample each contest (default: 10)")
+    how.add_argument("--seconds", type=float, default=7.0, metavar="S", help="to sample each contest (default: 7)")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights, images and the order in the blocks")
     how.add_argument("--cache", type=Path, metavar="DIR", help="of prepared peers (default: the user's cache folder)")
     out = parser.add_argument_group("output")

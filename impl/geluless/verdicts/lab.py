@@ -15,7 +15,10 @@ TWIN = "relu again"  # a second engine of the arm relu: what a comparison says a
 GELU_ARMS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
 RIVALS = ("relu", "gelu-separate")  # the paper's network, and FasterTransformer's structure
 LARGE_IMAGES = "swin_base_patch4_window12_384"
-BATCHES = (8, 32)
+# A process differs from the next one by more than a block from the next one: long calls need few blocks, always all processes.
+BLOCKS_OF = {"tiny": BLOCKS, "small": 12, "base": 8, "large": 5}
+BLOCKS_OF_BATCH = {8: 6, 32: 3}
+BLOCKS_AT_384 = 5
 
 
 def arms_study(size: str) -> Study:
@@ -23,13 +26,14 @@ def arms_study(size: str) -> Study:
     model = SIZES[size]
     arms = [Entry(arm, model, arm) for arm in ("relu", "relu-separate", "relu-float", *GELU_ARMS)]
     without = [Entry(f"{arm} without bias", model, arm, drop_bias=True) for arm in ("relu-nobias", "relu-separate")]
-    return Study((*arms, Entry(TWIN, model, "relu"), *without))
+    return Study((*arms, Entry(TWIN, model, "relu"), *without), blocks=BLOCKS_OF[size])
 
 
-def pair_study(model: str, *, threads: int = 1, batch: int = 1, isa: str | None = None) -> Study:
+def pair_study(model: str, *, threads: int = 1, batch: int = 1, isa: str | None = None, blocks: int = BLOCKS) -> Study:
     """`relu`, its twin and FasterTransformer's structure under one condition."""
     names = (("relu", "relu"), (TWIN, "relu"), ("gelu-separate", "gelu-separate"))
-    return Study(tuple(Entry(name, model, arm, threads=threads, batch=batch, isa=isa) for name, arm in names))
+    entries = tuple(Entry(name, model, arm, threads=threads, batch=batch, isa=isa) for name, arm in names)
+    return Study(entries, blocks=blocks)
 
 
 KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
@@ -40,7 +44,7 @@ def kernels_study() -> Study:
     entries = []
     for stage, (rows, channels) in enumerate(STAGES, start=1):
         repeats = max(1, KERNEL_MACS // (rows * 4 * channels * channels))
-        for name, epilogue in (("relu", "relu"), (TWIN, "relu"), ("bare", "bytes")):
+        for name, epilogue in (("relu", "relu"), (TWIN, "relu"), ("bare", "bare")):
             entries.append(KernelEntry(f"stage {stage} {name}", epilogue, rows, 4 * channels, channels, repeats))
     return Study(tuple(entries), blocks=4 * BLOCKS)
 
@@ -50,8 +54,8 @@ def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Study]:
     tiny = SIZES["tiny"]
     studies = {f"isa {isa}": pair_study(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
     studies |= {f"{cores} threads": pair_study(tiny, threads=cores)} if cores > 1 else {}
-    studies |= {f"batch {batch}": pair_study(tiny, batch=batch) for batch in BATCHES}
-    return studies | {"base at 384": pair_study(LARGE_IMAGES)}
+    studies |= {f"batch {batch}": pair_study(tiny, batch=batch, blocks=blocks) for batch, blocks in BLOCKS_OF_BATCH.items()}
+    return studies | {"base at 384": pair_study(LARGE_IMAGES, blocks=BLOCKS_AT_384)}
 
 
 class Lab:

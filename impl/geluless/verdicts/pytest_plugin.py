@@ -198,7 +198,7 @@ def _why_it_fails(record: Record, row: Claim, *, require_all: bool) -> str:
     expected = row.expectation(record.item)
     if record.status == "REFUTED" and not expected:
         return f"REFUTED: {record.sentence}"
-    if record.status == "REPRODUCED" and expected:
+    if record.status == "REPRODUCED" and expected.startswith("refuted"):
         return f"REPRODUCED although the registry says {expected!r}: {record.sentence}"
     if require_all and (record.status == "UNDECIDED" or record.status.startswith("NEEDS_")):
         return f"{record.status}, and --require-all was given: {record.sentence}"

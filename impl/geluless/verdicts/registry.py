@@ -21,6 +21,7 @@ COVERS = ("key result", "mechanism", "break condition", "open question", "next c
 ID = re.compile(r"c\d\d")
 TEST_FILE = re.compile(r"test_(c\d\d)_\w+\.py")
 REFUTED = re.compile(r"refuted: .+")
+OPEN_OR_REFUTED = re.compile(r"(open|refuted): .+")
 
 
 class RegistryError(GelulessError):
@@ -33,7 +34,8 @@ class Claim:
 
     `margin` is a number of `unit`, or None where the statement is exact; `direction` says on which side of it the
     statistic must lie ("explore": reported without a bound). `expected` is "" or "refuted: why"; then a reproduction is
-    the surprise that fails the run. `expected_items` says the same of single checks, by the beginning of their names.
+    the surprise that fails the run. `expected_items` says the same of single checks, by the beginning of their names, or
+    "open: why" where the verdict depends on the machine: then each one is a finding, and none fails the run.
     """
 
     id: str
@@ -55,7 +57,7 @@ class Claim:
     expected_items: tuple[tuple[str, str], ...] = ()
 
     def expectation(self, item: str) -> str:
-        """"refuted: why" where that is expected of the check `item` (its test's name without test_), else ""."""
+        """ "refuted: why" or "open: why" where that is said of the check `item` (its test's name without test_), else ""."""
         return next((text for name, text in self.expected_items if item.startswith(name)), self.expected)
 
 
@@ -96,8 +98,10 @@ def _claim(row: dict[str, Any], where: str) -> Claim:
             if not value and key not in MAY_BE_EMPTY:
                 raise RegistryError(f"{where}: {key!r} is empty")
         elif key == "expected_items":
-            if not isinstance(value, dict) or not all(isinstance(v, str) and REFUTED.fullmatch(v) for v in value.values()):
-                raise RegistryError(f"{where}: 'expected_items' maps the names of checks to \"refuted: why\"")
+            if not isinstance(value, dict) or not all(
+                isinstance(v, str) and OPEN_OR_REFUTED.fullmatch(v) for v in value.values()
+            ):
+                raise RegistryError(f'{where}: \'expected_items\' maps the names of checks to "refuted: why" or "open: why"')
         elif key == "margin":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise RegistryError(f"{where}: 'margin' must be a number; leave it out where the statement is exact")

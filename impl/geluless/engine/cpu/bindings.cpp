@@ -65,6 +65,7 @@ struct EpilogueInfo {
 };
 const std::map<std::string, EpilogueInfo> kEpilogues = {
     {"relu", {Epilogue::kRelu, true, false, false, false}},
+    {"bare", {Epilogue::kBare, true, false, false, false}},
     {"bytes", {Epilogue::kBytes, true, false, false, false}},
     {"words", {Epilogue::kWords, true, false, false, false}},
     {"residual", {Epilogue::kResidual, true, false, false, false}},

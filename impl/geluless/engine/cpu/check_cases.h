@@ -135,6 +135,7 @@ struct Cases {
         break;
       case Epilogue::kReluFloat:
       case Epilogue::kAfterGemm: scale = around(n, target / reach, 3); break;
+      case Epilogue::kBare:
       case Epilogue::kRelu: l.lowest = 0, l.highest = 255, l.zero = 0; break;
       default: break;
     }

@@ -71,6 +71,7 @@ void check_kernel(const KernelCheck& check, const std::string& isa, const Kernel
 
 const std::vector<KernelCheck> kKernelChecks = {
     {"gemm relu", 130, 0, run_gemm<Epilogue::kRelu>},
+    {"gemm bare", 130, 0, run_gemm<Epilogue::kBare>},
     {"gemm bytes", 130, 0, run_gemm<Epilogue::kBytes>},
     {"gemm words", 130, 0, run_gemm<Epilogue::kWords>},
     {"gemm residual", 130, 0, run_gemm<Epilogue::kResidual>},

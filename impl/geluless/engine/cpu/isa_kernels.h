@@ -26,6 +26,7 @@ constexpr Kernels make_kernels(const char* name) {
   k.layout = {kLanes, kTileVectors, kInputOffset, channel_in_pair};
   auto set = [&](Epilogue e, void (*f)(const GemmCall&)) { k.gemm[static_cast<int>(e)] = f; };
   set(Epilogue::kRelu, gemm<Fixed<false>, ToBytes<Saturate>>);
+  set(Epilogue::kBare, gemm<Fixed<false>, ToBytes<SaturateSigned>>);
   set(Epilogue::kBytes, gemm<Fixed<true>, ToBytes<Clamp>>);
   set(Epilogue::kWords, gemm<Fixed<true>, ToWords>);
   set(Epilogue::kResidual, gemm<Fixed<false>, AddToStream>);

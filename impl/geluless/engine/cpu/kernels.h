@@ -55,6 +55,7 @@ struct Channels {
 
 enum class Epilogue {
   kRelu,           // integer law, lower clamp at the stored zero: bytes
+  kBare,           // integer law, saturated to signed bytes: kRelu without ReLU, for measuring it
   kBytes,          // integer law with zero point and clamps: bytes
   kWords,          // integer law: int16
   kResidual,       // integer law: int16, added to the residual stream

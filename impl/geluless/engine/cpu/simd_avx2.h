@@ -125,6 +125,7 @@ inline I16 load_bytes_i16(const uint8_t* p) {
   return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline Bytes to_bytes(I16 a, I16 b) { return _mm256_permute4x64_epi64(_mm256_packus_epi16(a, b), 0xd8); }
+inline Bytes to_signed_bytes(I16 a, I16 b) { return _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8); }
 inline void store_bytes(uint8_t* p, Bytes x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 inline void store_half(uint8_t* p, Bytes x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(x)); }
 inline Bytes load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }

@@ -91,6 +91,9 @@ inline I16 load_bytes_i16(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256
 inline Bytes to_bytes(I16 a, I16 b) {  // saturated to 0..255, natural order
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(a, b));
 }
+inline Bytes to_signed_bytes(I16 a, I16 b) {  // saturated to -128..127
+  return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packs_epi16(a, b));
+}
 inline void store_bytes(uint8_t* p, Bytes x) { _mm512_storeu_si512(p, x); }
 inline void store_half(uint8_t* p, Bytes x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(x)); }
 inline Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }

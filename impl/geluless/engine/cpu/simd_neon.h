@@ -91,6 +91,7 @@ inline int64_t sum_wide(Wide sum) { return static_cast<int64_t>(vaddvq_u64(sum))
 // ---- bytes
 inline I16 load_bytes_i16(const uint8_t* p) { return vreinterpretq_s16_u16(vmovl_u8(vld1_u8(p))); }
 inline Bytes to_bytes(I16 a, I16 b) { return vqmovun_high_s16(vqmovun_s16(a), b); }
+inline Bytes to_signed_bytes(I16 a, I16 b) { return vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(a), b)); }
 inline void store_bytes(uint8_t* p, Bytes x) { vst1q_u8(p, x); }
 inline void store_half(uint8_t* p, Bytes x) { vst1_u8(p, vget_low_u8(x)); }
 inline Bytes load_bytes(const uint8_t* p) { return vld1q_u8(p); }

@@ -156,6 +156,12 @@ inline I16 load_bytes_i16(const uint8_t* p) {
 inline Bytes to_bytes(const I16& a, const I16& b) {
   return each<Bytes>([&](size_t i) { return saturate_u8(i < a.size() ? a[i] : b[i - a.size()]); });
 }
+inline Bytes to_signed_bytes(const I16& a, const I16& b) {
+  return each<Bytes>([&](size_t i) {
+    const int x = i < a.size() ? a[i] : b[i - a.size()];
+    return static_cast<uint8_t>(std::clamp(x, -128, 127));
+  });
+}
 inline void store_bytes(uint8_t* p, const Bytes& x) { std::memcpy(p, x.data(), sizeof x); }
 inline void store_half(uint8_t* p, const Bytes& x) { std::memcpy(p, x.data(), sizeof x / 2); }
 inline Bytes load_bytes(const uint8_t* p) {

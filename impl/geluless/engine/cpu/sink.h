@@ -27,27 +27,37 @@ inline I16 load_some_i16(const int16_t* p, int count) {
   return load_i16(all);
 }
 
-struct Saturate {  // the packs clamp to 0..255, and that is all
+struct Unsigned {
+  static Bytes pack(I16 a, I16 b) { return to_bytes(a, b); }
+};
+struct Saturate : Unsigned {  // the packs clamp to 0..255, and that is all
   explicit Saturate(const Channels&) {}
   I16 clamp(I16 x) const { return x; }
   template <int>
   Bytes map(Bytes x) const { return x; }
 };
-struct Clamp {  // a narrower range of stored bytes
+struct SaturateSigned {  // -128..127, as a product without activation is stored elsewhere: the same instructions, another pack
+  explicit SaturateSigned(const Channels&) {}
+  static Bytes pack(I16 a, I16 b) { return to_signed_bytes(a, b); }
+  I16 clamp(I16 x) const { return x; }
+  template <int>
+  Bytes map(Bytes x) const { return x; }
+};
+struct Clamp : Unsigned {  // a narrower range of stored bytes
   I16 low, high;
   explicit Clamp(const Channels& c) : low(splat_i16(c.lowest)), high(splat_i16(c.highest)) {}
   I16 clamp(I16 x) const { return min_i16(max_i16(x, low), high); }
   template <int>
   Bytes map(Bytes x) const { return x; }
 };
-struct LookUp {  // saturated to 8 bits, then any function of 256 values
+struct LookUp : Unsigned {  // saturated to 8 bits, then any function of 256 values
   Table256 table;
   explicit LookUp(const Channels& c) : table(load_table256(c.table)) {}
   I16 clamp(I16 x) const { return x; }
   template <int>
   Bytes map(Bytes x) const { return lookup(table, x); }
 };
-struct Shift {
+struct Shift : Unsigned {
   const ShiftGelu constants;
   explicit Shift(const Channels& c) : constants(c.shift_gelu) {}
   I16 clamp(I16 x) const { return x; }
@@ -73,7 +83,7 @@ struct ToBytes {
 
   template <int kPairs>
   void put(const I16 (&x)[kPairs], int row, int column) const {
-    const Bytes bytes = finish.template map<kPairs * kPair>(to_bytes(finish.clamp(x[0]), finish.clamp(x[kPairs - 1])));
+    const Bytes bytes = finish.template map<kPairs * kPair>(Finish::pack(finish.clamp(x[0]), finish.clamp(x[kPairs - 1])));
     uint8_t* p = output + static_cast<size_t>(row) * stride + column;
     const int left = columns - column;
     if (left < kPairs * kPair) store_some_bytes(p, bytes, left);

@@ -1,0 +1,126 @@
+"""The stopwatch on trial: how often it calls two equal engines different, and which planted slowdowns it finds.
+
+Judged by the very functions and the very budget that the claims about latency use, on disjoint pairs of engines of one arm:
+
+    A/A          a pair of equal engines: neither may be called faster
+    planted      one of them waits after each call for a share of its time: it must be called slower, or, where the share is
+                 below latency.RESOLUTION, must not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from scipy import stats
+
+from geluless.bench.environment import environment_record
+from geluless.bench.networks import SIZES
+from geluless.bench.study import BLOCKS, PROCESSES, Entry, Findings, Study, run_study
+from geluless.verdicts.latency import RESOLUTION, faster, latency_ratio
+from geluless.verdicts.verdict import Verdict
+
+PLANTED = (0.2, 2.0, 3.0)  # per cent of a call's time
+PAIRS = 10  # of one study; each fifth entry more costs a second per process
+MODEL = SIZES["tiny"]
+ARM = "relu"
+
+Announce = Callable[[str], None]
+
+
+@dataclass
+class Trial:
+    """Counts over all pairs so far. ratios: of each A/A pair, the estimate of its interval."""
+
+    pairs: int = 0
+    false_positives: int = 0
+    planted: dict[float, list[bool]] = field(default_factory=lambda: {percent: [] for percent in PLANTED})
+    ratios: list[float] = field(default_factory=list)
+    dropped: int = 0
+    seconds: float = 0.0
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, found: Findings, pairs: int = PAIRS) -> None:
+        """Judge every pair of one study."""
+        for i in range(pairs):
+            first, second = f"pair {i} first", f"pair {i} second"
+            self.pairs += 1
+            self.false_positives += _called_faster(found, first, second) or _called_faster(found, second, first)
+            self.ratios.append(latency_ratio(found, second, first).value)
+        for percent, calls in self.planted.items():
+            calls += [_called_faster(found, f"pair {i} first", slowed(i, percent)) for i in range(0, pairs, 2)]
+        self.dropped += found.dropped
+        self.seconds += found.seconds
+
+    def record(self) -> dict[str, Any]:
+        """JSON values; each rate with Clopper and Pearson's 95 % interval, in per cent."""
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cpu": self.environment.get("cpu", ""),
+            "model": MODEL,
+            "arm": ARM,
+            "processes": PROCESSES,
+            "blocks": BLOCKS,
+            "resolution": RESOLUTION,
+            "pairs": self.pairs,
+            "false_positives": self.false_positives,
+            "false_positive_rate": rate(self.false_positives, self.pairs),
+            "planted": [
+                {"percent": percent, "pairs": len(calls), "found": sum(calls), "rate": rate(sum(calls), len(calls))}
+                for percent, calls in self.planted.items()
+            ],
+            "ratios": self.ratios,
+            "dropped": self.dropped,
+            "environment": self.environment,
+        }
+
+    def failures(self) -> list[str]:
+        """What the harness does not keep of what it promises; empty when it may be believed."""
+        broken = []
+        if self.false_positives > 0.05 * self.pairs:
+            broken.append(f"{self.false_positives} of {self.pairs} pairs of equal engines were called different: more than 5 %")
+        for percent, calls in self.planted.items():
+            large = 1 + percent / 100 > RESOLUTION
+            if large and sum(calls) < 0.9 * len(calls):
+                broken.append(f"a slowdown of {percent:g} % was found in {sum(calls)} of {len(calls)} pairs: less than 90 %")
+            if not large and sum(calls) > 0.05 * len(calls):
+                broken.append(
+                    f"a slowdown of {percent:g} %, too small to claim, was claimed in {sum(calls)} of {len(calls)} pairs"
+                )
+        return broken
+
+
+def try_harness(*, studies: int, announce: Announce = lambda line: None, run: Callable[..., Findings] = run_study) -> Trial:
+    """`studies` times PAIRS pairs, on a machine that must be quiet. Raises StudyError as `run_study` does."""
+    trial = Trial(environment=environment_record())
+    for number in range(studies):
+        trial.add(run(trial_study(seed=number)))
+        planted = ", ".join(f"{percent:g} % in {sum(calls)} of {len(calls)}" for percent, calls in trial.planted.items())
+        announce(f"{trial.false_positives} of {trial.pairs} equal pairs called different; slower engines found: {planted}")
+    return trial
+
+
+def trial_study(*, seed: int, pairs: int = PAIRS, model: str = MODEL) -> Study:
+    """Disjoint pairs; every second pair's first engine is compared with slowed ones too."""
+    entries = []
+    for i in range(pairs):
+        entries += [Entry(f"pair {i} first", model, ARM), Entry(f"pair {i} second", model, ARM)]
+        if i % 2 == 0:
+            entries += [Entry(slowed(i, percent), model, ARM, handicap=percent / 100) for percent in PLANTED]
+    return Study(tuple(entries), seed=seed)
+
+
+def slowed(pair: int, percent: float) -> str:
+    return f"pair {pair} slowed by {percent:g} %"
+
+
+def rate(count: int, of: int) -> dict[str, float]:
+    """Per cent, with Clopper and Pearson's interval."""
+    interval = stats.binomtest(count, of).proportion_ci(0.95, method="exact")
+    return {"value": 100 * count / of, "low": 100 * float(interval.low), "high": 100 * float(interval.high)}
+
+
+def _called_faster(found: Findings, name: str, against: str) -> bool:
+    return faster(found, name, against).verdict is Verdict.REPRODUCED
