@@ -11,7 +11,7 @@ import pytest
 from geluless.peers import preparation
 from geluless.peers.contest import cores_for
 from geluless.peers.peer import PeerFailure, Setting, Shape, Status
-from geluless.peers.preparation import Prepared, Result, families, prepare_all
+from geluless.peers.preparation import Prepared, Result, families_of, prepare_all
 from tests.peers_fakes import FakePeer, fake_subject
 
 SHAPES = (Shape(1, 1), Shape(4, 2))
@@ -101,5 +101,5 @@ def test_a_peer_with_nothing_to_prepare_costs_no_process(tmp_path: Path, monkeyp
 
 def test_compilers_start_first_and_other_activations_are_left_out(tmp_path: Path):
     peers = [FakePeer("a", family="b"), FakePeer("c", family="inductor"), FakePeer("r", activation="relu", family="r")]
-    grouped = families(peers, fake_subject(tmp_path))
+    grouped = families_of(peers, fake_subject(tmp_path))
     assert [[peer.name for peer in family] for family in grouped] == [["c"], ["a"]]

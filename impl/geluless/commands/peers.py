@@ -128,10 +128,9 @@ def _network(options: argparse.Namespace, activation: str) -> tuple[SwinTransfor
 
     A checkpoint is of the activation that it says, or of the one that --activation names, or of GELU.
     """
-    import torch
-
     from geluless.data.manifest import teacher_path
     from geluless.models import MICRO_CONFIGS, create_model, replace_gelu
+    from geluless.peers.subject import random_network
 
     micro = options.model in MICRO_CONFIGS
     path, weights = options.checkpoint, "random"
@@ -147,12 +146,12 @@ def _network(options: argparse.Namespace, activation: str) -> tuple[SwinTransfor
         if activation == "relu":
             return None
         path, weights = teacher_path(options.model), "the shipped teacher"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        model = create_model(options.model, None if weights == "random" else path)
+    if weights == "random":
+        return random_network(options.model, activation, seed=options.seed), f"random, seed {options.seed}"
+    model = create_model(options.model, path)
     if activation == "relu":
         replace_gelu(model)
-    return model, f"random, seed {options.seed}" if weights == "random" else weights
+    return model, weights
 
 
 def _contests(
@@ -162,11 +161,11 @@ def _contests(
 
     from geluless.peers.contest import Timing, cores_for, hold
     from geluless.peers.peer import Shape
-    from geluless.peers.preparation import families, prepare_all
+    from geluless.peers.preparation import families_of, prepare_all
 
     most = max(options.threads)
     shapes = [Shape(options.batch, threads) for threads in options.threads] + [Shape(options.throughput_batch, most)]
-    count = sum(len(family) for subject in subjects for family in families(peers, subject))
+    count = sum(len(family) for subject in subjects for family in families_of(peers, subject))
     with tqdm(total=count, desc="preparing peers", unit="peer", disable=None, leave=False) as bar:
         prepared = prepare_all(subjects, peers, shapes, cache=cache, scratch=scratch, cores=cores_for(1 << 20), done=bar.update)
     plan = [(subject, threads) for subject in subjects for threads in options.threads]

@@ -49,9 +49,7 @@ class ExactWriter(NetworkWriter):
     def pad(self, name: str) -> NDArray:
         return self.tensors[f"{name}.pad"].astype(np.float32)
 
-    def branch(
-        self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None
-    ) -> str:
+    def branch(self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None) -> str:
         return self._clipped(self._linear(x, name, spec), name, spec.low, spec.high)
 
     def add_residual(self, x: str, branch: str, name: str, stage: p.Stage) -> str:

@@ -73,9 +73,7 @@ class NetworkWriter(ABC):
     def context_rounded(self, x: str, name: str) -> str: ...
 
     @abstractmethod
-    def branch(
-        self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None
-    ) -> str:
+    def branch(self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None) -> str:
         """A linear layer onto the stage's residual stream; `source` is the scale of its input. `mlp`: it is that MLP's fc2."""
 
     @abstractmethod

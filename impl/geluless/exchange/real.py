@@ -62,9 +62,7 @@ class RealWriter(NetworkWriter):
     def context_rounded(self, x: str, name: str) -> str:
         return self._byte(x, name, UNIT)
 
-    def branch(
-        self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None
-    ) -> str:
+    def branch(self, x: str, name: str, spec: p.Linear, stage: p.Stage, *, source: float, mlp: p.Mlp | None = None) -> str:
         zero = mlp.hidden_zero_point if mlp else 0
         return self._linear(x, name, spec, source=source, target=stage.residual_scale, zero=zero)
 

@@ -70,7 +70,7 @@ def hold(
     entrants: dict[str, Entrant] = {}
     failures: dict[str, PeerFailure] = {}
     runnable = [peer for peer in peers if peer.activation in (None, subject.activation)]
-    with _on(cores):
+    with on_cores(cores):
         try:
             for peer in runnable:
                 announce(f"{head}: starting {peer.name}")
@@ -103,7 +103,7 @@ def cores_for(threads: int) -> list[int]:
 
 
 @contextmanager
-def _on(cores: Sequence[int]) -> Iterator[None]:
+def on_cores(cores: Sequence[int]) -> Iterator[None]:
     """This process on the same cores as the peers, so that the peak loop tells about them."""
     if not hasattr(os, "sched_setaffinity"):
         yield
@@ -130,7 +130,7 @@ def _load(entrants: dict[str, Entrant], failures: dict[str, PeerFailure], shape:
 def _timed(
     entrants: dict[str, Entrant], failures: dict[str, PeerFailure], contest: Contest, *, min_blocks: int
 ) -> Samples | None:
-    peak = _peak_loop()
+    peak = peak_loop()
     while entrants:
         foreign = ForeignCores([entrant.process for entrant in entrants.values()])
         try:
@@ -141,7 +141,7 @@ def _timed(
                 warm_up=1,
                 seed=contest.timing.seed,
                 peak=peak,
-                stopwatch=_its_own_seconds,
+                stopwatch=its_own_seconds,
             )
         except Dropped as dropped:
             _drop(dropped.entrant.peer.name, dropped.failure, entrants, failures)
@@ -152,7 +152,7 @@ def _timed(
     return None
 
 
-def _its_own_seconds(sample: Callable[[], object]) -> float:
+def its_own_seconds(sample: Callable[[], object]) -> float:
     """A sample is timed in the process where it runs."""
     seconds = sample()
     assert isinstance(seconds, float)
@@ -164,7 +164,7 @@ def _drop(name: str, failure: PeerFailure, entrants: dict[str, Entrant], failure
     entrants.pop(name).process.close()
 
 
-def _peak_loop() -> Callable[[], float] | None:
+def peak_loop() -> Callable[[], float] | None:
     with suppress(MissingResource):
         from geluless.engine.cpu import choose_isa, peak_rate
 

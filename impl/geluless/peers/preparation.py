@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def prepare_all(
     peers each finished family had."""
     cache.mkdir(parents=True, exist_ok=True)
     _sweep(cache)
-    jobs = [(subject, family) for subject in subjects for family in families(peers, subject)]
+    jobs = [(subject, family) for subject in subjects for family in families_of(peers, subject)]
     place = _Place(cache, scratch, tuple(cores), [])
     nothing = Prepared(scratch, 0.0, False)
     result: Result = {(subject.activation, peer.name): nothing for subject in subjects for peer in peers if not peer.family}
@@ -76,6 +76,14 @@ def prepare_all(
     return result
 
 
+def are_prepared(
+    subjects: Sequence[Subject], peers: Sequence[Peer], shapes: Sequence[Shape], *, families: Collection[str], cache: Path
+) -> bool:
+    """Whether an earlier run has left everything that these families of peers need."""
+    wanted = [(subject, family) for subject in subjects for family in families_of(peers, subject) if family[0].family in families]
+    return all(_complete(_folder(cache, subject, family, shapes)) is not None for subject, family in wanted)
+
+
 def _sweep(cache: Path) -> None:
     """Remove what runs that were killed have left half made."""
     for path in cache.glob(f"{UNFINISHED}*"):
@@ -91,7 +99,7 @@ class _Place:
     running: list[PeerProcess]
 
 
-def families(peers: Sequence[Peer], subject: Subject) -> list[tuple[Peer, ...]]:
+def families_of(peers: Sequence[Peer], subject: Subject) -> list[tuple[Peer, ...]]:
     """The peers to prepare for this activation, grouped, the slowest to prepare (the compilers) first."""
     grouped: dict[str, list[Peer]] = {}
     for peer in peers:
@@ -105,8 +113,7 @@ def families(peers: Sequence[Peer], subject: Subject) -> list[tuple[Peer, ...]]:
 def _prepare_family(
     subject: Subject, family: tuple[Peer, ...], shapes: Sequence[Shape], place: _Place
 ) -> dict[str, Prepared | PeerFailure]:
-    stem = f"{subject.model}_{subject.activation}_{family[0].family}"
-    folder = place.cache / f"{stem}_{_digest(subject, family, shapes)}"
+    stem, folder = _stem(subject, family), _folder(place.cache, subject, family, shapes)
     if (seconds := _complete(folder)) is not None:
         return {peer.name: Prepared(folder, seconds[peer.name], True) for peer in family}
     fresh = Path(tempfile.mkdtemp(dir=place.cache, prefix=UNFINISHED))
@@ -152,6 +159,14 @@ def _complete(folder: Path) -> dict[str, float] | None:
         seconds: dict[str, float] = json.loads((folder / DONE).read_text(encoding="utf-8"))
         return seconds
     return None
+
+
+def _stem(subject: Subject, family: tuple[Peer, ...]) -> str:
+    return f"{subject.model}_{subject.activation}_{family[0].family}"
+
+
+def _folder(cache: Path, subject: Subject, family: tuple[Peer, ...], shapes: Sequence[Shape]) -> Path:
+    return cache / f"{_stem(subject, family)}_{_digest(subject, family, shapes)}"
 
 
 def _others(cache: Path, stem: str, folder: Path) -> Iterator[Path]:

@@ -57,6 +57,20 @@ class Subject:
         return model
 
 
+def random_network(name: str, activation: str, *, seed: int) -> SwinTransformer:
+    """timm's network `name` with random weights, the same for GELU and ReLU. Raises ModelError for an unknown name."""
+    import torch
+
+    from geluless.models import create_model, replace_gelu
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(name)
+    if activation == "relu":
+        replace_gelu(model)
+    return model
+
+
 def make_subject(
     folder: Path, model: SwinTransformer, *, name: str, weights: str, batch: int, test_images: int, seed: int
 ) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,6 +11,8 @@ from typing import Any
 from geluless.bench.kernels import STAGES, KernelEntry
 from geluless.bench.networks import SIZES
 from geluless.bench.study import BLOCKS, Entry, Findings, Study, run_study
+from geluless.cache import default_cache
+from geluless.peers.gain import Gain, measure_gain
 
 TWIN = "relu again"  # a second engine of the arm relu: what a comparison says about nothing
 GELU_ARMS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
@@ -71,6 +74,7 @@ class Lab:
     ) -> None:
         self._announce, self._quiet, self._exhibits, self._run = announce, quiet, exhibits, run
         self._found: dict[str, Findings] = {}
+        self._gain: Gain | None = None
 
     def arms(self, size: str) -> Findings:
         """Every arm of the network of one size."""
@@ -84,13 +88,28 @@ class Lab:
             started = time.perf_counter()
             found = self._run(study, announce=self._announce)
             self._found[name] = found
-            self._exhibits.setdefault("latency", {})[name] = {
-                "rows": list(found.rows),
-                "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},
-                "processes": list(found.samples.processes),
-                "dropped": found.dropped,
-                "peak_spread": found.samples.peak_spread,
-                "entries": [asdict(entry) for entry in study.entries],
-                "seconds": round(time.perf_counter() - started, 1),
-            }
+            self._show(name, found, [asdict(entry) for entry in study.entries], started)
         return self._found[name]
+
+    def engines(self, *, prepare: bool) -> Gain | None:
+        """Both networks in every engine; None where they are not prepared and `prepare`, which takes minutes, is not set."""
+        if self._gain is None:
+            self._quiet()
+            self._announce("timing the gain within each engine, where `nox -s peers` has prepared them")
+            started = time.perf_counter()
+            cores = sorted(os.sched_getaffinity(0))
+            self._gain = measure_gain(default_cache() / "peers", cores=cores, prepare=prepare, announce=self._announce)
+            if self._gain is not None:
+                self._show("engines", self._gain.found, [], started)
+        return self._gain
+
+    def _show(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
+        self._exhibits.setdefault("latency", {})[name] = {
+            "rows": list(found.rows),
+            "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},
+            "processes": list(found.samples.processes),
+            "dropped": found.dropped,
+            "peak_spread": found.samples.peak_spread,
+            "entries": entries,
+            "seconds": round(time.perf_counter() - started, 1),
+        }

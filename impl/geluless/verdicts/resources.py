@@ -24,6 +24,7 @@ class Resource(Enum):
     CPU_ENGINE = "the fused CPU engine"
     GPU_ENGINE = "the compiler of the fused GPU engine (triton; no GPU)"
     PEERS = "another inference engine to compare with"
+    PREPARED_PEERS = "networks that other engines have compiled"
     CHECK = "a check that is not written yet"
 
     @property
@@ -32,7 +33,7 @@ class Resource(Enum):
         return f"NEEDS_{_WORDS.get(self.name, self.name)}"
 
 
-_WORDS = {"RTX_4090": "GPU", "FASTER_TRANSFORMER": "PEERS", "IMAGENET_TRAIN": "IMAGENET"}
+_WORDS = {"RTX_4090": "GPU", "FASTER_TRANSFORMER": "PEERS", "PREPARED_PEERS": "PEERS", "IMAGENET_TRAIN": "IMAGENET"}
 
 
 def missing(resource: Resource) -> str | None:
@@ -120,5 +121,6 @@ _PROBES = {
     Resource.CPU_ENGINE: _cpu_engine,
     Resource.GPU_ENGINE: _gpu_engine,
     Resource.PEERS: _peers,
+    Resource.PREPARED_PEERS: lambda: "Swin-T compiled by the other engines: run `nox -s peers` once (10 minutes), or add --full",
     Resource.CHECK: lambda: "the check itself is not written yet",
 }

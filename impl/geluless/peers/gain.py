@@ -1,0 +1,174 @@
+"""What ReLU instead of GELU saves within each engine: both networks of every engine, timed in the same blocks.
+
+Every round starts all processes anew, because a process keeps its memory layout for life; the interval is over rounds. Only int8
+engines that quantize statically take part: the others keep GELU in floating point whatever it costs them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from geluless.bench.environment import environment_record
+from geluless.bench.load import TOO_MUCH
+from geluless.bench.networks import SIZES
+from geluless.bench.paired import Samples, joined, time_paired
+from geluless.bench.study import Findings, StudyError
+from geluless.peers.contest import its_own_seconds, on_cores, peak_loop
+from geluless.peers.foreign import ForeignCores
+from geluless.peers.lineup import Dropped, Entrant, start
+from geluless.peers.peer import Peer, PeerFailure, Shape
+from geluless.peers.preparation import Prepared, are_prepared, prepare_all
+from geluless.peers.roster import BASELINE, chosen_peers
+from geluless.peers.subject import Subject, make_subject, random_network
+
+MODEL = SIZES["tiny"]
+ENGINES = (BASELINE, "openvino", "onnxruntime", "inductor")
+SEPARATE = "ours-gelu-separate"
+TWIN = f"{BASELINE} relu again"
+ROUNDS, FEWEST, BLOCKS = 4, 3, 12  # FEWEST: of rounds, for an interval
+
+# What `nox -s peers` prepares: the same shapes, images and seed, so that its cache serves here.
+SHAPES = (Shape(1, 1), Shape(1, 2), Shape(8, 2))
+LARGEST_BATCH, SEED = 8, 0
+
+Announce = Callable[[str], object]
+Outcomes = Mapping[tuple[str, str], Prepared | PeerFailure]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """`engines`: those of which both networks ran; `failures`: the others and why. Samples are named "openvino relu"."""
+
+    found: Findings
+    engines: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def measure_gain(
+    cache: Path, *, cores: Sequence[int], prepare: bool, announce: Announce = lambda line: None, rounds: int = ROUNDS
+) -> Gain | None:
+    """On one thread, batch 1. None where the networks are not prepared and `prepare` is not set; preparing takes minutes.
+
+    Raises StudyError when our own engine fails or other processes disturb more than a round.
+    """
+    peers = chosen_peers((*ENGINES, SEPARATE))
+    with tempfile.TemporaryDirectory(prefix="geluless-gain-") as name:
+        scratch = Path(name)
+        subjects = {activation: _subject(scratch, activation) for activation in ("gelu", "relu")}
+        every = list(subjects.values())
+        # A family is prepared as a whole: the roster's, not only the engines that are timed here.
+        if not prepare and not are_prepared(every, chosen_peers(()), SHAPES, families=_families(peers), cache=cache):
+            return None
+        wanted = [peer for peer in chosen_peers(()) if peer.family in _families(peers)]
+        outcomes = prepare_all(every, wanted, SHAPES, cache=cache, scratch=scratch, cores=cores)
+        return time_rounds(subjects, peers, outcomes, rounds=rounds, cores=cores[-1:], scratch=scratch, announce=announce)
+
+
+def _families(peers: Sequence[Peer]) -> set[str]:
+    return {peer.family for peer in peers if peer.family}
+
+
+def _subject(scratch: Path, activation: str) -> Subject:
+    (folder := scratch / activation).mkdir()
+    model = random_network(MODEL, activation, seed=SEED)
+    return make_subject(folder, model, name=MODEL, weights=f"random, seed {SEED}", batch=LARGEST_BATCH, test_images=0, seed=SEED)
+
+
+def time_rounds(
+    subjects: Mapping[str, Subject],
+    peers: Sequence[Peer],
+    outcomes: Outcomes,
+    *,
+    rounds: int,
+    cores: Sequence[int],
+    scratch: Path,
+    announce: Announce,
+) -> Gain:
+    lineup = {
+        f"{peer.name} {activation}": (peer, activation)
+        for peer in peers
+        for activation in subjects
+        if peer.activation in (None, activation)
+    }
+    (ours,) = (peer for peer in peers if peer.name == BASELINE)
+    lineup[TWIN] = (ours, "relu")
+    parts: list[Samples] = []
+    failures: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    foreign: list[float] = []
+    for number in range(rounds):
+        entrants: dict[str, Entrant] = {}
+        with on_cores(cores):
+            try:
+                for name, (peer, activation) in lineup.items():
+                    try:
+                        outcome = outcomes[activation, peer.name]
+                        if isinstance(outcome, PeerFailure):
+                            raise outcome
+                        log = scratch / f"{name.replace(' ', '_')}_{number}.log"
+                        entrants[name] = start(peer, subjects[activation], outcome, SHAPES[0], cores=cores, log=log)
+                    except PeerFailure as failure:
+                        failures[name] = failure.reason
+                lineup = {name: what for name, what in lineup.items() if name not in failures}
+                load = ForeignCores([entrant.process for entrant in entrants.values()])
+                parts.append(
+                    time_paired(
+                        {name: entrant.sample for name, entrant in entrants.items()},
+                        seconds=0.0,
+                        min_blocks=BLOCKS,
+                        warm_up=1,
+                        seed=SEED + number,
+                        peak=peak_loop(),
+                        stopwatch=its_own_seconds,
+                    )
+                )
+                foreign.append(load.average() or 0.0)
+                rows = rows or [_row(name, entrant) for name, entrant in entrants.items()]
+            except Dropped as dropped:
+                raise StudyError(f"{dropped.entrant.peer.name} failed while it was timed: {dropped.failure.reason}") from dropped
+            finally:
+                for entrant in entrants.values():
+                    entrant.process.close()
+        announce(f"  round {number + 1} of {rounds}: {len(entrants)} engines")
+    return _judged(parts, rows, foreign, failures)
+
+
+def _judged(parts: list[Samples], rows: list[dict[str, Any]], foreign: list[float], failures: dict[str, str]) -> Gain:
+    quiet = [part for part, cores in zip(parts, foreign, strict=True) if cores <= TOO_MUCH]
+    if len(quiet) < max(FEWEST, len(parts) - 1):
+        raise StudyError(f"other processes disturbed {len(parts) - len(quiet)} of {len(parts)} rounds: repeat on a quiet machine")
+    names = [name for name in quiet[0].seconds if all(name in part.seconds for part in quiet)]
+    if not {f"{BASELINE} relu", f"{BASELINE} gelu", TWIN} <= set(names):
+        raise StudyError(f"our own engine is missing beside the others: {failures}")
+    samples = joined([_only(part, names) for part in quiet])
+    seconds = float(sum(values.sum() for values in samples.seconds.values()))
+    dropped = sum(part.blocks for part in parts) - samples.blocks
+    found = Findings(samples, dropped, tuple(row for row in rows if row["name"] in names), seconds, environment_record())
+    engines = tuple(name for name in ENGINES if {f"{name} gelu", f"{name} relu"} <= set(names))
+    return Gain(found, engines, failures)
+
+
+def _only(part: Samples, names: Sequence[str]) -> Samples:
+    """Of those who ran in every round."""
+    peak = {name: part.peak[name] for name in names} if part.peak else {}
+    return Samples({name: part.seconds[name] for name in names}, peak)
+
+
+def _row(name: str, entrant: Entrant) -> dict[str, Any]:
+    facts, close = entrant.facts, entrant.facts["closeness"][str(SHAPES[0].batch)]
+    precision = f"; {facts['executed']['int8']} int8 kernels" if facts.get("executed") else ""
+    return {
+        "name": name,
+        "arm": entrant.subject.activation,
+        "isa": "each engine's own choice",
+        "threads": 1,
+        "batch": 1,
+        "artifact": entrant.subject.digest,
+        "correctness": f"{name}: off the float logits by {close['distance']:.2g} of their spread{precision}",
+        "model": MODEL,
+        "memory_bytes": facts["memory"]["running"],
+    }
