@@ -18,8 +18,10 @@ torch comes from the index pip is set to: on Linux, PyPI's build with CUDA libra
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -187,8 +189,27 @@ def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[st
 @nox.session
 def audit(session: nox.Session) -> None:
     """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.audit.json."""
-    arguments = session.posargs or ["--arch", "sm_89", "--check", "ci/sm_89.audit.json"]
-    session.run(environment(session), "-m", "geluless.cli", "audit", *arguments)
+    python = environment(session)
+    record = HERE / "ci" / "sm_89.audit.json"
+    arguments = session.posargs or ["--arch", "sm_89", "--check", str(record.relative_to(HERE))]
+    paths = (
+        None if session.posargs else {"PYTHONPATH": recorded_triton(session, python, json.loads(record.read_text())["triton"])}
+    )
+    session.run(python, "-m", "geluless.cli", "audit", *arguments, env=paths)
+
+
+def recorded_triton(session: nox.Session, python: str, wanted: str) -> str:
+    """Where the record's release of Triton lies, as a PYTHONPATH: machine code is compared with that of the same compiler. Empty
+    where the environment has it already."""
+    code = "from importlib.metadata import version; print(version('triton'))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+    folder = HERE / ".build" / f"triton-{wanted}"
+    if found == wanted:
+        return ""
+    if not (folder / "triton").is_dir():
+        session.log(f"installing triton {wanted}, which the record is of, beside {found or 'none'}")
+        session.run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), f"triton=={wanted}")
+    return str(folder)
 
 
 GPU_MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))

@@ -7,17 +7,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geluless import sizes
 from geluless.cache import default_cache
 
 if TYPE_CHECKING:
     from geluless.ptq.artifact import Artifact
 
-SIZES = {
-    "tiny": "swin_tiny_patch4_window7_224",
-    "small": "swin_small_patch4_window7_224",
-    "base": "swin_base_patch4_window7_224",
-    "large": "swin_large_patch4_window7_224",
-}
+SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # timm's names
 
 
 def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int = 0, cache: Path | None = None) -> Artifact:

@@ -143,7 +143,7 @@ def saturates(epilogue: Epilogue, spec: p.Linear, weight: NDArray[np.int8]) -> b
     """
     if epilogue.shift is None:  # a float formula
         return False
-    reach = np.abs(weight.astype(np.int64)).sum(1) * max(-spec.input_low, spec.input_high)
+    reach = np.abs(weight, dtype=np.int16).sum(1, dtype=np.int64) * max(-spec.input_low, spec.input_high)
     largest = (reach + np.abs(epilogue.bias) >> epilogue.shift.astype(np.int64)) + 1
     multiplier = epilogue.factor.astype(np.int64)
     product_fits = largest * multiplier + abs(epilogue.rounding) < 2**31
