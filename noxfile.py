@@ -192,9 +192,8 @@ def audit(session: nox.Session) -> None:
     python = environment(session)
     record = HERE / "ci" / "sm_89.audit.json"
     arguments = session.posargs or ["--arch", "sm_89", "--check", str(record.relative_to(HERE))]
-    paths = (
-        None if session.posargs else {"PYTHONPATH": recorded_triton(session, python, json.loads(record.read_text())["triton"])}
-    )
+    wanted = json.loads(record.read_text())["triton"]
+    paths = {} if session.posargs else {"PYTHONPATH": recorded_triton(session, python, wanted)}
     session.run(python, "-m", "geluless.cli", "audit", *arguments, env=paths)
 
 

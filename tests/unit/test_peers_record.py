@@ -189,7 +189,7 @@ def test_the_section_enters_both_forms_of_the_report_and_is_escaped(tmp_path: Pa
         assert words in page.text, words
     assert "an old note" not in page.text
     assert "<script" not in text
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("figure") == 4
     assert len(page.ids) == len(set(page.ids))
     assert all(reference.startswith("#") for reference in page.references)
     markdown = (tmp_path / "claims.md").read_text()

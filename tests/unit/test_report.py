@@ -16,6 +16,7 @@ from geluless.report.document import headline, headline_text
 from geluless.report.markdown import escape
 from geluless.report.plots import agreement_plot, curves_plot, finite_points
 from geluless.report.terminal import grouped
+from geluless.sources import timing_sources
 from geluless.verdicts import Claim, Control, Estimate, Evidence, Record
 
 NASTY = "<script>alert('x')</script> & | `tick` [link](http://evil.example) \"quote\""
@@ -142,7 +143,8 @@ def test_every_reference_of_the_page_has_one_target(page: Page) -> None:
 
 
 def test_the_page_has_plots_board_findings_and_the_command(page: Page) -> None:
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("figure") == 3
+    assert page.tags.count("svg") == 4  # one more: the strip of the number
     for words in (
         "REPRODUCED (embedded) + NEEDS_GPU",
         "drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp",
@@ -194,7 +196,9 @@ def test_texts_of_the_record_are_escaped_everywhere(tmp_path: Path) -> None:
     assert all(reference.startswith("#") for reference in parsed.references)
     markdown = (tmp_path / "claims.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<script", markdown)
-    table = [line for line in markdown.splitlines() if line.startswith("| ")]
+    summary = (tmp_path / "claims.summary.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<script", summary)
+    table = [line for line in (*markdown.splitlines(), *summary.splitlines()) if line.startswith("| ")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
 
 
@@ -205,16 +209,17 @@ def test_markdown_escaping_leaves_no_live_markup(text: str) -> None:
 
 def test_rendering_again_gives_the_same_files(tmp_path: Path) -> None:
     write(tmp_path, record(), record("NEEDS_GPU", item="gpu"))
-    before = [(tmp_path / name).read_bytes() for name in ("claims.md", "claims.html", "claims.json")]
+    names = ("claims.md", "claims.html", "claims.summary.md", "claims.json")
+    before = [(tmp_path / name).read_bytes() for name in names]
     (tmp_path / "claims.md").unlink()
     (tmp_path / "claims.html").write_text("stale", encoding="utf-8")
     assert render_folder(tmp_path) == (tmp_path / "claims.md", tmp_path / "claims.html")
-    assert [(tmp_path / name).read_bytes() for name in ("claims.md", "claims.html", "claims.json")] == before
+    assert [(tmp_path / name).read_bytes() for name in names] == before
 
 
 def test_no_temporary_file_is_left_behind(tmp_path: Path) -> None:
     write(tmp_path, record())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.html", "claims.json", "claims.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.html", "claims.json", "claims.md", "claims.summary.md"]
 
 
 def test_a_failing_write_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +234,25 @@ def test_a_failing_write_leaves_the_old_report_whole(tmp_path: Path, monkeypatch
         write(tmp_path, record("REFUTED"))
     assert (tmp_path / "claims.json").read_bytes() == before
     assert not list(tmp_path.glob(".claims*"))
+
+
+def test_a_record_of_other_code_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, record())
+    source = tmp_path / "claims.json"
+    document = json.loads(source.read_text(encoding="utf-8"))
+    source.write_text(json.dumps(document | {"sources": "0" * 64}), encoding="utf-8")
+    with pytest.raises(ReportError, match="made by other code than this"):
+        render_folder(tmp_path)
+
+
+def test_the_stopwatchs_trial_is_shown_where_it_is_of_this_code_and_machine(tmp_path: Path) -> None:
+    cpu = write(tmp_path, record())["environment"]["cpu"]
+    trial = {"created": "2026", "cpu": cpu, "pairs": 10, "false_positives": 1, "planted": [], "sources": timing_sources()}
+    for change, shown in (({}, True), ({"sources": "other"}, False), ({"cpu": "another"}, False), ({"pairs": None}, None)):
+        kept = {key: value for key, value in (trial | change).items() if value is not None}
+        (tmp_path / "harness.json").write_text(json.dumps(kept), encoding="utf-8")
+        render_folder(tmp_path)
+        assert ('id="harness"' in (tmp_path / "claims.html").read_text(encoding="utf-8")) is bool(shown)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": "other/9"}', '{"schema": "geluless.claims/1"}'])
@@ -256,7 +280,7 @@ def test_numbers_that_json_cannot_say_become_null(tmp_path: Path) -> None:
 def test_a_partial_run_says_so_in_every_form(tmp_path: Path) -> None:
     document = write(tmp_path, record(), claims=(claim(), claim("c02")), partial=("only c01 chosen by --claim",))
     assert document["claims_run"] == ["c01"]
-    for name in ("claims.md", "claims.html"):
+    for name in ("claims.md", "claims.html", "claims.summary.md"):
         assert "only c01 chosen by --claim" in (tmp_path / name).read_text(encoding="utf-8")
 
 

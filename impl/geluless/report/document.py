@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from geluless.bench.environment import environment_record
+from geluless.sources import verdict_sources
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
 
@@ -31,6 +32,7 @@ def build_document(
         by_claim[record.claim].append(record)
     document = {
         "schema": SCHEMA,
+        "sources": verdict_sources(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "partial": list(partial),
@@ -83,6 +85,22 @@ def headline_text(headline: Mapping[str, Any]) -> str:
     return f"{headline['status']}{tiers}{rest}"
 
 
+def tone(status: str) -> str:
+    """The class that colours a status on the page."""
+    word = "needs" if status.startswith("NEEDS") else status.lower().replace(" ", "")
+    return word if word in ("reproduced", "refuted", "undecided", "needs", "error") else "notrun"
+
+
+def totals_text(document: Mapping[str, Any]) -> str:
+    """'3 NEEDS_GPU, 28 REPRODUCED'."""
+    return ", ".join(f"{count} {status}" for status, count in sorted(document["totals"].items()))
+
+
+def revision_text(git: Mapping[str, Any]) -> str:
+    """'294ff822b3d9 with local changes', or 'no git revision'."""
+    return (git["revision"][:12] if git["revision"] else "no git revision") + (" with local changes" if git["dirty"] else "")
+
+
 def rerun_command(identifier: str) -> str:
     return f"nox -s claims -- --claim {identifier}"
 
@@ -90,16 +108,17 @@ def rerun_command(identifier: str) -> str:
 def number_text(number: Mapping[str, Any]) -> str:
     """'drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp' from an Estimate's JSON value."""
     unit = "" if number["unit"] in ("", "ratio") else f" {number['unit']}"
-    text = f"{number['name']} {_number(number['value'])}{unit}"
+    text = f"{number['name']} {value_text(number['value'])}{unit}"
     if not number["low"] == number["value"] == number["high"]:
-        text += f" [{_number(number['low'])}, {_number(number['high'])}]"
+        text += f" [{value_text(number['low'])}, {value_text(number['high'])}]"
     text += f", n = {number['n']:,}"
     if number["margin"] is not None:
         text += f", bound {number['margin']:g}{unit}"
     return text
 
 
-def _number(value: float | None) -> str:
+def value_text(value: float | None) -> str:
+    """Three decimals below a hundred, none above; 'none' for what was not finite."""
     if value is None:
         return "none"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"

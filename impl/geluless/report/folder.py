@@ -7,19 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from geluless.errors import GelulessError
 from geluless.files import atomic_output
-from geluless.report.document import SCHEMA, build_document
+from geluless.report.document import build_document
 from geluless.report.html import render_html
 from geluless.report.markdown import render_markdown
 from geluless.report.peers import find_records
-from geluless.report.peers_forms import html_lines, markdown_lines
+from geluless.report.peers_forms import markdown_lines
+from geluless.report.readme import update_readme
+from geluless.report.records import ReportError, read_document, read_harness
+from geluless.report.summary import render_summary
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
-
-
-class ReportError(GelulessError):
-    """The report's record is missing, damaged, or of another version."""
 
 
 def write_report(
@@ -31,7 +29,7 @@ def write_report(
     partial: Sequence[str],
     started: float,
 ) -> Path:
-    """Write claims.json, claims.md and claims.html into `folder`, made if need be; returns the folder.
+    """Write claims.json, claims.md, claims.summary.md and claims.html into `folder`, made if need be; returns the folder.
 
     `exhibits` holds what plots are drawn from (see geluless.report.plots), `partial` the reasons why the run does not
     speak for all rows, `started` its start in seconds since the epoch.
@@ -45,29 +43,31 @@ def write_report(
 
 
 def render_folder(folder: str | Path) -> tuple[Path, Path]:
-    """Draw claims.md and claims.html again from `folder`/claims.json and the newest records in `folder`/peers; returns both
-    paths. Raises ReportError."""
+    """Draw the report again from `folder`/claims.json and what lies beside it; returns the paths of claims.md
+    and claims.html. Raises ReportError."""
     folder = Path(folder)
-    source = folder / "claims.json"
-    try:
-        document = json.loads(source.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReportError(f"{source} does not exist: run `nox -s claims` first") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ReportError(f"{source} is no readable record ({error}): run `nox -s claims` again") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ReportError(f"{source} is not of schema {SCHEMA}: run `nox -s claims` with this version")
+    document = read_document(folder)
     try:
         return _draw(document, folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{source} lacks what a report needs ({error!r}): run `nox -s claims` again") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ReportError(f"{folder} lacks what a report needs ({error!r}): run `nox -s claims` again") from error
+
+
+def quote(folder: str | Path, readme: Path) -> None:
+    """Write the figures of `folder`'s whole run into `readme`. Raises ReportError and ReadmeError."""
+    folder = Path(folder)
+    document = read_document(folder)
+    update_readme(readme, document, find_records(folder / "peers"), read_harness(folder, cpu=document["environment"]["cpu"]))
 
 
 def _draw(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     markdown, page = folder / "claims.md", folder / "claims.html"
     peers = find_records(folder / "peers")
+    harness = read_harness(folder, cpu=document["environment"]["cpu"])
+    document = {**document, "exhibits": {**document["exhibits"], "harness": harness}}
     _replace(markdown, render_markdown(document, markdown_lines(peers)))
-    _replace(page, render_html(document, html_lines(peers)))
+    _replace(page, render_html(document, peers))
+    _replace(folder / "claims.summary.md", render_summary(document))
     return markdown, page
 
 

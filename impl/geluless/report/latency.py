@@ -5,7 +5,8 @@ Drawn from `exhibits["latency"]`: by study, the samples of all entries, the proc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from geluless.bench.paired import Samples
 from geluless.report.plots import FAINT, INK, MARKERS, SERIES, frame, svg
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PAPER_RATIO = 1 / 0.89  # what "11 % lower latency" is as time over relu's
@@ -31,8 +33,23 @@ STEPS = (
 )
 
 
+MIN_PROCESSES = 3  # fewer say nothing about the next one
+
+
+def drawable(studies: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The studies whose samples are all times, of enough processes for an interval."""
+    return {name: study for name, study in studies.items() if _is_drawable(study["samples"], study["processes"])}
+
+
+def _is_drawable(samples: Mapping[str, Sequence[float | None]], processes: Sequence[int]) -> bool:
+    if not samples or len(processes) < MIN_PROCESSES or any(len(times) != sum(processes) for times in samples.values()):
+        return False
+    return all(time is not None and math.isfinite(time) and time > 0 for times in samples.values() for time in times)
+
+
 def samples_of(study: Mapping[str, Any]) -> Samples:
-    return Samples({name: np.array(values) for name, values in study["samples"].items()}, {}, processes=tuple(study["processes"]))
+    seconds = {name: np.array(values, np.float64) for name, values in study["samples"].items()}
+    return Samples(seconds, {}, processes=tuple(study["processes"]))
 
 
 def arm_ratios(study: Mapping[str, Any]) -> dict[str, Interval]:
@@ -43,21 +60,22 @@ def arm_ratios(study: Mapping[str, Any]) -> dict[str, Interval]:
 
 def forest_plot(studies: Mapping[str, Any]) -> str | None:
     """One row per arm, one mark per size; a value right of one is slower than `relu`."""
-    sizes = {name: arm_ratios(study) for name, study in studies.items() if "gelu-lut" in study["samples"]}
+    sizes = {name: arm_ratios(study) for name, study in _networks(studies).items()}
     if not sizes:
         return None
-    first = next(iter(sizes.values()))
-    arms = sorted(first, key=lambda arm: first[arm].value)
+    arms = list(dict.fromkeys(arm for ratios in sizes.values() for arm in ratios))
+    arms.sort(key=lambda arm: max(ratios[arm].value for ratios in sizes.values() if arm in ratios))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(1, color=FAINT, linewidth=1)
         axes.axvline(PAPER_RATIO, color=INK, linestyle="--", linewidth=1)
         for index, (size, ratios) in enumerate(sizes.items()):
-            values = [ratios[arm] for arm in arms]
+            values = [ratios[arm] for arm in arms if arm in ratios]
+            offset = 0.6 * ((len(sizes) - 1) / 2 - index) / len(sizes)
             axes.errorbar(
                 [v.value for v in values],
-                [row + 0.6 * (index - (len(sizes) - 1) / 2) / len(sizes) for row in range(len(arms))],
+                [row + offset for row, arm in enumerate(arms) if arm in ratios],
                 xerr=[[v.value - v.low for v in values], [v.high - v.value for v in values]],
                 fmt=MARKERS[index % len(MARKERS)],
                 color=SERIES[index % len(SERIES)],
@@ -67,60 +85,79 @@ def forest_plot(studies: Mapping[str, Any]) -> str | None:
             )
         axes.set_yticks(range(len(arms)), arms)
         axes.set_xlabel("time over that of relu; dashed: where relu has 11 % lower latency")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
+        axes.legend(loc="lower right", frameon=False)
         frame(axes)
 
-    return svg(draw, height=1.6 + 0.42 * len(arms), salt="forest", label="Time of every arm over that of the fused ReLU, by size")
+    return svg(draw, height=1.2 + 0.42 * len(arms), salt="forest", label="Time of every arm over that of the fused ReLU, by size")
+
+
+def forest_caption(studies: Mapping[str, Any]) -> str:
+    return (
+        "Time of every arm over that of the fused ReLU, a ratio without unit: above one is slower. All arms of a size were timed "
+        f"in the same blocks ({_counts(studies)}); batch 1, one thread. Bars: two-sided 95 % intervals for a process yet to "
+        "come (Student's, over the processes). “relu again” is the control: it must lie on one."
+    )
 
 
 def waterfall_plot(studies: Mapping[str, Any]) -> str | None:
     """Milliseconds that each change takes off, one panel per size."""
-    sizes = {name: study for name, study in studies.items() if all(arm in study["samples"] for _, arm in STEPS)}
+    sizes = {name: study for name, study in drawable(studies).items() if all(arm in study["samples"] for _, arm in STEPS)}
     if not sizes:
         return None
+    rows = (len(sizes) + 1) // 2
 
     def draw(figure: Figure) -> None:
-        for number, (size, study) in enumerate(sizes.items(), start=1):
-            axes = figure.add_subplot((len(sizes) + 1) // 2, 2 if len(sizes) > 1 else 1, number)
+        panels = figure.subplots(rows, 2 if len(sizes) > 1 else 1, squeeze=False).flatten()
+        for number, (axes, (size, study)) in enumerate(zip(panels, sizes.items(), strict=False)):
             samples = samples_of(study)
             times = [1000 * median(samples, arm).value for _, arm in STEPS]
-            axes.barh(0, times[0], color=SERIES[0], height=0.6)
-            for row, (before, after) in enumerate(pairwise(times), start=1):
-                axes.barh(row, after, color=FAINT, height=0.6)
-                axes.barh(row, before - after, left=after, color=SERIES[2] if after <= before else SERIES[1], height=0.6)
-            axes.set_yticks(range(len(STEPS)), [label for label, _ in STEPS] if number % 2 else [""] * len(STEPS))
-            axes.invert_yaxis()
-            axes.set_xlim(0.8 * min(times), 1.02 * max(times))
+            _waterfall(axes, times)
+            axes.set_yticks(range(len(STEPS)), [label for label, _ in STEPS] if number % 2 == 0 else [""] * len(STEPS))
             axes.set_title(f"Swin-{size}", fontsize=9)
             axes.set_xlabel("ms per image")
-            frame(axes)
+        for axes in panels[len(sizes) :]:
+            axes.set_visible(False)
 
-    height = 0.6 + 2.3 * ((len(sizes) + 1) // 2)
+    height = 0.6 + 2.3 * rows
     return svg(draw, height=height, salt="waterfall", label="Milliseconds that each change takes off the network's time, by size")
 
 
-def html_lines(studies: Mapping[str, Any]) -> list[str]:
-    """The section of the page; nothing where nothing was timed."""
-    figures = (
-        (forest_plot, "Every arm against the fused ReLU, all timed in the same blocks, with 95 % intervals over processes."),
-        (waterfall_plot, "One change after the other, from FasterTransformer's structure down; the axis does not begin at zero."),
+def _waterfall(axes: Axes, times: list[float]) -> None:
+    """What is left after each change, with what the change took off (or added) coloured and named in per cent of the first."""
+    axes.barh(0, times[0], color=SERIES[0], height=0.6)
+    widest = max(times)
+    room = 0.02 * (widest - min(times)) or 0.02 * widest
+    axes.text(times[0] + room, 0, f"{times[0]:.1f} ms", va="center", fontsize=7)
+    for row, (before, after) in enumerate(pairwise(times), start=1):
+        axes.barh(row, min(before, after), color=FAINT, height=0.6)
+        axes.barh(row, before - after, left=after, color=SERIES[2] if after <= before else SERIES[1], height=0.6)
+        change = f"{100 * (after - before) / times[0]:+.1f} %".replace("-", "−")
+        axes.text(max(before, after) + room, row, change, va="center", fontsize=7)
+    axes.invert_yaxis()
+    spread = widest - min(times) or widest
+    axes.set_xlim(max(0.0, min(times) - 0.5 * spread), widest + 0.35 * spread)
+    frame(axes)
+
+
+def waterfall_caption(studies: Mapping[str, Any]) -> str:
+    return (
+        "One change after the other, from FasterTransformer's structure down: median milliseconds per image, batch 1, one thread "
+        f"({_counts(studies)}), and the change in per cent of the first bar; green is saved, orange is added. The axis does not "
+        "begin at zero. Intervals of the medians are in the table of all medians, those of the ratios in the forest plot."
     )
-    lines = []
-    for plot, caption in figures:
-        if drawn := plot(studies):
-            lines += [f'<figure class="figure"><div class="scroll">{drawn}</div>']
-            lines += [f'<figcaption class="soft">{escape(caption)}</figcaption></figure>']
-    if studies:
-        lines += _table(studies)
-    return ["<h2>Time on this machine</h2>", *lines] if lines else []
 
 
-def _table(studies: Mapping[str, Any]) -> list[str]:
+def latency_table(studies: Mapping[str, Any]) -> list[str]:
+    """Every median with its interval; of a study that is not `drawable`, a line that says so."""
+    if not studies:
+        return []
     lines = [
-        '<details class="figure"><summary>Every median that was measured</summary><div class="scroll"><table>',
-        "<tr><th>study</th><th>entry</th><th>ms</th><th>low</th><th>high</th><th>over relu</th><th>memory, MB</th></tr>",
+        '<details class="figure" id="medians"><summary>Every median that was measured</summary><div class="scroll"><table>',
+        "<tr><th>study</th><th>entry</th><th>ms</th><th>low</th><th>high</th><th>over relu</th><th>n</th>",
+        "<th>memory, MB</th></tr>",
     ]
-    for name, study in studies.items():
+    sound = drawable(studies)
+    for name, study in sound.items():
         samples = samples_of(study)
         for row in study["rows"]:
             entry = row["name"]
@@ -129,6 +166,32 @@ def _table(studies: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"<tr><td>{escape(name)}</td><td>{escape(entry)}</td><td>{1000 * time.value:.3f}</td>"
                 f"<td>{1000 * time.low:.3f}</td><td>{1000 * time.high:.3f}</td><td>{over}</td>"
-                f"<td>{row['memory_bytes'] / 1e6:.1f}</td></tr>"
+                f"<td>{samples.blocks}</td><td>{row['memory_bytes'] / 1e6:.1f}</td></tr>"
             )
-    return [*lines, "</table></div></details>"]
+    lines += [
+        "</table></div>",
+        '<p class="soft">Low, high: two-sided 95 % interval of the median, resampling processes, then blocks; n: blocks.</p>',
+    ]
+    lines += [
+        f'<p class="warning">{escape(name)}: left out, too few processes or samples that are no times</p>'
+        for name in studies
+        if name not in sound
+    ]
+    return [*lines, "</details>"]
+
+
+def _networks(studies: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The studies of whole networks with every arm, by size."""
+    return {name: study for name, study in drawable(studies).items() if {"relu", "gelu-lut"} <= study["samples"].keys()}
+
+
+def _counts(studies: Mapping[str, Any]) -> str:
+    """'5 processes × 80 blocks in all', where studies differ the range."""
+    networks = list(_networks(studies).values()) or list(drawable(studies).values())
+    processes = sorted({len(study["processes"]) for study in networks})
+    blocks = sorted({sum(study["processes"]) for study in networks})
+    return f"{_range(processes)} processes, n = {_range(blocks)} blocks per size"
+
+
+def _range(values: list[int]) -> str:
+    return str(values[0]) if values[0] == values[-1] else f"{values[0]}–{values[-1]}"

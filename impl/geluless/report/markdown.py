@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from geluless.report.document import headline_text, number_text, rerun_command
+from geluless.report.document import headline_text, number_text, rerun_command, revision_text, totals_text
 
 MARKS = {"REPRODUCED": "✅", "REFUTED": "❌", "UNDECIDED": "❔", "NEEDS": "⏳", "NOT RUN": "–", "ERROR": "💥"}
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
@@ -17,13 +17,15 @@ def render_markdown(document: Mapping[str, Any], more: Sequence[str] = ()) -> st
     lines = ["# Claims of arXiv 2402.01169", ""]
     for reason in document["partial"]:
         lines += [f"> **Partial run:** {escape(reason)}. This is no verdict on the whole registry.", ""]
-    totals = ", ".join(f"{count} {escape(status)}" for status, count in sorted(document["totals"].items()))
-    lines += [f"{totals}. {document['seconds'] / 60:.0f} min, {escape(document['created'])}. {_where(document)}", ""]
+    lines += [
+        f"{escape(totals_text(document))}. {document['seconds'] / 60:.0f} min, {escape(document['created'])}. {where(document)}",
+        "",
+    ]
     lines += ["| | claim | verdict | decided by |", "|---|---|---|---|"]
     for row in document["claims"]:
         mark = MARKS[row["headline"]["status"]]
         verdict = escape(headline_text(row["headline"]))
-        lines.append(f"| {mark} {escape(row['id'])} | {escape(row['title'])} | {verdict} | {_decisive(row)} |")
+        lines.append(f"| {mark} {escape(row['id'])} | {escape(row['title'])} | {verdict} | {escape(decisive(row))} |")
     lines += ["", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
     for row in document["claims"]:
         lines += _section(row)
@@ -31,27 +33,26 @@ def render_markdown(document: Mapping[str, Any], more: Sequence[str] = ()) -> st
     return "\n".join(lines)
 
 
-def _where(document: Mapping[str, Any]) -> str:
+def where(document: Mapping[str, Any]) -> str:
+    """Machine, versions and revision in one escaped line."""
     environment = document["environment"]
-    git = environment["git"]
-    revision = (git["revision"][:12] if git["revision"] else "no git revision") + (" + local changes" if git["dirty"] else "")
-    packages = environment["packages"]
+    packages, revision = environment["packages"], revision_text(environment["git"])
     return escape(
         f"{environment['cpu']}, {environment['cores']} cores, torch {packages['torch']}, timm {packages['timm']}, {revision}."
     )
 
 
-def _decisive(row: Mapping[str, Any]) -> str:
+def decisive(row: Mapping[str, Any]) -> str:
     """The number nearest to its bound, or what is missing."""
     bounded = [n for r in row["records"] for n in r["numbers"] if n["margin"] is not None and n["value"] is not None]
     if bounded:
         side = -1 if row["direction"] == "above" else 1
-        return escape(number_text(max(bounded, key=lambda n: side * (n["value"] - n["margin"]))))
+        return number_text(max(bounded, key=lambda n: side * (n["value"] - n["margin"])))
     measured = [r for r in row["records"] if r["evidence"]]
     if measured:
-        return escape(measured[0]["sentence"])
+        return str(measured[0]["sentence"])
     missing = dict.fromkeys(part for r in row["records"] if r["missing"] for part in r["missing"].split("; "))
-    return escape("; ".join(missing)) or "–"
+    return "; ".join(missing) or "–"
 
 
 def _section(row: Mapping[str, Any]) -> list[str]:

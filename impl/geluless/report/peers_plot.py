@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from geluless.report.html import STYLE
-from geluless.report.plots import MARKERS, SERIES, frame, svg
+from geluless.report.plots import MARKERS, SERIES, frame, log_axis, svg
+from geluless.report.style import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +41,7 @@ def peers_plot(data: Mapping[str, Any], *, salt: str) -> str | None:
                     markersize=5,
                     capsize=3,
                 )
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("{x:g}")
-            axes.tick_params(axis="x", which="minor", labelsize=7)
+            log_axis(axes)
             axes.set_title(activation.upper(), fontsize=9)
             axes.set_xlabel(f"ms per call, batch {data['batch']}")
             frame(axes)

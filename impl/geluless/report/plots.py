@@ -12,7 +12,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,17 +29,18 @@ MARKERS = "os^Dvp"
 
 def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
     """Drop in pp with intervals per size, one mark per arm, the 0.5 pp bound as a line; None when there is nothing to draw."""
-    sizes = [size for size, twin in twins.items() if twin.get("drops")]
+    drops = {size: finite_drops(twin) for size, twin in twins.items()}
+    sizes = [size for size, rows in drops.items() if rows]
     if not sizes:
         return None
-    arms = list(dict.fromkeys(drop["arm"] for size in sizes for drop in twins[size]["drops"]))
+    arms = list(dict.fromkeys(drop["arm"] for size in sizes for drop in drops[size]))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(0, color=FAINT, linewidth=1)
         axes.axvline(MARGIN_PP, color=ALARM, linestyle="--", linewidth=1.2)
         for index, arm in enumerate(arms):
-            rows = [(row, d) for row, size in enumerate(sizes) for d in twins[size]["drops"] if d["arm"] == arm]
+            rows = [(row, d) for row, size in enumerate(sizes) for d in drops[size] if d["arm"] == arm]
             axes.errorbar(
                 [d["value"] for _, d in rows],
                 [row + 0.7 * (index - (len(arms) - 1) / 2) / max(len(arms), 1) for row, _ in rows],
@@ -58,6 +60,11 @@ def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
     return svg(
         draw, height=1.6 + 0.75 * len(sizes), salt="accuracy", label="Accuracy lost per size and arm, with the 0.5 point bound"
     )
+
+
+def finite_drops(twin: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The drops of a twin that can be drawn: value and both bounds are numbers."""
+    return [drop for drop in twin.get("drops", []) if None not in (drop["value"], drop["low"], drop["high"])]
 
 
 def agreement_plot(twins: Mapping[str, Any]) -> str | None:
@@ -128,6 +135,18 @@ def frame(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis of plain numbers, few enough not to run into each other."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis=which, which="both", labelsize=8)
+
+
 def svg(draw: Callable[[Figure], None], *, height: float, salt: str, label: str) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -138,6 +157,7 @@ def svg(draw: Callable[[Figure], None], *, height: float, salt: str, label: str)
         "svg.hashsalt": salt,  # stable ids, and no two plots of one page share one
         "font.size": 9,
         "legend.fontsize": 8,
+        "text.parse_math": False,  # a dollar sign in a label is a dollar sign
         **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     }
     with matplotlib.rc_context(settings):
@@ -165,4 +185,4 @@ def _themed(svg: str, *, salt: str, label: str) -> str:
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)").replace(ALARM, "var(--bad)")
     svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label, quote=True)}"', 1)

@@ -19,6 +19,7 @@ from scipy import stats
 from geluless.bench.environment import environment_record
 from geluless.bench.networks import SIZES
 from geluless.bench.study import BLOCKS, PROCESSES, Entry, Findings, Study, run_study
+from geluless.sources import timing_sources
 from geluless.verdicts.latency import RESOLUTION, faster, latency_ratio
 from geluless.verdicts.verdict import Verdict
 
@@ -57,6 +58,7 @@ class Trial:
     def record(self) -> dict[str, Any]:
         """JSON values; each rate with Clopper and Pearson's 95 % interval, in per cent."""
         return {
+            "sources": timing_sources(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "cpu": self.environment.get("cpu", ""),
             "model": MODEL,

@@ -1,0 +1,163 @@
+"""The figures of the page: what each is drawn from, whose card holds it, which claims point to it, what its caption says.
+
+A figure lies in the card of the claim it serves best, once; the other claims link to it. A figure whose claim is not on the page,
+or that belongs to none, lies in the section "Across the claims".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from geluless.report import pareto, quantization
+from geluless.report.latency import forest_caption, forest_plot, waterfall_caption, waterfall_plot
+from geluless.report.plots import accuracy_plot, agreement_plot, curves_plot, finite_drops
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the figures come from: exhibits of the record, and the summaries of peers' records."""
+
+    twins: Mapping[str, Any]
+    latency: Mapping[str, Any]
+    peers: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`home` is the claim whose card holds it, "" for none; `serves` are claims that link to it."""
+
+    anchor: str
+    title: str
+    home: str
+    serves: tuple[str, ...]
+    draw: Callable[[Sources], str | None]
+    caption: Callable[[Sources], str]
+    tables: Callable[[Sources], list[str]] = lambda _: []
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that has something to show, as lines of HTML."""
+
+    figure: Figure
+    lines: tuple[str, ...]
+
+
+def _accuracy_caption(sources: Sources) -> str:
+    counts = sorted({drop["n"] for twin in sources.twins.values() for drop in finite_drops(twin)})
+    n = f"n = {counts[0]:,}" if counts[0] == counts[-1] else f"n from {counts[0]:,} to {counts[-1]:,}"
+    return (
+        f"Accuracy lost against the FP32 GELU teacher on the same images, in percentage points ({n} test images of the embedded "
+        "tier). Bars: from the lower to the upper one-sided 95 % bound of the paired drop. Dashed: 0.5 points."
+    )
+
+
+FIGURES = (
+    Figure(
+        "fig-pareto",
+        "accuracy against latency",
+        "",
+        ("c03", "c06", "c10", "c12"),
+        lambda s: pareto.pareto_plot(s.latency, s.twins, s.peers),
+        lambda s: pareto.caption(s.twins),
+    ),
+    Figure(
+        "fig-accuracy", "accuracy lost per size and arm", "c03", ("c02",), lambda s: accuracy_plot(s.twins), _accuracy_caption
+    ),
+    Figure(
+        "fig-agreement",
+        "agreement with the teacher, block after block",
+        "c02",
+        ("c13",),
+        lambda s: agreement_plot(s.twins),
+        lambda _: (
+            "Top-1 agreement with the teacher after each converted block, in per cent of held-out images. "
+            "A single run with one seed: no interval."
+        ),
+    ),
+    Figure(
+        "fig-curves",
+        "distillation curves",
+        "c02",
+        ("c13",),
+        lambda s: curves_plot(s.twins),
+        lambda _: "Loss over its first value, against the step; one line per block, the later the stronger. One run, one seed.",
+        lambda s: block_tables(s.twins),
+    ),
+    Figure(
+        "fig-forest",
+        "every arm against the fused ReLU",
+        "c06",
+        ("c01", "c05", "c07", "c08", "c12"),
+        lambda s: forest_plot(s.latency),
+        lambda s: forest_caption(s.latency),
+    ),
+    Figure(
+        "fig-waterfall",
+        "where the gain comes from",
+        "c09",
+        ("c01", "c05", "c06", "c08"),
+        lambda s: waterfall_plot(s.latency),
+        lambda s: waterfall_caption(s.latency),
+    ),
+    Figure(
+        "fig-quantization",
+        "quantization error per layer",
+        "c14",
+        ("c03",),
+        lambda s: quantization.quantization_plot(s.twins),
+        lambda _: quantization.CAPTION,
+        lambda s: quantization.quantization_tables(s.twins),
+    ),
+)
+
+
+def draw_figures(sources: Sources) -> list[Drawn]:
+    """Every figure for which there is something to draw."""
+    drawn = []
+    for figure in FIGURES:
+        if svg := figure.draw(sources):
+            lines = (
+                f'<figure class="figure" id="{figure.anchor}"><div class="scroll">{svg}</div>',
+                f'<figcaption class="soft">{escape(figure.caption(sources))}</figcaption>',
+                *figure.tables(sources),
+                "</figure>",
+            )
+            drawn.append(Drawn(figure, lines))
+    return drawn
+
+
+def block_tables(twins: Mapping[str, Any]) -> list[str]:
+    """What the MLPs of each teacher do, folded, and what the distillation warned of."""
+    lines: list[str] = []
+    for size, twin in twins.items():
+        if twin.get("blocks"):
+            lines += _blocks(size, twin["blocks"])
+        for recipe, run in twin.get("distillation", {}).items():
+            lines += [
+                f'<p class="warning">{escape(size)}, {escape(recipe)}: {escape(str(text))}</p>'
+                for text in run.get("warnings", [])
+            ]
+    return lines
+
+
+def _blocks(size: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        f"<details><summary>What the MLPs of the {escape(size)} teacher do, block by block</summary>",
+        '<div class="scroll"><table><tr><th>block</th><th>pre-activation mean</th><th>deviation</th><th>MLP / residual</th>',
+        "<th>GELU to ReLU, relative error</th></tr>",
+    ]
+    for block in blocks:
+        values = (block["pre_mean"], block["pre_std"], block["mlp_to_residual"])
+        cells = "".join(f"<td>{_cell(value)}</td>" for value in values)
+        lines.append(f"<tr><td>{escape(block['block'])}</td>{cells}<td>{_cell(block['swap_error'], percent=True)}</td></tr>")
+    return [*lines, "</table></div></details>"]
+
+
+def _cell(value: float | None, *, percent: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.0f} %" if percent else f"{value:.2f}"

@@ -1,0 +1,144 @@
+"""The section "Where this ran": machine, versions, digests of all that was run, durations, and what the stopwatch is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from scipy.stats import binomtest
+
+
+def provenance_lines(document: Mapping[str, Any]) -> list[str]:
+    """The whole section; parts without data are left out."""
+    exhibits = document["exhibits"]
+    return [
+        '<section id="environment"><h2>Where this ran</h2>',
+        *_facts(document),
+        *_harness(exhibits.get("harness")),
+        *_studies(exhibits.get("latency", {})),
+        *_artifacts(document),
+        *_durations(exhibits.get("durations", {})),
+        "</section>",
+    ]
+
+
+def _facts(document: Mapping[str, Any]) -> list[str]:
+    environment, exhibits = document["environment"], document["exhibits"]
+    git = environment["git"]
+    facts = {
+        "processor": f"{environment['cpu']} ({', '.join(environment['isa']) or 'no vector extension known to us'})",
+        "cores": environment["cores"],
+        "clock": _clock(exhibits.get("latency", {})),
+        "system": environment["system"],
+        "python": environment["python"],
+        **environment["packages"],
+        "git": (git["revision"] or "no repository") + (" with local changes" if git["dirty"] else ""),
+        "test images": "; ".join(exhibits.get("data", [])) or "none",
+        "seed": exhibits.get("seed", "none"),
+        "whole run": f"{document['seconds'] / 60:.1f} min, ended {document['created']}",
+    }
+    return [
+        '<dl class="facts">',
+        *(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items()),
+        "</dl>",
+    ]
+
+
+def _clock(studies: Mapping[str, Any]) -> str:
+    """How steady the clock was while something was timed: the spread of the peak loop beside the samples."""
+    spreads = [study["peak_spread"] for study in studies.values() if study.get("peak_spread") is not None]
+    if not spreads:
+        return "nothing was timed"
+    span = f"{100 * min(spreads):.1f} to {100 * max(spreads):.1f} %"
+    return f"the peak loop beside the samples spread by {span} (interquartile range over median, by study)"
+
+
+def _harness(harness: Mapping[str, Any] | None) -> list[str]:
+    """False positives of an arm against itself, and how often a planted slowdown was found."""
+    if not harness:
+        return []
+    rows = [("an arm against itself: called different", harness["false_positives"], harness["pairs"])]
+    rows += [(f"slowed down by {p['percent']:g} %: found", p["found"], p["pairs"]) for p in harness["planted"]]
+    cells = [(what, f"{hits} of {pairs}", *_share(hits, pairs)) for what, hits, pairs in rows if pairs]
+    when = f"{harness['created']} on {harness['cpu']}"
+    return [
+        '<div class="figure" id="harness"><h3>What the stopwatch itself is worth</h3>',
+        *_table(("pairs timed", "how many", "share, %", "95 % interval"), cells),
+        f'<p class="soft">Clopper–Pearson intervals; a run of its own, {escape(when)}.</p></div>',
+    ]
+
+
+def _share(hits: int, pairs: int) -> tuple[str, str]:
+    interval = binomtest(hits, pairs).proportion_ci(method="exact")
+    return f"{100 * hits / pairs:.1f}", f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def _studies(studies: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, study in studies.items():
+        spread = study.get("peak_spread")
+        rows.append(
+            (
+                name,
+                "–" if spread is None else f"{100 * spread:.1f}",
+                str(len(study["processes"])),
+                str(sum(study["processes"])),
+                str(study.get("dropped", "–")),
+                f"{study['seconds']:.0f}" if study.get("seconds") is not None else "–",
+            )
+        )
+    if not rows:
+        return []
+    header = ("study", "spread of the peak loop, %", "processes", "blocks", "dropped", "s")
+    return _folded("Timing studies: how quiet the machine was", _table(header, rows))
+
+
+def _artifacts(document: Mapping[str, Any]) -> list[str]:
+    """Content hashes: networks and inputs that were timed, twins, and what each claim's evidence names."""
+    rows: dict[tuple[str, str], None] = {}
+    for study in document["exhibits"].get("latency", {}).values():
+        for row in study["rows"]:
+            activation = "GELU" if str(row.get("arm", "")).startswith("gelu") else "ReLU"
+            if row.get("artifact"):
+                rows[f"timed: {row.get('model')}, {activation}", str(row["artifact"])] = None
+            if row.get("input"):
+                rows[f"input of {row.get('model')}, batch {row.get('batch')}", str(row["input"])] = None
+    for size, twin in document["exhibits"].get("twins", {}).items():
+        if twin.get("teacher_sha256"):
+            rows[f"twin {size}: teacher's weights", str(twin["teacher_sha256"])] = None
+        for name, digest in twin.get("artifacts", {}).items():
+            rows[f"twin {size}: {name}", str(digest)] = None
+    for claim in document["claims"]:
+        for record in claim["records"]:
+            for name, digest in (record["evidence"] or {"artifacts": {}})["artifacts"].items():
+                if not any(known == digest for _, known in rows):
+                    rows[f"{claim['id']}: {name}", str(digest)] = None
+    if not rows:
+        return []
+    cells = [f"<tr><td>{escape(name)}</td><td><code>{escape(digest)}</code></td></tr>" for name, digest in rows]
+    table = ['<div class="scroll"><table><tr><th>what</th><th>SHA-256</th></tr>', *cells, "</table></div>"]
+    return _folded("Digests of networks and inputs", table)
+
+
+def _durations(durations: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    rows = []
+    for task, steps in durations.items():
+        known = {step: seconds for step, seconds in steps.items() if seconds is not None}
+        rows.append((task, f"{sum(known.values()):.0f}", "; ".join(f"{step} {seconds:.0f}" for step, seconds in known.items())))
+    return _folded("Durations of the tasks, in seconds", _table(("task", "s", "steps"), rows, wide=True)) if rows else []
+
+
+def _folded(summary: str, lines: Iterable[str]) -> list[str]:
+    return [f'<details class="figure"><summary>{escape(summary)}</summary>', *lines, "</details>"]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = False) -> list[str]:
+    """`wide`: the last column is text that may wrap."""
+    kind = ' class="wide"' if wide else ""
+    lines = [f'<div class="scroll"><table{kind}>', _row("th", header)]
+    return [*lines, *(_row("td", row) for row in rows), "</table></div>"]
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -1,0 +1,141 @@
+"""The figures of the README, between two marks, from the records of the last full run and from nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geluless.errors import GelulessError
+from geluless.files import atomic_output
+from geluless.report.peers import Found
+
+BEGIN = "<!-- figures: begin (`nox -s report -- --readme README.md` writes what stands between the marks) -->"
+END = "<!-- figures: end -->"
+SIZES = {"tiny": "T", "small": "S", "base": "B", "large": "L"}
+NONE = "–"
+
+
+class ReadmeError(GelulessError):
+    """The README has no place for figures, or the record is none to quote."""
+
+
+def update_readme(path: Path, document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any] | None) -> None:
+    """Replace what stands between BEGIN and END. Raises ReadmeError; the file is replaced as a whole or not at all."""
+    if document["partial"]:
+        raise ReadmeError(f"{path} quotes whole runs only, and this one was partial ({'; '.join(document['partial'])})")
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ReadmeError(f"{path} needs the two marks once each, in this order:\n{BEGIN}\n{END}")
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    with atomic_output(path) as partial:
+        partial.write_text("\n".join([before + BEGIN, *figures(document, peers, harness), after]), encoding="utf-8")
+
+
+def figures(document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any] | None) -> list[str]:
+    """Markdown lines."""
+    environment = document["environment"]
+    totals = ", ".join(f"{count} {status}" for status, count in sorted(document["totals"].items()))
+    revision = (environment["git"]["revision"] or "no revision")[:10]
+    return [
+        "",
+        (
+            f"{environment['cpu']}, {environment['cores']} cores, {document['created'][:10]}, revision {revision}, "
+            f"{document['seconds'] / 60:.0f} minutes: {totals}."
+        ),
+        "",
+        *_sizes(document),
+        *_engines(document),
+        *_peers(peers),
+        *_harness(harness),
+        "",
+    ]
+
+
+def _sizes(document: Mapping[str, Any]) -> list[str]:
+    records = {(row["id"], record["item"]): record for row in document["claims"] for record in row["records"]}
+    lines = [
+        (
+            "| Swin | accuracy lost, INT8 ReLU against FP32 GELU (twin, points) | `relu` over FasterTransformer's structure | "
+            "over fused erf | over a table |"
+        ),
+        "|---|---|---|---|---|",
+    ]
+    for size, letter in SIZES.items():
+        lost = next(
+            (r for (claim, item), r in records.items() if claim == "c03" and {size, "fp32-gelu", "absolute"} <= _parts(item)),
+            None,
+        )
+        time = records.get(("c06", f"transfer_to_this_cpu[{size}]"))
+        numbers = [*(time["numbers"] if time else []), None, None, None][:3]
+        cells = [_cell(lost["numbers"][0] if lost and lost["numbers"] else None), *(_cell(number) for number in numbers)]
+        lines.append(f"| {letter} | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        (
+            "Ratios of latency at batch 1 on one thread, below 1 is faster; brackets: one-sided 95 % bounds. Accuracy is that of "
+            "the embedded twins, latency that of the full-size networks; the paper's own claim is about ImageNet and an RTX 4090."
+        ),
+    ]
+
+
+def _parts(item: str) -> set[str]:
+    """ "name[a-fp32-gelu-b]" -> {"a", "fp32-gelu", "b", ...}: pytest joins parameters by hyphens that they may hold too."""
+    inside = item.partition("[")[2].rstrip("]")
+    known = [word for word in ("fp32-gelu", "int8-gelu") if word in inside]
+    return {*known, *re.split("-", inside)}
+
+
+def _cell(number: Mapping[str, Any] | None) -> str:
+    if number is None or number["value"] is None:
+        return NONE
+    return f"{number['value']:.3f} [{number['low']:.3f}, {number['high']:.3f}]"
+
+
+def _engines(document: Mapping[str, Any]) -> list[str]:
+    row = next((row for row in document["claims"] if row["id"] == "c10"), None)
+    found = [record for record in (row["records"] if row else []) if record["item"].startswith("other_engines")]
+    if not found or not found[0]["numbers"]:
+        return []
+    gains = ", ".join(f"{number['name'].removeprefix('time of ')} {_cell(number)}" for number in found[0]["numbers"])
+    return ["", f"ReLU against GELU within each engine: {gains}."]
+
+
+def _peers(peers: Found) -> list[str]:
+    lines: list[str] = []
+    for record in peers.records:
+        rows = [row for row in record["rows"] if row["threads"] == 1 and row["latency_ms"] is not None]
+        by_peer: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for row in rows:
+            by_peer.setdefault(row["peer"], {})[row["activation"]] = row
+        if not by_peer:
+            continue
+        activations = sorted({row["activation"] for row in rows})
+        lines += ["", f"`{record['model']}`, batch {record['batch']}, one thread, ms (and times ours):", ""]
+        lines += [f"| engine | runs in | {' | '.join(activations)} |", f"|---|---|{'---|' * len(activations)}"]
+        for peer, found in by_peer.items():
+            precision = next(iter(found.values()))["precision"]
+            lines.append(f"| {peer} | {precision} | {' | '.join(_latency(found.get(name)) for name in activations)} |")
+    return lines
+
+
+def _latency(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return NONE
+    ratio = row["ratio_to_ours"]
+    return f"{row['latency_ms']['value']:.1f}" + (f" ({ratio['value']:.2f})" if ratio else "")
+
+
+def _harness(harness: Mapping[str, Any] | None) -> list[str]:
+    if harness is None:
+        return []
+    planted = ", ".join(f"{row['percent']:g} % in {row['found']} of {row['pairs']}" for row in harness["planted"])
+    return [
+        "",
+        (
+            f"The stopwatch on trial ({harness['created'][:10]}): {harness['false_positives']} of {harness['pairs']} pairs of "
+            f"equal engines were called different; planted slowdowns were claimed: {planted}."
+        ),
+    ]

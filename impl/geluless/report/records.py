@@ -1,0 +1,45 @@
+"""What a report is drawn from: claims.json, and the stopwatch's trial beside it. Whatever other code has made is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from geluless.errors import GelulessError
+from geluless.report.document import SCHEMA
+from geluless.sources import timing_sources, verdict_sources
+
+HARNESS = "harness.json"
+HARNESS_KEYS = {"created", "cpu", "pairs", "false_positives", "planted", "sources"}
+
+
+class ReportError(GelulessError):
+    """The report's record is missing, damaged, of another version, or of other code."""
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """claims.json of this very code. Raises ReportError."""
+    source = folder / "claims.json"
+    try:
+        document = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"{source} does not exist: run `nox -s claims` first") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ReportError(f"{source} is no readable record ({error}): run `nox -s claims` again") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ReportError(f"{source} is not of schema {SCHEMA}: run `nox -s claims` with this version")
+    if document.get("sources") != verdict_sources():
+        raise ReportError(f"{source} was made by other code than this: its verdicts are stale, run `nox -s claims` again")
+    return document
+
+
+def read_harness(folder: Path, *, cpu: str) -> dict[str, Any] | None:
+    """The stopwatch's trial on this processor by this code; None where there is none."""
+    try:
+        found = json.loads((folder / HARNESS).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+    if not isinstance(found, dict) or not set(found) >= HARNESS_KEYS:
+        return None
+    return found if found["sources"] == timing_sources() and found["cpu"] == cpu else None
