@@ -2,7 +2,7 @@
 Runtime.
 
 Files are kept as bytes, made once per test run. ONNX Runtime runs them without its graph optimisations: those insert and remove
-roundings, so that the optimised session no longer computes what the file says (README of the foreign importer has the figures).
+roundings, so that the optimised session no longer computes what the file says (exchange/README.md has the figures).
 """
 
 from __future__ import annotations
