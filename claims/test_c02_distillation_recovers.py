@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 
 from geluless.verdicts import ClaimHandle, Control, Evidence, Resource, Verdict
+from geluless.verdicts.accuracy import signature_details, spread
 from geluless.verdicts.judge import better_than, non_inferiority, paired_drop, real_loss
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import SIZES, Kind, Task
+from geluless.verdicts.twins import SEEDS, SIZES, Kind, Task
 from geluless.verdicts.verdict import all_of
 
 CONTROL = Task(Kind.SHUFFLED, "tiny")
@@ -81,6 +82,34 @@ def test_distillation_recovers(claim: ClaimHandle, twins: EvidencePool, tier: st
             details=(
                 f"top-1 %: {drop.reference_top1:.2f} GELU, {100 * naive.mean():.2f} naive, {drop.candidate_top1:.2f} distilled",
                 *warnings,
+                *signature_details(base, distilled),
+                f"signatures of the control, shuffled labels: {signature_details(control_base, shuffled, 'fp32-shuffled')[0]}",
+            ),
+        ),
+    )
+
+
+@pytest.mark.evidence("base:tiny", *(str(Task(Kind.LOCAL, "tiny", seed)) for seed in SEEDS))
+def test_other_seeds(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None:
+    """Judged: every seed recovers; the spread over seeds is reported beside it."""
+    base, *seeds = twins.get(Task(Kind.BASE, "tiny"), *(Task(Kind.LOCAL, "tiny", seed) for seed in SEEDS))
+    gelu = base.correct("fp32-gelu")
+    drops = [paired_drop(gelu, part.correct("fp32-relu")) for part in seeds]
+    wrong = non_inferiority(paired_drop(gelu, base.correct("fp32-naive")))
+    claim.decide(
+        all_of([non_inferiority(drop) for drop in drops]),
+        Evidence(
+            ran=f"the tiny teacher distilled by 'local' with the seeds {', '.join(map(str, SEEDS))}, FP32, "
+            f"judged on {base.images}; the chosen training images are the same, the random rows of each step are not",
+            tier=tier,
+            seconds=sum(sum(part.seconds.values()) for part in seeds),
+            control=Control("the naive swap must not pass", wrong.sentence, wrong.verdict is not Verdict.REPRODUCED),
+            artifacts={"teacher": base.teacher_sha256},
+            numbers=spread(drops, "seeds"),
+            details=tuple(
+                f"seed {seed}: top-1 {drop.candidate_top1:.2f} %, exact McNemar p = {drop.mcnemar_p:.2g} against the teacher, "
+                f"{drop.discordant} discordant images"
+                for seed, drop in zip(SEEDS, drops, strict=True)
             ),
         ),
     )

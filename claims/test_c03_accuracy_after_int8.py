@@ -11,12 +11,22 @@ from collections.abc import Callable
 import pytest
 
 from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource, Verdict
+from geluless.verdicts.accuracy import draw_drops, spread
 from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import SIZES, Kind, Task
+from geluless.verdicts.twins import DRAWS, SIZES, Kind, Part, Task
+from geluless.verdicts.verdict import all_of
 
 KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
+
+
+def _other_draws(base: Part, local: Part) -> str:
+    """Whether the other calibration draws agree, as a sentence."""
+    first, *others = (non_inferiority(drop).verdict for drop in draw_drops(base, local, "int8-relu"))
+    agree = all(verdict is first for verdict in others)
+    words = ", ".join(f"draw {draw} {verdict.value}" for draw, verdict in zip(DRAWS, (first, *others), strict=True))
+    return f"other draws of calibration images {'agree' if agree else 'DO NOT agree'} at 0.5 pp against FP32 GELU: {words}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -60,6 +70,51 @@ def test_int8_relu_keeps_the_accuracy(
             details=(
                 f"top-1 in %: {drop.reference_top1:.2f} {REFERENCES[reference]}, {drop.candidate_top1:.2f} INT8 ReLU",
                 f"exact McNemar p = {drop.mcnemar_p:.2g} over {drop.discordant} discordant images",
+                _other_draws(base, local),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
+)
+def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
+    """Judged: INT8 ReLU stays within 0.5 pp of FP32 GELU whichever 256 images calibrate it."""
+    base, local = twins.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
+    relu, gelu = draw_drops(base, local, "int8-relu"), draw_drops(base, base, "int8-gelu")
+    naive = "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
+    control = non_inferiority(paired_drop(base.correct("fp32-gelu"), base.correct(naive)))
+    claim.decide(
+        all_of([non_inferiority(drop) for drop in relu]),
+        Evidence(
+            ran=f"INT8 ReLU and INT8 GELU quantized with {len(DRAWS)} class-balanced draws of 256 training images (draw 0 in "
+            f"file order, the others shuffled with seeds {', '.join(map(str, DRAWS[1:]))}), against FP32 GELU on {base.images}; "
+            f"draw 0 by the reference engine, the others by {local.draws_engine}",
+            tier=tier,
+            seconds=sum(s for part in (base, local) for step, s in part.seconds.items() if ", draw " in step),
+            control=Control(
+                f"the network that was swapped but not distilled ({naive}) must not pass",
+                control.sentence,
+                control.verdict is not Verdict.REPRODUCED,
+            ),
+            artifacts={"draw 0, INT8 ReLU": local.artifacts["int8-relu"], "teacher": base.teacher_sha256},
+            numbers=(
+                *spread(list(relu), "draws, INT8 ReLU"),
+                *spread(list(gelu), "draws, INT8 GELU"),
+                *(drop.estimate(f"INT8 GELU, draw {draw}") for draw, drop in zip(DRAWS, gelu, strict=True)),
+            ),
+            details=(
+                *(
+                    f"drop of {arm} over the draws: {min(values):.2f} to {max(values):.2f} pp"
+                    for arm, drops in (("INT8 ReLU", relu), ("INT8 GELU", gelu))
+                    if (values := [drop.drop_pp.value for drop in drops])
+                ),
+                *(
+                    f"draw {draw}: INT8 ReLU and draw 0 answer differently on "
+                    f"{int((values != local.predictions['int8-relu'][: len(values)]).sum())} of {len(values):,} images"
+                    for draw, values in zip(DRAWS[1:], local.draws["int8-relu"][1:], strict=True)
+                ),
             ),
         ),
     )

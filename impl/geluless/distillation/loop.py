@@ -52,14 +52,14 @@ def distill(
     chosen = resolve_recipe(recipe)
     if activation_of(teacher) != "gelu":
         raise ModelError("the teacher must have GELU in every MLP: pass the original network, not a swapped one")
-    run = _Run(teacher, images, chosen, seed, checkpoint_dir, on_block)
+    run = DistillationRun(teacher, images, chosen, seed, checkpoint_dir, on_block)
     run.resume()
     run.swap_blocks()
     run.polish()
     return run.result()
 
 
-class _Run:
+class DistillationRun:
     """State of one distillation: the student and its records. Everything else is derived from the arguments."""
 
     def __init__(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from geluless.verdicts.accuracy import accuracy_exhibits, stored_predictions
 from geluless.verdicts.judge import paired_drop
 from geluless.verdicts.twins import SEED, SIZES, Kind, Part, Task
 
@@ -20,10 +21,10 @@ ARMS = (
 
 
 def twin_exhibits(parts: Mapping[Task, Part]) -> dict[str, Any]:
-    """{"twins": by size, "data": images and digests, "seed", "durations": seconds by task and step}."""
+    """{"twins": by size, "data": images and digests, "seed", "predictions": packed, "durations": seconds by task and step}."""
     twins: dict[str, Any] = {}
     for size in SIZES:
-        own = {task.kind: part for task, part in parts.items() if task.size == size}
+        own = {task.kind: part for task, part in parts.items() if task.size == size and task.plain}
         if not own:
             continue
         base = own.get(Kind.BASE)
@@ -40,12 +41,16 @@ def twin_exhibits(parts: Mapping[Task, Part]) -> dict[str, Any]:
                 for kind, part in own.items()
                 if part.distillation is not None and kind is not Kind.SHUFFLED
             },
+            "images": len(next(iter(own.values())).labels),
+            "artifacts": {f"{kind.value} {arm}": digest for kind, part in own.items() for arm, digest in part.artifacts.items()},
+            **accuracy_exhibits(parts, size),
             "teacher_sha256": next(iter(own.values())).teacher_sha256,
         }
     return {
         "twins": twins,
         "data": sorted({part.images for part in parts.values()}),
         "seed": SEED,
+        "predictions": stored_predictions(parts),
         "durations": {str(task): dict(part.seconds) for task, part in parts.items()},
     }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, chi2, norm, t
 
 ONE_SIDED = 0.95  # confidence of each bound
 POWER = 0.80  # chance of deciding that `samples_to_decide` plans for
@@ -170,6 +170,37 @@ def mean_ratio(
         ratios.append((draws @ candidate) / np.maximum(draws @ reference, np.finfo(float).tiny))
     low, high = np.quantile(np.concatenate(ratios), [1 - confidence, confidence])
     return Interval(float(candidate.mean() / reference.mean()), float(low), float(high))
+
+
+def mean_difference(reference: np.ndarray, candidate: np.ndarray, *, confidence: float = ONE_SIDED) -> Interval:
+    """Mean over runs of P(reference right) - P(candidate right), from bool [runs, N] each: Student's bounds over the images.
+
+    The runs are taken as they are; how the mean varies over further runs is `student`'s to say.
+    """
+    if reference.shape != candidate.shape or reference.ndim != 2 or reference.size == 0:
+        raise ValueError(f"outcomes must be two non-empty tables of one shape, not {reference.shape} and {candidate.shape}")
+    return student(reference.mean(0) - candidate.mean(0), confidence=confidence)
+
+
+def student(values: np.ndarray, *, confidence: float = ONE_SIDED) -> Interval:
+    """Mean of float [n] with Student's one-sided bounds; infinite ones for a single value. ValueError for none."""
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"values must be a non-empty vector, not of shape {values.shape}")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Interval(mean, -math.inf, math.inf)
+    reach = float(t.ppf(confidence, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def deviation(values: np.ndarray, *, confidence: float = ONE_SIDED) -> Interval:
+    """Standard deviation of float [n >= 2], taken as normal, with one-sided bounds from the chi-square of its square."""
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"a deviation needs at least two values, not shape {values.shape}")
+    freedom = len(values) - 1
+    found = float(values.std(ddof=1))
+    low, high = (found * math.sqrt(freedom / chi2.ppf(q, freedom)) for q in (confidence, 1 - confidence))
+    return Interval(found, low, high)
 
 
 def deal_at_random(a: np.ndarray, b: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

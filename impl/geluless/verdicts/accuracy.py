@@ -1,0 +1,124 @@
+"""What several parts say together: the ablation's table, seeds, draws of calibration images; and all of it as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from geluless.verdicts.ablation import Row, table
+from geluless.verdicts.judge import PairedDrop, paired_drop
+from geluless.verdicts.predictions import pack_predictions
+from geluless.verdicts.signatures import agreement, describe
+from geluless.verdicts.statistics import deviation, student
+from geluless.verdicts.twins import DRAWS, Kind, Part, Task
+from geluless.verdicts.verdict import Estimate
+
+Parts = Mapping[Task, Part]
+
+
+def ablation_table(parts: Parts, size: str) -> tuple[Row, ...]:
+    """Every varied run of this size that is there, against its base recipe with the same seed; FP32."""
+    own = {task: part for task, part in parts.items() if task.size == size}
+    base = {(task.kind.value, task.seed): part.correct("fp32-relu") for task, part in own.items() if _is_recipe(task)}
+    varied = {(task.setting, task.seed): part.correct("fp32-relu") for task, part in own.items() if task.kind is Kind.VARIED}
+    return table(base, varied)
+
+
+def _is_recipe(task: Task) -> bool:
+    return task.kind in (Kind.LOCAL, Kind.PAPER, Kind.LOCAL_KD)
+
+
+def draw_drops(reference: Part, candidate: Part, arm: str) -> tuple[PairedDrop, ...]:
+    """FP32 GELU against each draw of calibration images of `arm`, over the images that the draw has seen."""
+    gelu = reference.correct("fp32-gelu")
+    return tuple(paired_drop(gelu[: len(correct)], correct) for correct in candidate.correct_by_draw(arm))
+
+
+def spread(drops: list[PairedDrop], name: str) -> tuple[Estimate, Estimate]:
+    """Mean (Student) and standard deviation (chi-square) of the drop over at least two runs, in pp; n counts runs, not images."""
+    values = np.array([drop.drop_pp.value for drop in drops])
+    mean, sd = student(values), deviation(values)
+    return (
+        Estimate(f"mean drop over {name}", mean.value, mean.low, mean.high, "pp", len(drops)),
+        Estimate(f"standard deviation of the drop over {name}", sd.value, sd.low, sd.high, "pp", len(drops)),
+    )
+
+
+def signature_details(base: Part, distilled: Part, arm: str = "fp32-relu") -> tuple[str, ...]:
+    """The failure signatures of one distilled network as sentences, the naive swap's agreement beside its own."""
+    gelu = base.predictions["fp32-gelu"]
+    own, naive = (agreement(gelu, part.predictions[name]) for part, name in ((distilled, arm), (base, "fp32-naive")))
+    same = f"top-1 agreement with the teacher: {own} distilled, {naive} naive swap; by chance kappa would be 0"
+    return (same, *describe(distilled.distillation, distilled.dead_units))
+
+
+def accuracy_exhibits(parts: Parts, size: str) -> dict[str, Any]:
+    """Of one size: {"ablation", "seeds", "calibration_draws", "quantization_error", "dead_units", "without_bias"}.
+
+    ablation            [{factor, value, recipe, drop_pp: {value, low, high}, p_holm, seeds, n}], against the base recipe
+    seeds               [{recipe, seed, arm, drop_pp}], against FP32 GELU; unchanged recipes
+    calibration_draws   [{arm, draw, n, drop_pp}], against FP32 GELU
+    quantization_error  [{layer, relative_error, arm}] in the order of the network
+    dead_units          {task: {block: share}}
+    without_bias        {arm: drop_pp} from with to without fc1's bias, None where it was not run
+    """
+    own = {task: part for task, part in parts.items() if task.size == size}
+    base, local, without = (own.get(Task(kind, size)) for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
+    seeds, draws = [], []
+    if base is not None:
+        for task in sorted((task for task in own if _is_recipe(task)), key=str):
+            for arm, values in own[task].predictions.items():
+                drop = _prefix_drop(base.correct("fp32-gelu"), values == own[task].labels[: len(values)])
+                seeds.append({"recipe": task.kind.value, "seed": task.seed, "arm": arm, "drop_pp": _json(drop)})
+        for part in (local, base):
+            for arm in part.draws if part is not None else ():
+                assert part is not None
+                rows = zip(DRAWS, draw_drops(base, part, arm), strict=True)
+                draws += [{"arm": arm, "draw": draw, "n": drop.n, "drop_pp": _json(drop)} for draw, drop in rows]
+    return {
+        "ablation": [row.to_json() for row in ablation_table(own, size)],
+        "seeds": seeds,
+        "calibration_draws": draws,
+        "quantization_error": [
+            {"layer": error.layer, "relative_error": error.relative_error, "arm": arm}
+            for part in (local, base)
+            if part is not None
+            for arm, errors in part.layer_errors.items()
+            for error in errors
+        ],
+        "dead_units": {str(task): dict(part.dead_units) for task, part in own.items() if part.dead_units},
+        "without_bias": None
+        if local is None or without is None
+        else {arm: _json(bias_drop(local, without, arm)) for arm in ("fp32-relu", "int8-relu")},
+    }
+
+
+def bias_drop(local: Part, without: Part, arm: str) -> PairedDrop:
+    """From the distilled network with fc1's bias to the one without, over the images that both have seen."""
+    values = without.predictions[arm]
+    return _prefix_drop(local.correct(arm), values == without.labels[: len(values)])
+
+
+def stored_predictions(parts: Parts) -> dict[str, Any]:
+    """Every prediction of every image, packed; `geluless.verdicts.predictions.read_predictions` reads it back.
+
+    Draws of calibration images beyond the first are arms of their own: "int8-relu, draw 1".
+    """
+    arms: dict[str, dict[str, np.ndarray]] = {}
+    for task, part in parts.items():
+        arms[str(task)] = dict(part.predictions)
+        for arm, values in part.draws.items():
+            arms[str(task)] |= {f"{arm}, draw {draw}": drawn for draw, drawn in zip(DRAWS[1:], values[1:], strict=True)}
+    return pack_predictions({str(task): part.labels for task, part in parts.items()}, arms)
+
+
+def _prefix_drop(reference: np.ndarray, candidate: np.ndarray) -> PairedDrop:
+    n = min(len(reference), len(candidate))
+    return paired_drop(reference[:n], candidate[:n])
+
+
+def _json(drop: PairedDrop) -> dict[str, float]:
+    return dataclasses.asdict(drop.drop_pp)

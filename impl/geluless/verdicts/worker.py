@@ -1,0 +1,381 @@
+"""What a worker process does for one task of live evidence: distil, quantize, predict, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geluless.verdicts.ablation import recipe_of, setting_of
+from geluless.verdicts.twins import (
+    BATCH,
+    CALIBRATION_IMAGES,
+    DESCRIBED_IMAGES,
+    DRAWS,
+    ENGINE_CONTROL,
+    INT8_NAIVE_SIZES,
+    LAYER_ERROR_IMAGES,
+    OTHER_ISA_IMAGES,
+    PTX_IMAGES,
+    PTX_TARGET,
+    REFERENCE_DRAW_IMAGES,
+    ROUNDING_IMAGES,
+    ROUNDING_SIZE,
+    Kind,
+    Part,
+    Report,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from geluless.distillation import Recipe
+    from geluless.ptq import Artifact, Profile
+
+
+class Worker:
+    """Makes one Part; every step's seconds are kept."""
+
+    def __init__(self, task: Task, *, images: int | None, report: Report) -> None:
+        from geluless.data import embedded_images, teacher_path
+
+        self.task = task
+        self.report = report
+        self.seconds: dict[str, float] = {}
+        self.train = embedded_images("train")
+        self.test = embedded_images("test")
+        self.indices = range(len(self.test) if images is None else min(images, len(self.test)))
+        self.checkpoint = teacher_path(task.model)
+        self.labels = np.asarray(self.test.labels)[: len(self.indices)].astype(np.uint8)
+
+    def run(self) -> Part:
+        steps = {
+            Kind.BASE: self._base,
+            Kind.LOCAL: self._local,
+            Kind.PAPER: self._soft,
+            Kind.LOCAL_KD: self._soft,
+            Kind.SHUFFLED: self._shuffled,
+            Kind.NOBIAS: self._without_bias,
+            Kind.VARIED: self._varied,
+        }
+        found = steps[self.task.kind]()
+        return Part(
+            task=str(self.task),
+            images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]}",
+            teacher_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
+            labels=self.labels,
+            seconds=self.seconds,
+            **found,
+        )
+
+    # ------------------------------------------------------------------------------------------------------ the tasks
+
+    def _base(self) -> dict[str, Any]:
+        from geluless.data.balance import balanced_indices
+        from geluless.models.activations import replace_gelu
+        from geluless.models.description import describe_blocks
+
+        teacher = self._teacher()
+        described = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
+        blocks = self._timed("blocks described", lambda: describe_blocks(teacher, described))
+        predictions, artifacts = {"fp32-gelu": self._float("FP32 GELU", teacher)}, {}
+        predictions["int8-gelu"], artifact = self._integer("INT8 GELU", teacher)
+        artifacts["int8-gelu"], gelu_manifest = artifact.content_hash, _manifest(artifact)
+        further = self._further("int8-gelu", "INT8 GELU", teacher, artifact, predictions["int8-gelu"])
+        naive = self._teacher()
+        replace_gelu(naive)
+        predictions["fp32-naive"] = self._float("FP32 naive swap", naive)
+        if self.task.size in INT8_NAIVE_SIZES:
+            predictions["int8-naive"], naive_artifact = self._integer("INT8 naive swap", naive)
+            artifacts["int8-naive"] = naive_artifact.content_hash
+        return {
+            "predictions": predictions,
+            "artifacts": artifacts,
+            "manifests": {"int8-gelu": gelu_manifest},
+            "blocks": blocks,
+            **further,
+        }
+
+    def _local(self) -> dict[str, Any]:
+        student, record = self._distilled("local")
+        predictions = {"fp32-relu": self._float("FP32 ReLU", student)}
+        if not self.task.plain:
+            quick, digest, _ = self._quick_integer("INT8 ReLU", student, draw=0)
+            return {"predictions": {**predictions, "int8-relu": quick}, "artifacts": {"int8-relu": digest}, **record}
+        engines: dict[str, tuple[int, int]] = {}
+        gpu_code: dict[str, tuple[int, int]] = {}
+        predictions["int8-relu"], artifact = self._integer("INT8 ReLU", student, engines, gpu_code)
+        errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
+        return {
+            "predictions": predictions,
+            "errors": errors,
+            "artifacts": {"int8-relu": artifact.content_hash, **artifacts},
+            "manifests": {"int8-relu": _manifest(artifact), **manifests},
+            "engines": engines,
+            "gpu_code": gpu_code,
+            **self._further("int8-relu", "INT8 ReLU", student, artifact, predictions["int8-relu"]),
+            **record,
+        }
+
+    def _soft(self) -> dict[str, Any]:
+        student, record = self._distilled(self.task.kind.value)
+        return {"predictions": {"fp32-relu": self._float("FP32 ReLU", student)}, **record}
+
+    def _varied(self) -> dict[str, Any]:
+        setting = setting_of(self.task.setting)
+        student, record = self._distilled(recipe_of(setting), backwards=setting.backwards)
+        return {"predictions": {"fp32-relu": self._float(setting.value, student)}, **record}
+
+    def _without_bias(self) -> dict[str, Any]:
+        """fc1's biases go with their GELU: distilled by 'local', and not at all."""
+        from geluless.models.activations import replace_gelu
+
+        student, record = self._distilled("local", drop_bias=True)
+        naive = self._teacher()
+        replace_gelu(naive, drop_bias=True)
+        predictions = {"fp32-relu": self._float("FP32 ReLU", student), "fp32-naive": self._float("FP32 naive swap", naive)}
+        predictions["int8-relu"], digest, engine = self._quick_integer("INT8 ReLU", student, draw=0)
+        return {"predictions": predictions, "artifacts": {"int8-relu": digest}, "draws_engine": engine, **record}
+
+    def _shuffled(self) -> dict[str, Any]:
+        """Everything swapped at once, then one pass of soft labels: those of other images, and for comparison the true ones."""
+        import torch
+
+        from geluless.distillation import RECIPES
+        from geluless.distillation.soft_labels import SoftLabels, train
+        from geluless.models.activations import replace_gelu
+
+        settings = RECIPES["paper"].soft_labels
+        assert settings is not None, "the paper's recipe distils soft labels"
+        true = SoftLabels.of(self._teacher().eval(), torch.cat(list(self.train.batches(BATCH))))
+        shuffled = SoftLabels(true.images, true.logits.roll(1, dims=1))  # each image gets its neighbour's logits
+        predictions = {}
+        for name, labels in (("shuffled", shuffled), ("true-labels", true)):
+            student = self._teacher().train()
+            replace_gelu(student)
+            work = functools.partial(train, student, labels, settings, torch.Generator().manual_seed(self.task.seed))
+            self._timed(f"trained, {name}", work)
+            predictions[f"fp32-{name}"] = self._float(f"FP32 {name}", student)
+        return {"predictions": predictions}
+
+    def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
+        """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
+        from geluless.ptq import PROFILES
+
+        indices = self.indices[:ROUNDING_IMAGES]
+        exact = self._logits(student, indices)
+        best = PROFILES["best"]
+        variants: dict[str, Profile] = {
+            "single": best,
+            "single-again": best,
+            "double": dataclasses.replace(best, name="best-double", double_rounding=PROFILES["ft1"].double_rounding),
+            "ft1": PROFILES["ft1"],
+            "ft2": PROFILES["ft2"],
+        }
+        errors, artifacts, manifests = {}, {}, {}
+        for name, profile in variants.items():
+            artifact, logits = self._quantized(f"rounding {name}", student, profile=profile, indices=indices)
+            errors[name] = ((logits.astype(np.float64) - exact) ** 2).mean(axis=1)  # float64 [N]
+            artifacts[name] = artifact.content_hash
+            manifests[name] = _manifest(artifact)
+        self.report(
+            f"  {self.task!s:<14} rounding variants: mean squared logit error "
+            + ", ".join(f"{name} {values.mean():.4g}" for name, values in errors.items())
+        )
+        return errors, artifacts, manifests
+
+    # ------------------------------------------------------------------------------------------------------ the steps
+
+    def _teacher(self) -> nn.Module:
+        from geluless.models.swin import create_model
+
+        return create_model(self.task.model, self.checkpoint)
+
+    def _distilled(
+        self, recipe: str | Recipe, *, drop_bias: bool = False, backwards: bool = False
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """The student, and its record and signatures as fields of Part."""
+        from geluless.data.balance import balanced_indices
+        from geluless.distillation import distill, format_record
+        from geluless.verdicts.signatures import dead_units
+        from geluless.verdicts.variants import distill_variant
+
+        make: Callable[..., Any] = distill
+        if drop_bias or backwards:
+            make = functools.partial(distill_variant, drop_bias=drop_bias, backwards=backwards)
+        teacher, name = self._teacher(), recipe if isinstance(recipe, str) else recipe.name
+        result = self._timed(
+            f"distilled by {name}",
+            lambda: make(
+                teacher,
+                self.train,
+                recipe=recipe,
+                seed=self.task.seed,
+                on_block=lambda record: self.report(f"  {self.task!s:<14} {format_record(record)}"),
+            ),
+        )
+        seen = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
+        dead = self._timed("dead units", lambda: dead_units(result.student, seen))
+        return result.student, {"distillation": result.to_json(), "dead_units": dead}
+
+    def _float(self, name: str, model: nn.Module) -> np.ndarray:
+        predictions = self._timed(name, lambda: self._logits(model, self.indices)).argmax(1).astype(np.uint8)
+        self._say_accuracy(name, predictions)
+        return predictions
+
+    def _logits(self, model: nn.Module, indices: range) -> np.ndarray:
+        import torch
+
+        model.eval()
+        with torch.inference_mode():
+            return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
+
+    def _integer(
+        self,
+        name: str,
+        model: nn.Module,
+        engines: dict[str, tuple[int, int]] | None = None,
+        gpu_code: dict[str, tuple[int, int]] | None = None,
+    ) -> tuple[np.ndarray, Artifact]:
+        artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
+        if engines is not None:
+            engines.update(self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits)))
+        if gpu_code is not None:
+            gpu_code.update(self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits)))
+        predictions = logits.argmax(1).astype(np.uint8)
+        self._say_accuracy(name, predictions)
+        return predictions, artifact
+
+    def _quantized(self, name: str, model: nn.Module, *, profile: str | Profile, indices: range) -> tuple[Artifact, np.ndarray]:
+        from geluless.engine.engine import Engine
+
+        artifact = self._calibrated(model, profile=profile, draw=0)
+        engine = Engine(artifact, backend="reference", threads=1)
+        logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
+        return artifact, logits
+
+    def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
+        from geluless.ptq import quantize
+
+        chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
+        return quantize(model, self.train.batches(64, indices=chosen), profile=profile)
+
+    def _quick_integer(self, name: str, model: nn.Module, *, draw: int) -> tuple[np.ndarray, str, str]:
+        """(predictions, artifact, engine) by compiled kernels; without them by the reference on the first images only.
+
+        The same run compares these kernels' logits with the reference's, bit by bit (Part.engines).
+        """
+        from geluless.engine.cpu import native
+        from geluless.engine.engine import Engine
+        from geluless.errors import MissingResource
+
+        step = f"{name}, draw {draw}"
+        artifact = self._timed(f"{step}, quantized", lambda: self._calibrated(model, profile="best", draw=draw))
+        try:
+            native()
+            backend, indices = "cpu", self.indices
+        except MissingResource:
+            backend, indices = "reference", self.indices[:REFERENCE_DRAW_IMAGES]
+        engine = Engine(artifact, backend, threads=1)
+        logits = self._timed(step, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
+        predictions = logits.argmax(1).astype(np.uint8)
+        self._say_accuracy(step, predictions)
+        return predictions, artifact.content_hash, f"{engine.backend} ({engine.isa}), {len(indices):,} images"
+
+    def _further(self, arm: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
+        """Fields of Part: other draws of calibration images, and each layer's distance from the float network."""
+        from geluless.verdicts.layer_errors import layer_errors
+
+        others = [self._quick_integer(name, model, draw=draw) for draw in DRAWS[1:]]
+        chosen = self.test.batches(LAYER_ERROR_IMAGES, indices=self.indices[:LAYER_ERROR_IMAGES])
+        errors = self._timed(f"{name}, layer errors", lambda: layer_errors(model, artifact, chosen))
+        return {
+            "draws": {arm: (first, *(predictions for predictions, _, _ in others))},
+            "draws_engine": others[0][2],
+            "layer_errors": {arm: errors},
+        }
+
+    def _compiled_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Compiled engines and the unfused ReLU against the reference's logits; empty without engines.
+
+        (images that differ, images compared) by engine.
+        """
+        from geluless.engine.cpu import native
+        from geluless.engine.engine import Engine
+        from geluless.errors import MissingResource
+
+        try:
+            available: list[str] = native().available()
+        except MissingResource:
+            return {}
+        arms = [("relu", artifact, isa) for isa in available] + [("relu-separate", artifact, available[0])]
+        runs = {f"{arm} on {isa}": Engine(made, "cpu", arm=arm, threads=1, isa=isa) for arm, made, isa in arms}
+        runs[ENGINE_CONTROL] = Engine(_one_weight_changed(artifact), "cpu", threads=1)
+        found = {name: [0, 0] for name in runs}
+        for start, batch in zip(self.indices[::BATCH], self.test.batches(BATCH, indices=self.indices), strict=True):
+            want = expected[start : start + len(batch)]
+            for name, engine in runs.items():
+                if engine.isa != available[0] and start >= OTHER_ISA_IMAGES:
+                    continue
+                found[name][0] += int((engine(batch) != want).any(axis=1).sum())
+                found[name][1] += len(batch)
+        return {name: (different, compared) for name, (different, compared) in found.items()}
+
+    def _gpu_code_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, tuple[int, int]]:
+        """(images that differ, images compared) of the PTX of the GPU engine, run on this CPU; empty without triton."""
+        from geluless.engine.arms import Arm
+        from geluless.engine.gpu import GpuNetwork
+        from geluless.engine.gpu.compiler import require_triton
+        from geluless.errors import MissingResource
+
+        try:
+            require_triton()
+        except MissingResource:
+            return {}
+        from geluless.engine.gpu.machines.ptx import PtxMachine
+
+        machine, chosen = PtxMachine(PTX_TARGET), self.indices[:PTX_IMAGES]
+        images = np.concatenate([batch.numpy() for batch in self.test.batches(BATCH, indices=chosen)])
+        found = {}
+        for name, made in ((f"relu, PTX for {PTX_TARGET}", artifact), (ENGINE_CONTROL, _one_weight_changed(artifact))):
+            logits = GpuNetwork(made.plan, made.tensors, Arm.RELU, machine=machine).run(images)
+            found[name] = (int((logits != expected[: len(images)]).any(axis=1).sum()), len(images))
+        return found
+
+    def _timed(self, step: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = work()
+        self.seconds[step] = time.perf_counter() - started
+        return result
+
+    def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
+        top1 = 100 * (predictions == self.labels[: len(predictions)]).mean()
+        self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
+
+
+def calibration_indices(labels: np.ndarray, count: int, *, draw: int) -> list[int]:
+    """Ascending indices of `count` class-balanced images: draw 0 in file order, draw d in an order shuffled with seed d."""
+    from geluless.data.balance import balanced_indices
+
+    if draw == 0:
+        return balanced_indices(labels, count)
+    order = np.random.default_rng(draw).permutation(len(labels))
+    return sorted(order[balanced_indices(np.asarray(labels)[order], count)].tolist())
+
+
+def _manifest(artifact: Artifact) -> list[dict[str, str]]:
+    return [dict(row) for row in artifact.precision_manifest()]
+
+
+def _one_weight_changed(artifact: Artifact) -> Artifact:
+    """The same artifact but for the smallest step of one weight: a wrong kernel would do more harm than that."""
+    name = "head.fc.weight"  # reaches one logit of nearly every image; deeper ones can vanish in a rounding
+    weight = artifact.tensors[name].copy()
+    weight[0, 0] += 1 if weight[0, 0] < 127 else -1
+    return dataclasses.replace(artifact, tensors={**artifact.tensors, name: weight})
