@@ -90,7 +90,7 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
         Evidence(
             ran=f"INT8 ReLU and INT8 GELU quantized with {len(DRAWS)} class-balanced draws of 256 training images (draw 0 in "
             f"file order, the others shuffled with seeds {', '.join(map(str, DRAWS[1:]))}), against FP32 GELU on {base.images}; "
-            f"draw 0 by the reference engine, the others by {local.draws_engine}",
+            f"draw 0 of INT8 ReLU by the reference engine, the rest by {local.draws_engine}",
             tier=tier,
             seconds=sum(s for part in (base, local) for step, s in part.seconds.items() if ", draw " in step),
             control=Control(

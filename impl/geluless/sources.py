@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent
 CLAIMS = PACKAGE.parent.parent / "claims"  # beside the package in a clone; elsewhere there is none
 SUFFIXES = (".py", ".h", ".cpp", ".toml")
 ONLY_SHOW = ("report", "commands", "cli.py")  # what draws and prints: it changes no verdict
-TIMING = ("bench", "engine", "verdicts/latency.py", "verdicts/harness.py")
+BENCH = ("intervals", "load", "networks", "paired", "study", "study_worker", "verification")
+TIMING = (*(f"bench/{name}.py" for name in BENCH), "engine", "verdicts/latency.py", "verdicts/harness.py")
 
 
 @cache

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 STAGES = ((3136, 96), (784, 192), (196, 384), (49, 768))  # Swin-T at 224: tokens, channels
 SHIFT, MULTIPLIER = 6, 3000
@@ -30,6 +32,14 @@ class KernelEntry:
         return self.rows * self.outputs * self.inputs * self.repeats
 
 
+@lru_cache(maxsize=1)
+def _buffers(rows: int, inputs: int, outputs: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Input and output that all kernels of one shape share, if they come one after the other: a megabyte of output at another
+    place takes up to 7 % more or less time, in every process alike."""
+    stored = np.random.default_rng(seed).integers(0, 256, (rows, inputs)).astype(np.uint8)
+    return stored, np.zeros((rows, outputs), np.uint8)
+
+
 def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object], dict[str, Any]]:
     """The call, and a row that says what it is. Ends the process when its output is not the law's."""
     from geluless.engine.cpu import choose_isa, native
@@ -40,7 +50,7 @@ def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object],
     rng = np.random.default_rng(seed)
     isa = choose_isa(None)
     weight = rng.integers(-127, 128, (entry.outputs, entry.inputs)).astype(np.int8)
-    stored = rng.integers(0, 256, (entry.rows, entry.inputs)).astype(np.uint8)
+    stored, out = _buffers(entry.rows, entry.inputs, entry.outputs, seed)
     layer = Layer(
         entry.epilogue,
         entry.inputs,
@@ -52,7 +62,6 @@ def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object],
         multiplier=np.full(entry.outputs, MULTIPLIER, np.int16),
     )
     kernel = native().KernelLayer(isa, layer)
-    out = np.zeros((entry.rows, entry.outputs), np.uint8)
 
     def call() -> None:
         for _ in range(entry.repeats):
@@ -64,7 +73,7 @@ def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object],
     steps = (narrow * MULTIPLIER + (1 << 14)) >> 15
     law = np.clip(steps, 0, 255).astype(np.uint8) if entry.epilogue == "relu" else np.clip(steps, -128, 127).astype(np.int8)
     if not np.array_equal(out.view(law.dtype), law):
-        wrong = f"{np.count_nonzero(out != law)} of {law.size} values are not the law's"
+        wrong = f"{np.count_nonzero(out.view(law.dtype) != law)} of {law.size} values are not the law's"
         raise SystemExit(f"{entry.name} is not timed: WRONG: {wrong}")
     row = {
         "name": entry.name,

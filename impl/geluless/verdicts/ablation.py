@@ -41,7 +41,7 @@ class Setting:
 
 # The embedded training images, 6,000, are 10 % of their data set, whence the per cents; a tenth of them is held out.
 SETTINGS: dict[str, Setting] = {
-    "rate-quarter": Setting("learning rate", "x 1/4", times={"learning_rate": 0.25}, default=True, seconds=40),
+    "rate-quarter": Setting("learning rate", "x 1/4", times={"learning_rate": 0.25}, seconds=40),
     "rate-fourfold": Setting("learning rate", "x 4", times={"learning_rate": 4}, default=True, seconds=40),
     "steps-none": Setting("steps", "none: the closed form alone", to={"steps": 0}, default=True, seconds=22),
     "steps-quarter": Setting("steps", "x 1/4", times={"steps": 0.25}, seconds=28),
@@ -50,7 +50,7 @@ SETTINGS: dict[str, Setting] = {
     "batch-half": Setting("batch", "x 1/2", times={"rows": 0.5}, default=True, seconds=32),
     "batch-fourfold": Setting("batch", "x 4", times={"rows": 4}, seconds=110),
     "data-tenth": Setting("data fraction", "0.1 % (60 images)", to={"images": 60}, default=True, seconds=30),
-    "data-1-percent": Setting("data fraction", "1 % (600 images)", to={"images": 600}, default=True, seconds=36),
+    "data-1-percent": Setting("data fraction", "1 % (600 images)", to={"images": 600}, seconds=36),
     "data-3-percent": Setting("data fraction", "3 % (1,800 images)", to={"images": 1800}, seconds=45),
     "data-all": Setting("data fraction", "9 % (5,400 images)", to={"images": 5400}, seconds=90),
     "order-backwards": Setting("order of blocks", "backwards", recipe="paper", backwards=True, seconds=150),

@@ -22,6 +22,8 @@ LARGE_IMAGES = "swin_base_patch4_window12_384"
 BLOCKS_OF = {"tiny": BLOCKS, "small": 12, "base": 8, "large": 5}
 BLOCKS_OF_BATCH = {8: 6, 32: 3}
 BLOCKS_AT_384 = 5
+MORE = 8  # processes, for kernels: a second each, and a bound that is near
+FEWER = 4  # processes, where only `relu` against FasterTransformer's structure is asked, far from any bound
 
 
 def arms_study(size: str) -> Study:
@@ -36,7 +38,7 @@ def pair_study(model: str, *, threads: int = 1, batch: int = 1, isa: str | None 
     """`relu`, its twin and FasterTransformer's structure under one condition."""
     names = (("relu", "relu"), (TWIN, "relu"), ("gelu-separate", "gelu-separate"))
     entries = tuple(Entry(name, model, arm, threads=threads, batch=batch, isa=isa) for name, arm in names)
-    return Study(entries, blocks=blocks)
+    return Study(entries, processes=FEWER, blocks=blocks)
 
 
 KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
@@ -49,7 +51,7 @@ def kernels_study() -> Study:
         repeats = max(1, KERNEL_MACS // (rows * 4 * channels * channels))
         for name, epilogue in (("relu", "relu"), (TWIN, "relu"), ("bare", "bare")):
             entries.append(KernelEntry(f"stage {stage} {name}", epilogue, rows, 4 * channels, channels, repeats))
-    return Study(tuple(entries), blocks=4 * BLOCKS)
+    return Study(tuple(entries), processes=MORE, blocks=2 * BLOCKS)
 
 
 def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Study]:

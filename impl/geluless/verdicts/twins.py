@@ -38,6 +38,7 @@ SEED = 0
 SEEDS = (SEED, 1, 2)  # of distillation, where several are run
 CALIBRATION_IMAGES = 256
 DRAWS = (0, 1, 2)  # of calibration images: 0 is balanced_indices in file order, the others in an order shuffled with that seed
+CHECKED_IMAGES = 1000  # of compiled kernels' test images, how many the reference computes too where no claim is about kernels
 REFERENCE_DRAW_IMAGES = 1000  # test images per further draw where there are no compiled kernels
 LAYER_ERROR_IMAGES = 64
 DESCRIBED_IMAGES = 500

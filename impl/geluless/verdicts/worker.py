@@ -15,6 +15,7 @@ from geluless.verdicts.ablation import recipe_of, setting_of
 from geluless.verdicts.twins import (
     BATCH,
     CALIBRATION_IMAGES,
+    CHECKED_IMAGES,
     DESCRIBED_IMAGES,
     DRAWS,
     ENGINE_CONTROL,
@@ -243,7 +244,11 @@ class Worker:
         engines: dict[str, tuple[int, int]] | None = None,
         gpu_code: dict[str, tuple[int, int]] | None = None,
     ) -> tuple[np.ndarray, Artifact]:
-        artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
+        if engines is None and gpu_code is None:
+            artifact = self._calibrated(model, profile="best", draw=0)
+            logits = self._timed(name, lambda: self._checked_logits(name, artifact))
+        else:
+            artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
         if engines is not None:
             engines.update(self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits)))
         if gpu_code is not None:
@@ -259,6 +264,28 @@ class Worker:
         engine = Engine(artifact, backend="reference", threads=1)
         logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
         return artifact, logits
+
+    def _checked_logits(self, name: str, artifact: Artifact) -> np.ndarray:
+        """Of all images, by compiled kernels that give the reference's bits on the first of them, or by the reference.
+
+        Raises RuntimeError where they do not: then nothing that these kernels say counts.
+        """
+        from geluless.engine.cpu import native
+        from geluless.engine.engine import Engine
+        from geluless.errors import MissingResource
+
+        reference = Engine(artifact, backend="reference", threads=1)
+        try:
+            native()
+            engine = Engine(artifact, backend="cpu", threads=1)
+        except MissingResource:
+            engine = reference
+        pieces = []
+        for start, batch in zip(self.indices[::BATCH], self.test.batches(BATCH, indices=self.indices), strict=True):
+            pieces.append(engine(batch))
+            if engine is not reference and start < CHECKED_IMAGES and not np.array_equal(pieces[-1], reference(batch)):
+                raise RuntimeError(f"{name}: the compiled engine's logits are not the reference's (images from {start} on)")
+        return np.concatenate(pieces)
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
         from geluless.ptq import quantize
