@@ -285,7 +285,7 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def harness(session: nox.Session) -> None:
-    """The stopwatch on trial: 100 pairs of equal engines, planted slowdowns; 20 minutes, wants a quiet machine."""
+    """The stopwatch on trial: 100 pairs of equal engines, planted slowdowns; 25 minutes, wants a quiet machine."""
     python = environment(session)
     record = HERE / "report" / "harness.json"
     session.run(python, "-m", "geluless.cli", "harness", "--output", str(record), *session.posargs)
