@@ -85,7 +85,9 @@ def test_a_finished_run_is_read_back_and_not_repeated(tmp_path):
     assert all(torch.equal(v, first.student.state_dict()[k]) for k, v in second.student.state_dict().items())
 
 
-@pytest.mark.parametrize(("change", "named"), [({"seed": 1}, "seed"), ({"recipe": PAPER}, "recipe")])
+@pytest.mark.parametrize(
+    ("change", "named"), [({"seed": 1}, "seed"), ({"recipe": PAPER}, "recipe"), ({"drop_bias": True}, "recipe")]
+)
 def test_the_checkpoint_of_another_run_is_refused(change, named, tmp_path):
     images = MemoryImages(120)
     distill(awkward_swin(), images, recipe=LOCAL, checkpoint_dir=tmp_path)

@@ -20,7 +20,7 @@ from geluless.data.balance import balanced_indices
 from geluless.distillation import soft_labels
 from geluless.distillation.checkpoints import RunCheckpoint, RunIdentity
 from geluless.distillation.local import Tokens, fit_mlp
-from geluless.distillation.recipes import LocalSettings, Recipe, SoftLabelSettings, resolve_recipe
+from geluless.distillation.recipes import LocalSettings, Recipe, RecipeError, SoftLabelSettings, resolve_recipe
 from geluless.distillation.records import BlockRecord, Distillation, Status
 from geluless.distillation.soft_labels import SoftLabels
 from geluless.errors import DataError, ModelError
@@ -39,27 +39,33 @@ def distill(
     *,
     recipe: Recipe | str = "local",
     seed: int = 0,
+    drop_bias: bool = False,
+    backwards: bool = False,
     checkpoint_dir: Path | str | None = None,
     on_block: OnBlock | None = None,
 ) -> Distillation:
     """Turn a GELU teacher into a ReLU student; the teacher is left as it is.
 
     `images` are training images, float32 [B, C, H, W] by batches; labels only balance the choice of images, no loss sees
-    them. With `checkpoint_dir` a killed run that is started again ends with the weights of an uninterrupted one, bit for
-    bit, on the same machine and number of threads. Raises ModelError for a teacher that is not all GELU, CheckpointError
-    for another run's checkpoint, RecipeError for an unknown recipe, DataError for too few images.
+    them. With `drop_bias` fc1's bias goes with its GELU; `backwards` swaps the last block first. With `checkpoint_dir` a
+    killed run that is started again ends with the weights of an uninterrupted one, bit for bit, on the same machine and
+    number of threads. Raises ModelError for a teacher that is not all GELU, CheckpointError for another run's checkpoint,
+    DataError for too few images, RecipeError for an unknown recipe, and for a local one backwards: it fits each block to the
+    outputs of the student's blocks before it, so it walks forward by construction.
     """
     chosen = resolve_recipe(recipe)
     if activation_of(teacher) != "gelu":
         raise ModelError("the teacher must have GELU in every MLP: pass the original network, not a swapped one")
-    run = DistillationRun(teacher, images, chosen, seed, checkpoint_dir, on_block)
+    if backwards and chosen.local is not None:
+        raise RecipeError(f"recipe {chosen.name} fits each block to the student's earlier ones: it cannot walk backwards")
+    run = _Run(teacher, images, chosen, seed, checkpoint_dir, on_block, drop_bias=drop_bias, backwards=backwards)
     run.resume()
     run.swap_blocks()
     run.polish()
     return run.result()
 
 
-class DistillationRun:
+class _Run:
     """State of one distillation: the student and its records. Everything else is derived from the arguments."""
 
     def __init__(
@@ -70,17 +76,23 @@ class DistillationRun:
         seed: int,
         checkpoint_dir: Path | str | None,
         on_block: OnBlock | None,
+        *,
+        drop_bias: bool,
+        backwards: bool,
     ) -> None:
         self.recipe, self.seed, self.on_block = recipe, seed, on_block
+        self.drop_bias, self.backwards = drop_bias, backwards
         self.teacher = copy.deepcopy(require_swin(teacher)).eval().requires_grad_(False)
         self.student = copy.deepcopy(self.teacher).requires_grad_(True)
         self.images = images
         self.records: list[BlockRecord] = []
-        self.names = [name for name, _ in named_blocks(self.student)]
+        self.names = [name for name, _ in named_blocks(self.student)]  # in the order in which they are swapped
+        if backwards:
+            self.names.reverse()
         self.device = next(self.teacher.parameters()).device
         self.training, self.held_out = _split(images, recipe)
         identity = RunIdentity(
-            recipe=str(asdict(recipe)),
+            recipe=str(asdict(recipe)) + " drop_bias" * drop_bias + " backwards" * backwards,
             seed=seed,
             teacher=weights_digest(self.teacher),
             images=images.digest,
@@ -101,7 +113,10 @@ class DistillationRun:
 
     def _swap(self, count: int) -> None:
         """ReLU in the first `count` blocks; records of the polish do not swap anything."""
-        replace_gelu(self.student, blocks=range(min(count, len(self.names))))
+        last = len(self.names)
+        count = min(count, last)
+        blocks = range(last - count, last) if self.backwards else range(count)
+        replace_gelu(self.student, blocks=blocks, drop_bias=self.drop_bias)
 
     def _finish(self, record: BlockRecord) -> None:
         self.records.append(record)

@@ -205,19 +205,17 @@ class Worker:
         from geluless.data.balance import balanced_indices
         from geluless.distillation import distill, format_record
         from geluless.verdicts.signatures import dead_units
-        from geluless.verdicts.variants import distill_variant
 
-        make: Callable[..., Any] = distill
-        if drop_bias or backwards:
-            make = functools.partial(distill_variant, drop_bias=drop_bias, backwards=backwards)
         teacher, name = self._teacher(), recipe if isinstance(recipe, str) else recipe.name
         result = self._timed(
             f"distilled by {name}",
-            lambda: make(
+            lambda: distill(
                 teacher,
                 self.train,
                 recipe=recipe,
                 seed=self.task.seed,
+                drop_bias=drop_bias,
+                backwards=backwards,
                 on_block=lambda record: self.report(f"  {self.task!s:<14} {format_record(record)}"),
             ),
         )
