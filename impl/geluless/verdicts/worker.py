@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from geluless.distillation import Recipe
+    from geluless.engine.engine import Engine
     from geluless.ptq import Artifact, Profile
 
 
@@ -109,9 +110,11 @@ class Worker:
         if not self.task.plain:
             quick, digest, _ = self._quick_integer("INT8 ReLU", student, draw=0)
             return {"predictions": {**predictions, "int8-relu": quick}, "artifacts": {"int8-relu": digest}, **record}
-        engines: dict[str, tuple[int, int]] = {}
-        gpu_code: dict[str, tuple[int, int]] = {}
-        predictions["int8-relu"], artifact = self._integer("INT8 ReLU", student, engines, gpu_code)
+        name = "INT8 ReLU"
+        artifact, logits = self._quantized(name, student, profile="best", indices=self.indices)
+        engines = self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits))
+        gpu_code = self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits))
+        predictions["int8-relu"] = self._predicted(name, logits)
         errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
         return {
             "predictions": predictions,
@@ -224,9 +227,7 @@ class Worker:
         return result.student, {"distillation": result.to_json(), "dead_units": dead}
 
     def _float(self, name: str, model: nn.Module) -> np.ndarray:
-        predictions = self._timed(name, lambda: self._logits(model, self.indices)).argmax(1).astype(np.uint8)
-        self._say_accuracy(name, predictions)
-        return predictions
+        return self._predicted(name, self._timed(name, lambda: self._logits(model, self.indices)))
 
     def _logits(self, model: nn.Module, indices: range) -> np.ndarray:
         import torch
@@ -235,55 +236,55 @@ class Worker:
         with torch.inference_mode():
             return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
 
-    def _integer(
-        self,
-        name: str,
-        model: nn.Module,
-        engines: dict[str, tuple[int, int]] | None = None,
-        gpu_code: dict[str, tuple[int, int]] | None = None,
-    ) -> tuple[np.ndarray, Artifact]:
-        if engines is None and gpu_code is None:
-            artifact = self._calibrated(model, profile="best", draw=0)
-            logits = self._timed(name, lambda: self._checked_logits(name, artifact))
-        else:
-            artifact, logits = self._quantized(name, model, profile="best", indices=self.indices)
-        if engines is not None:
-            engines.update(self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits)))
-        if gpu_code is not None:
-            gpu_code.update(self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits)))
-        predictions = logits.argmax(1).astype(np.uint8)
-        self._say_accuracy(name, predictions)
-        return predictions, artifact
+    def _integer(self, name: str, model: nn.Module) -> tuple[np.ndarray, Artifact]:
+        artifact = self._calibrated(model, profile="best", draw=0)
+        logits = self._timed(name, lambda: self._checked_logits(name, artifact))
+        return self._predicted(name, logits), artifact
 
     def _quantized(self, name: str, model: nn.Module, *, profile: str | Profile, indices: range) -> tuple[Artifact, np.ndarray]:
         from geluless.engine.engine import Engine
 
         artifact = self._calibrated(model, profile=profile, draw=0)
         engine = Engine(artifact, backend="reference", threads=1)
-        logits = self._timed(name, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
-        return artifact, logits
+        return artifact, self._timed(name, lambda: self._run(engine, indices))
+
+    def _run(self, engine: Engine, indices: range) -> np.ndarray:
+        """float32 logits [N, classes]."""
+        return np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)])
+
+    def _compiled(self, artifact: Artifact) -> Engine | None:
+        """None where there are no compiled kernels."""
+        from geluless.engine.cpu import native
+        from geluless.engine.engine import Engine
+        from geluless.errors import MissingResource
+
+        try:
+            native()
+        except MissingResource:
+            return None
+        return Engine(artifact, backend="cpu", threads=1)
+
+    def _predicted(self, step: str, logits: np.ndarray) -> np.ndarray:
+        """uint8 [N], and a line that says how accurate they are."""
+        predictions = logits.argmax(1).astype(np.uint8)
+        top1 = 100 * (predictions == self.labels[: len(predictions)]).mean()
+        self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
+        return predictions
 
     def _checked_logits(self, name: str, artifact: Artifact) -> np.ndarray:
         """Of all images, by compiled kernels that give the reference's bits on the first of them, or by the reference.
 
         Raises RuntimeError where they do not: then nothing that these kernels say counts.
         """
-        from geluless.engine.cpu import native
         from geluless.engine.engine import Engine
-        from geluless.errors import MissingResource
 
-        reference = Engine(artifact, backend="reference", threads=1)
-        try:
-            native()
-            engine = Engine(artifact, backend="cpu", threads=1)
-        except MissingResource:
-            engine = reference
-        pieces = []
-        for start, batch in zip(self.indices[::BATCH], self.test.batches(BATCH, indices=self.indices), strict=True):
-            pieces.append(engine(batch))
-            if engine is not reference and start < CHECKED_IMAGES and not np.array_equal(pieces[-1], reference(batch)):
-                raise RuntimeError(f"{name}: the compiled engine's logits are not the reference's (images from {start} on)")
-        return np.concatenate(pieces)
+        reference, compiled = Engine(artifact, backend="reference", threads=1), self._compiled(artifact)
+        if compiled is None:
+            return self._run(reference, self.indices)
+        logits, checked = self._run(compiled, self.indices), self.indices[:CHECKED_IMAGES]
+        if not np.array_equal(logits[: len(checked)], self._run(reference, checked)):
+            raise RuntimeError(f"{name}: the compiled engine's logits are not the reference's")
+        return logits
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
         from geluless.ptq import quantize
@@ -296,21 +297,14 @@ class Worker:
 
         The same run compares these kernels' logits with the reference's, bit by bit (Part.engines).
         """
-        from geluless.engine.cpu import native
         from geluless.engine.engine import Engine
-        from geluless.errors import MissingResource
 
         step = f"{name}, draw {draw}"
         artifact = self._timed(f"{step}, quantized", lambda: self._calibrated(model, profile="best", draw=draw))
-        try:
-            native()
-            backend, indices = "cpu", self.indices
-        except MissingResource:
-            backend, indices = "reference", self.indices[:REFERENCE_DRAW_IMAGES]
-        engine = Engine(artifact, backend, threads=1)
-        logits = self._timed(step, lambda: np.concatenate([engine(batch) for batch in self.test.batches(BATCH, indices=indices)]))
-        predictions = logits.argmax(1).astype(np.uint8)
-        self._say_accuracy(step, predictions)
+        engine, indices = self._compiled(artifact), self.indices
+        if engine is None:
+            engine, indices = Engine(artifact, backend="reference", threads=1), self.indices[:REFERENCE_DRAW_IMAGES]
+        predictions = self._predicted(step, self._timed(step, lambda: self._run(engine, indices)))
         return predictions, artifact.content_hash, f"{engine.backend} ({engine.isa}), {len(indices):,} images"
 
     def _further(self, arm: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
@@ -378,10 +372,6 @@ class Worker:
         result = work()
         self.seconds[step] = time.perf_counter() - started
         return result
-
-    def _say_accuracy(self, step: str, predictions: np.ndarray) -> None:
-        top1 = 100 * (predictions == self.labels[: len(predictions)]).mean()
-        self.report(f"  {self.task!s:<14} {step:<16} {top1:6.2f} % top-1   ({self.seconds[step]:.0f} s)")
 
 
 def calibration_indices(labels: np.ndarray, count: int, *, draw: int) -> list[int]:
