@@ -49,9 +49,7 @@ def test_naive_swap_loses(claim: ClaimHandle, twins: EvidencePool, tier: str, si
             ran=f"FP32 GELU teacher and the same weights with every GELU replaced by ReLU, on {base.images}",
             tier=tier,
             seconds=base.seconds["FP32 GELU"] + base.seconds["FP32 naive swap"],
-            control=Control(
-                "the teacher against itself must not be judged a loss", same.sentence, same.verdict is not Verdict.REPRODUCED
-            ),
+            control=Control.refused("the teacher against itself must not be judged a loss", same),
             artifacts={"teacher": base.teacher_sha256},
             details=(f"top-1 {drop.reference_top1:.2f} % with GELU, {drop.candidate_top1:.2f} % after the naive swap",),
         ),
@@ -103,7 +101,7 @@ def test_other_seeds(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None
             f"judged on {base.images}; the chosen training images are the same, the random rows of each step are not",
             tier=tier,
             seconds=sum(sum(part.seconds.values()) for part in seeds),
-            control=Control("the naive swap must not pass", wrong.sentence, wrong.verdict is not Verdict.REPRODUCED),
+            control=Control.refused("the naive swap must not pass", wrong),
             artifacts={"teacher": base.teacher_sha256},
             numbers=spread(drops, "seeds"),
             details=tuple(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource, Verdict
+from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource
 from geluless.verdicts.accuracy import draw_drops, spread
 from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.pool import EvidencePool
@@ -18,7 +18,15 @@ from geluless.verdicts.twins import DRAWS, SIZES, Kind, Part, Task
 from geluless.verdicts.verdict import all_of
 
 KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
+BY_SIZE = pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
+)
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
+
+
+def _undistilled(base: Part) -> str:
+    """The arm that was swapped and not distilled, in INT8 where it was quantized."""
+    return "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
 
 
 def _other_draws(base: Part, local: Part) -> str:
@@ -31,9 +39,7 @@ def _other_draws(base: Part, local: Part) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reference", REFERENCES)
-@pytest.mark.parametrize(
-    "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
-)
+@BY_SIZE
 def test_int8_relu_keeps_the_accuracy(
     claim: ClaimHandle, twins: EvidencePool, tier: str, size: str, reference: str, kind: str
 ) -> None:
@@ -41,7 +47,7 @@ def test_int8_relu_keeps_the_accuracy(
     base, local = twins.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
     right = base.correct(reference)
     drop = paired_drop(right, local.correct("int8-relu"))
-    naive = "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
+    naive = _undistilled(base)
     control = judge(paired_drop(right, base.correct(naive)))
     artifacts = {"INT8 ReLU": local.artifacts["int8-relu"], "teacher": base.teacher_sha256}
     if reference == "int8-gelu":
@@ -53,11 +59,7 @@ def test_int8_relu_keeps_the_accuracy(
             f"{REFERENCES[reference]} on {base.images}",
             tier=tier,
             seconds=local.seconds["INT8 ReLU"],
-            control=Control(
-                f"the network that was swapped but not distilled ({naive}) must not pass",
-                control.sentence,
-                control.verdict is not Verdict.REPRODUCED,
-            ),
+            control=Control.refused(f"the network that was swapped but not distilled ({naive}) must not pass", control),
             artifacts=artifacts,
             numbers=tuple(
                 paired_drop(base.correct("fp32-gelu"), part.correct(arm)).estimate(f"budget, {name}")
@@ -76,14 +78,12 @@ def test_int8_relu_keeps_the_accuracy(
     )
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
-)
+@BY_SIZE
 def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
     """Judged: INT8 ReLU stays within 0.5 pp of FP32 GELU whichever 256 images calibrate it."""
     base, local = twins.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
     relu, gelu = draw_drops(base, local, "int8-relu"), draw_drops(base, base, "int8-gelu")
-    naive = "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
+    naive = _undistilled(base)
     control = non_inferiority(paired_drop(base.correct("fp32-gelu"), base.correct(naive)))
     claim.decide(
         all_of([non_inferiority(drop) for drop in relu]),
@@ -93,11 +93,7 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
             f"draw 0 of INT8 ReLU by the reference engine, the rest by {local.draws_engine}",
             tier=tier,
             seconds=sum(s for part in (base, local) for step, s in part.seconds.items() if ", draw " in step),
-            control=Control(
-                f"the network that was swapped but not distilled ({naive}) must not pass",
-                control.sentence,
-                control.verdict is not Verdict.REPRODUCED,
-            ),
+            control=Control.refused(f"the network that was swapped but not distilled ({naive}) must not pass", control),
             artifacts={"draw 0, INT8 ReLU": local.artifacts["int8-relu"], "teacher": base.teacher_sha256},
             numbers=(
                 *spread(list(relu), "draws, INT8 ReLU"),

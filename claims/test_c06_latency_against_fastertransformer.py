@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Resource, Verdict
+from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
 from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
@@ -36,7 +36,7 @@ def test_transfer_to_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
             found,
             f"transfer to this CPU: Swin-{size}, batch 1, one thread; relu (fused) against gelu-separate, the structure of "
             "FasterTransformer's INT8 MLP, in one engine that differs in nothing else",
-            Control("relu against its twin must not be 11 % faster", nothing.sentence, nothing.verdict is not Verdict.REPRODUCED),
+            Control.refused("relu against its twin must not be 11 % faster", nothing),
             numbers=(fused, ratio_estimate(found, "relu", "gelu-lut")),
         ),
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Estimate, Evidence, Verdict
+from geluless.verdicts import ClaimHandle, Control, Evidence
 from geluless.verdicts.accuracy import bias_drop, signature_details
 from geluless.verdicts.judge import non_inferiority, paired_drop
 from geluless.verdicts.lab import TWIN, Lab
-from geluless.verdicts.latency import contrast, equivalent
+from geluless.verdicts.latency import contrast_estimate, equivalent, ratio_estimate
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
 from geluless.verdicts.twins import SIZES, Kind, Task
@@ -23,22 +23,16 @@ def test_latency_with_and_without_bias(claim: ClaimHandle, lab: Lab, size: str) 
     if cpu_engine_missing(claim, f"Swin-{size}: fused or separate, with or without fc1's bias"):
         return
     found = lab.arms(size)
-    interaction, nothing = contrast(found, INTERACTION), contrast(found, {TWIN: 1.0, "relu": -1.0})
     separate = equivalent(found, "gelu-separate", "relu")
-    blocks = found.samples.blocks
     claim.decide(
         equivalent(found, FUSED, "relu"),
         timed_evidence(
             found,
             f"Swin-{size}, batch 1, one thread: {{fused, separate}} x {{with, without fc1 bias}}",
-            Control(
-                "a change that costs time, the separate GELU, must not pass as equivalent",
-                separate.sentence,
-                separate.verdict is not Verdict.REPRODUCED,
-            ),
+            Control.refused("a change that costs time, the separate GELU, must not pass as equivalent", separate),
             numbers=(
-                Estimate("interaction of bias and fusion", interaction.value, interaction.low, interaction.high, "ratio", blocks),
-                Estimate("relu again over relu", nothing.value, nothing.low, nothing.high, "ratio", blocks),
+                contrast_estimate(found, INTERACTION, label="interaction of bias and fusion"),
+                ratio_estimate(found, TWIN, "relu", label="relu again over relu"),
             ),
         ),
     )
@@ -58,10 +52,8 @@ def test_accuracy_with_and_without_bias(claim: ClaimHandle, twins: EvidencePool,
             "LayerNorm's own offset stays in front of fc1",
             tier=tier,
             seconds=sum(without.seconds.values()),
-            control=Control(
-                "the naive swap that drops the biases, not distilled, must not pass against the distilled network",
-                wrong.sentence,
-                wrong.verdict is not Verdict.REPRODUCED,
+            control=Control.refused(
+                "the naive swap that drops the biases, not distilled, must not pass against the distilled network", wrong
             ),
             artifacts={"without bias": without.artifacts["int8-relu"], "with bias": local.artifacts["int8-relu"]},
             numbers=(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Estimate, Resource, Verdict
+from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab
-from geluless.verdicts.latency import contrast, contrast_above_one
+from geluless.verdicts.latency import contrast_above_one, contrast_estimate
 from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
 from geluless.verdicts.twins import SIZES
 
@@ -29,19 +29,14 @@ def test_factorial_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
         "interaction": INTERACTION,
         "GELU over ReLU when GELU is a table": {"gelu-lut": 1.0, "relu": -1.0},
     }
-    blocks = found.samples.blocks
-    numbers = []
-    for name, weights in effects.items():
-        effect = contrast(found, weights)
-        numbers.append(Estimate(name, effect.value, effect.low, effect.high, "ratio", blocks))
     nothing = contrast_above_one(found, {TWIN: 1.0, "relu": -1.0}, label="effect of a new label")
     claim.decide(
         contrast_above_one(found, DIFFERENCE, label="activation's effect over fusion's"),
         timed_evidence(
             found,
             f"Swin-{size}, batch 1, one thread: {{separate, fused}} x {{GELU, ReLU}}, all four in the same blocks",
-            Control("relu under another label must have no effect", nothing.sentence, nothing.verdict is not Verdict.REPRODUCED),
-            numbers=tuple(numbers),
+            Control.refused("relu under another label must have no effect", nothing),
+            numbers=tuple(contrast_estimate(found, weights, label=name) for name, weights in effects.items()),
         ),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
+from geluless.report.document import totals_text
 from geluless.report.peers import Found
 
 BEGIN = "<!-- figures: begin (`nox -s report -- --readme README.md` writes what stands between the marks) -->"
@@ -36,13 +37,12 @@ def update_readme(path: Path, document: Mapping[str, Any], peers: Found, harness
 def figures(document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any] | None) -> list[str]:
     """Markdown lines."""
     environment = document["environment"]
-    totals = ", ".join(f"{count} {status}" for status, count in sorted(document["totals"].items()))
     revision = (environment["git"]["revision"] or "no revision")[:10]
     return [
         "",
         (
             f"{environment['cpu']}, {environment['cores']} cores, {document['created'][:10]}, revision {revision}, "
-            f"{document['seconds'] / 60:.0f} minutes: {totals}."
+            f"{document['seconds'] / 60:.0f} minutes: {totals_text(document)}."
         ),
         "",
         *_sizes(document),

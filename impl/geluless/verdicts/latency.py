@@ -36,10 +36,14 @@ def latency_ratio(findings: Findings, name: str, against: str) -> Interval:
     return contrast(findings, {name: 1.0, against: -1.0})
 
 
+def contrast_estimate(findings: Findings, weights: Mapping[str, float], *, label: str, margin: float | None = None) -> Estimate:
+    interval = contrast(findings, weights)
+    return Estimate(label, interval.value, interval.low, interval.high, "ratio", findings.samples.blocks, margin)
+
+
 def ratio_estimate(findings: Findings, name: str, against: str, *, margin: float | None = None, label: str = "") -> Estimate:
-    interval = latency_ratio(findings, name, against)
     text = label or f"time of {name} over {against}"
-    return Estimate(text, interval.value, interval.low, interval.high, "ratio", findings.samples.blocks, margin)
+    return contrast_estimate(findings, {name: 1.0, against: -1.0}, label=text, margin=margin)
 
 
 def at_most(findings: Findings, name: str, against: str, *, bound: float) -> Judgement:
@@ -101,8 +105,8 @@ def _judgement(
 
 def contrast_above_one(findings: Findings, weights: Mapping[str, float], *, label: str) -> Judgement:
     """Is exp(sum(weight * log time)) above one, by more than can be told from nothing?"""
-    interval = contrast(findings, weights)
-    estimate = Estimate(label, interval.value, interval.low, interval.high, "ratio", findings.samples.blocks, RESOLUTION)
+    estimate = contrast_estimate(findings, weights, label=label, margin=RESOLUTION)
+    interval = Interval(estimate.value, estimate.low, estimate.high)
     return _judgement(decide_above(interval, RESOLUTION), estimate, findings, weights, RESOLUTION)
 
 

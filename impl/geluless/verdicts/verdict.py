@@ -71,6 +71,11 @@ class Control:
     observed: str
     failed_as_it_must: bool
 
+    @staticmethod
+    def refused(what: str, judgement: Judgement) -> Control:
+        """The same judgement of something wrong: it must be anything but REPRODUCED."""
+        return Control(what, judgement.sentence, judgement.verdict is not Verdict.REPRODUCED)
+
 
 @dataclass(frozen=True)
 class Evidence:
