@@ -37,5 +37,10 @@ def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         root = CLAIMS if path.is_relative_to(CLAIMS) else PACKAGE
-        digest.update(f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(source_line(path, root))
     return digest.hexdigest()
+
+
+def source_line(path: Path, root: Path) -> bytes:
+    """What a file adds to a digest: its place and its content."""
+    return f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()

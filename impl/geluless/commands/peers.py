@@ -14,6 +14,7 @@ from geluless.commands.output import checked_output
 from geluless.commands.result import OptionError, Result
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
+from geluless.peers.standard import BATCH, SEED, THREADS, THROUGHPUT_BATCH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,11 +41,13 @@ def add_parser(verbs: Any) -> None:
     what.add_argument("--embedded", action="store_true", help="top-1 on embedded test images too (micro models)")
     what.add_argument("--images", type=positive, default=2000, metavar="N", help="of --embedded, class-balanced (default: 2000)")
     how = parser.add_argument_group("how")
-    how.add_argument("--threads", type=_counts, default=(1, 2), metavar="N,M", help="one contest each (default: 1,2)")
-    how.add_argument("--batch", type=positive, default=1, metavar="N", help="images per call, for latency (default: 1)")
-    how.add_argument("--throughput-batch", type=positive, default=8, metavar="N", help="on the most threads (default: 8)")
+    how.add_argument("--threads", type=_counts, default=THREADS, metavar="N,M", help="one contest each (default: 1,2)")
+    how.add_argument("--batch", type=positive, default=BATCH, metavar="N", help="images per call, for latency (default: 1)")
+    how.add_argument(
+        "--throughput-batch", type=positive, default=THROUGHPUT_BATCH, metavar="N", help="on the most threads (default: 8)"
+    )
     how.add_argument("--seconds", type=float, default=7.0, metavar="S", help="to sample each contest (default: 7)")
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights, images and the order in the blocks")
+    how.add_argument("--seed", type=int, default=SEED, metavar="N", help="of random weights, images and the order in the blocks")
     how.add_argument("--cache", type=Path, metavar="DIR", help="of prepared peers (default: the user's cache folder)")
     out = parser.add_argument_group("output")
     out.add_argument("--output", "-o", type=Path, metavar="FILE.peers.json", help="the record; .md and .svg lie beside it then")
@@ -160,11 +163,11 @@ def _contests(
     from tqdm import tqdm
 
     from geluless.peers.contest import Timing, cores_for, hold
-    from geluless.peers.peer import Shape
     from geluless.peers.preparation import families_of, prepare_all
+    from geluless.peers.standard import shapes_of
 
     most = max(options.threads)
-    shapes = [Shape(options.batch, threads) for threads in options.threads] + [Shape(options.throughput_batch, most)]
+    shapes = shapes_of(options.batch, options.throughput_batch, options.threads)
     count = sum(len(family) for subject in subjects for family in families_of(peers, subject))
     with tqdm(total=count, desc="preparing peers", unit="peer", disable=None, leave=False) as bar:
         prepared = prepare_all(subjects, peers, shapes, cache=cache, scratch=scratch, cores=cores_for(1 << 20), done=bar.update)

@@ -6,6 +6,8 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from geluless.sources import source_line
+
 PACKAGE = Path(__file__).parent.parent
 SOURCES = (
     *("bench/intervals.py", "bench/paired.py", "bench/verification.py"),
@@ -20,5 +22,5 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     for pattern in SOURCES:
         for path in sorted(PACKAGE.glob(pattern)):
-            digest.update(f"{path.relative_to(PACKAGE)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            digest.update(source_line(path, PACKAGE))
     return digest.hexdigest()

@@ -20,9 +20,10 @@ from geluless.bench.study import Findings, StudyError
 from geluless.peers.contest import its_own_seconds, on_cores, peak_loop
 from geluless.peers.foreign import ForeignCores
 from geluless.peers.lineup import Dropped, Entrant, start
-from geluless.peers.peer import Peer, PeerFailure, Shape
+from geluless.peers.peer import Peer, PeerFailure
 from geluless.peers.preparation import Prepared, are_prepared, prepare_all
 from geluless.peers.roster import BASELINE, chosen_peers
+from geluless.peers.standard import BATCH, SEED, THROUGHPUT_BATCH, shapes_of
 from geluless.peers.subject import Subject, make_subject, random_network
 
 MODEL = SIZES["tiny"]
@@ -31,9 +32,7 @@ SEPARATE = "ours-gelu-separate"
 TWIN = f"{BASELINE} relu again"
 ROUNDS, FEWEST, BLOCKS = 4, 3, 12  # FEWEST: of rounds, for an interval
 
-# What `nox -s peers` prepares: the same shapes, images and seed, so that its cache serves here.
-SHAPES = (Shape(1, 1), Shape(1, 2), Shape(8, 2))
-LARGEST_BATCH, SEED = 8, 0
+SHAPES = shapes_of()  # with the seed and the images all that `nox -s peers` prepares, so that its cache serves here
 
 Announce = Callable[[str], object]
 Outcomes = Mapping[tuple[str, str], Prepared | PeerFailure]
@@ -55,27 +54,27 @@ def measure_gain(
 
     Raises StudyError when our own engine fails or other processes disturb more than a round.
     """
+    if not prepare and not any(cache.glob(f"{MODEL}_*")):  # before two networks are made only to find that out
+        return None
     peers = chosen_peers((*ENGINES, SEPARATE))
+    families = {peer.family for peer in peers if peer.family}
+    wanted = [peer for peer in chosen_peers(()) if peer.family in families]  # a family is prepared as a whole
     with tempfile.TemporaryDirectory(prefix="geluless-gain-") as name:
         scratch = Path(name)
         subjects = {activation: _subject(scratch, activation) for activation in ("gelu", "relu")}
         every = list(subjects.values())
-        # A family is prepared as a whole: the roster's, not only the engines that are timed here.
-        if not prepare and not are_prepared(every, chosen_peers(()), SHAPES, families=_families(peers), cache=cache):
+        if not prepare and not are_prepared(every, wanted, SHAPES, cache=cache):
             return None
-        wanted = [peer for peer in chosen_peers(()) if peer.family in _families(peers)]
         outcomes = prepare_all(every, wanted, SHAPES, cache=cache, scratch=scratch, cores=cores)
         return time_rounds(subjects, peers, outcomes, rounds=rounds, cores=cores[-1:], scratch=scratch, announce=announce)
-
-
-def _families(peers: Sequence[Peer]) -> set[str]:
-    return {peer.family for peer in peers if peer.family}
 
 
 def _subject(scratch: Path, activation: str) -> Subject:
     (folder := scratch / activation).mkdir()
     model = random_network(MODEL, activation, seed=SEED)
-    return make_subject(folder, model, name=MODEL, weights=f"random, seed {SEED}", batch=LARGEST_BATCH, test_images=0, seed=SEED)
+    return make_subject(
+        folder, model, name=MODEL, weights=f"random, seed {SEED}", batch=max(BATCH, THROUGHPUT_BATCH), test_images=0, seed=SEED
+    )
 
 
 def time_rounds(

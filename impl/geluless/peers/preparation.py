@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,11 +76,9 @@ def prepare_all(
     return result
 
 
-def are_prepared(
-    subjects: Sequence[Subject], peers: Sequence[Peer], shapes: Sequence[Shape], *, families: Collection[str], cache: Path
-) -> bool:
-    """Whether an earlier run has left everything that these families of peers need."""
-    wanted = [(subject, family) for subject in subjects for family in families_of(peers, subject) if family[0].family in families]
+def are_prepared(subjects: Sequence[Subject], peers: Sequence[Peer], shapes: Sequence[Shape], *, cache: Path) -> bool:
+    """Whether an earlier run has left everything that these peers need."""
+    wanted = [(subject, family) for subject in subjects for family in families_of(peers, subject)]
     return all(_complete(_folder(cache, subject, family, shapes)) is not None for subject, family in wanted)
 
 
