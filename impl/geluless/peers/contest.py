@@ -76,10 +76,7 @@ def hold(
                 announce(f"{head}: starting {peer.name}")
                 log = scratch / f"{peer.name}_{subject.activation}_{timing.threads}.log"
                 try:
-                    outcome = prepared[subject.activation, peer.name]
-                    if isinstance(outcome, PeerFailure):
-                        raise outcome
-                    shape = Shape(timing.batch, timing.threads)
+                    outcome, shape = prepared[subject.activation, peer.name], Shape(timing.batch, timing.threads)
                     entrants[peer.name] = start(peer, subject, outcome, shape, cores=cores, log=log)
                 except PeerFailure as failure:
                     failures[peer.name] = failure

@@ -104,36 +104,39 @@ def time_rounds(
         with on_cores(cores):
             try:
                 for name, (peer, activation) in lineup.items():
+                    outcome, log = outcomes[activation, peer.name], scratch / f"{name.replace(' ', '_')}_{number}.log"
                     try:
-                        outcome = outcomes[activation, peer.name]
-                        if isinstance(outcome, PeerFailure):
-                            raise outcome
-                        log = scratch / f"{name.replace(' ', '_')}_{number}.log"
                         entrants[name] = start(peer, subjects[activation], outcome, SHAPES[0], cores=cores, log=log)
                     except PeerFailure as failure:
                         failures[name] = failure.reason
-                lineup = {name: what for name, what in lineup.items() if name not in failures}
-                load = ForeignCores([entrant.process for entrant in entrants.values()])
-                parts.append(
-                    time_paired(
-                        {name: entrant.sample for name, entrant in entrants.items()},
-                        seconds=0.0,
-                        min_blocks=BLOCKS,
-                        warm_up=1,
-                        seed=SEED + number,
-                        peak=peak_loop(),
-                        stopwatch=its_own_seconds,
-                    )
-                )
-                foreign.append(load.average() or 0.0)
+                samples, busy = _timed(entrants, seed=SEED + number)
                 rows = rows or [_row(name, entrant) for name, entrant in entrants.items()]
-            except Dropped as dropped:
-                raise StudyError(f"{dropped.entrant.peer.name} failed while it was timed: {dropped.failure.reason}") from dropped
             finally:
                 for entrant in entrants.values():
                     entrant.process.close()
+        lineup = {name: what for name, what in lineup.items() if name not in failures}
+        parts.append(samples)
+        foreign.append(busy)
         announce(f"  round {number + 1} of {rounds}: {len(entrants)} engines")
     return _judged(parts, rows, foreign, failures)
+
+
+def _timed(entrants: Mapping[str, Entrant], *, seed: int) -> tuple[Samples, float]:
+    """The blocks of one round, and how many cores others kept busy meanwhile. Raises StudyError when an engine fails."""
+    load = ForeignCores([entrant.process for entrant in entrants.values()])
+    try:
+        samples = time_paired(
+            {name: entrant.sample for name, entrant in entrants.items()},
+            seconds=0.0,
+            min_blocks=BLOCKS,
+            warm_up=1,
+            seed=seed,
+            peak=peak_loop(),
+            stopwatch=its_own_seconds,
+        )
+    except Dropped as dropped:
+        raise StudyError(f"{dropped.entrant.peer.name} failed while it was timed: {dropped.failure.reason}") from dropped
+    return samples, load.average() or 0.0
 
 
 def _judged(parts: list[Samples], rows: list[dict[str, Any]], foreign: list[float], failures: dict[str, str]) -> Gain:

@@ -81,8 +81,12 @@ class Dropped(Exception):
         self.entrant, self.failure = entrant, failure
 
 
-def start(peer: Peer, subject: Subject, prepared: Prepared, shape: Shape, *, cores: Sequence[int], log: Path) -> Entrant:
-    """Start it alone and verify it. Raises PeerFailure; the process has ended then."""
+def start(
+    peer: Peer, subject: Subject, prepared: Prepared | PeerFailure, shape: Shape, *, cores: Sequence[int], log: Path
+) -> Entrant:
+    """Start it alone and verify it. Raises PeerFailure, that of its preparation too; no process is left then."""
+    if isinstance(prepared, PeerFailure):
+        raise prepared
     process = PeerProcess(log, cores=cores, threads=shape.threads)
     entrant = Entrant(peer, subject, process)
     try:
