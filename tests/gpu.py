@@ -21,7 +21,8 @@ from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture, Tile, Tiles
 from geluless.models import replace_gelu
 from geluless.models.micro import init_twin
-from geluless.ptq import Artifact, quantize
+from geluless.ptq import Artifact
+from geluless.ptq.quantize import quantize
 
 # Ragged on purpose: no property test has as many rows or channels as these blocks for long.
 SMALL_BLOCKS = Architecture("interpreter", None, 1, block_m=(32, 16), block_n=(64, 32), elementwise=256, norm_elements=512)

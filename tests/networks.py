@@ -11,7 +11,8 @@ from timm.models.swin_transformer import SwinTransformer
 
 from geluless.models import replace_gelu
 from geluless.models.micro import init_twin
-from geluless.ptq import PROFILES, Artifact, Profile, quantize
+from geluless.ptq import PROFILES, Artifact, Profile
+from geluless.ptq.quantize import quantize
 
 AWKWARD_INPUT = (3, 22, 36)
 

@@ -26,7 +26,8 @@ from geluless.engine.cpu import CpuNetwork
 from geluless.errors import DataError
 from geluless.models import replace_gelu
 from geluless.models.micro import init_twin
-from geluless.ptq import PROFILES, Artifact, quantize
+from geluless.ptq import PROFILES, Artifact
+from geluless.ptq.quantize import quantize
 from tests.compiled import (
     FLOAT_ARMS,
     ISAS,

@@ -15,7 +15,7 @@ import geluless
 from geluless.distillation import RECIPES, Distillation, RecipeError, SoftLabelSettings, distill
 from geluless.distillation.recipes import LocalSettings, Recipe
 from geluless.models import named_blocks
-from geluless.ptq import quantize
+from geluless.ptq.quantize import quantize
 from geluless.verdicts.ablation import CONTROL, SETTINGS, recipe_of, setting_of, table
 from geluless.verdicts.accuracy import ablation_table, accuracy_exhibits, bias_drop, draw_drops, signature_details, spread
 from geluless.verdicts.exhibits import twin_exhibits

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -25,8 +27,9 @@ from geluless.engine.arms import Arm, available_arms
 from geluless.engine.epilogue import gelu_table
 from geluless.engine.reference import layer_norm, linear, softmax
 from geluless.models.micro import create_micro, init_twin
-from geluless.ptq import PROFILES, Artifact, quantize
+from geluless.ptq import PROFILES, Artifact
 from geluless.ptq.artifact import MAX_HEADER_BYTES, artifact_from_bytes
+from geluless.ptq.quantize import quantize
 from tests.networks import awkward_artifact, awkward_images
 
 TEXT = Path(str(geluless.ptq.__file__)).with_name("FORMAT.md").read_text(encoding="utf-8")
@@ -360,3 +363,17 @@ def test_a_wrong_number_worked_by_hand_is_noticed() -> None:
     """Negative control of `worked`."""
     with pytest.raises(AssertionError, match="v = 10981"):
         worked("v = 10981 >> 4 = 687  # off by one")
+
+
+def test_an_artifact_runs_without_torch(tmp_path: Path) -> None:
+    """Its import is most of a start: whoever only runs artifacts does not pay for it."""
+    awkward_artifact().save(path := tmp_path / "awkward.int8.safetensors")
+    np.save(tmp_path / "images.npy", awkward_images(1).numpy())
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "import numpy, geluless\n"
+        "engine = geluless.Engine(geluless.load_artifact(Path(sys.argv[1])), backend='reference')\n"
+        "assert engine(numpy.load(sys.argv[2])).any()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "images.npy")], check=True, timeout=120)

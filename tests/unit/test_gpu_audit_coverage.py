@@ -22,7 +22,8 @@ from geluless.engine.gpu.tiles import ARCHITECTURES, RESERVED, Tiles
 from geluless.engine.plan import Activation
 from geluless.models import replace_gelu
 from geluless.models.micro import init_twin
-from geluless.ptq import PROFILES, Artifact, quantize
+from geluless.ptq import PROFILES, Artifact
+from geluless.ptq.quantize import quantize
 from geluless.sizes import SIZES
 
 TILES = Tiles(ARCHITECTURES["sm_89"])

@@ -49,7 +49,7 @@ def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
     import torch
 
     from geluless.models import create_model, replace_gelu
-    from geluless.ptq import quantize
+    from geluless.ptq.quantize import quantize
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -42,7 +42,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.data.balance import balanced_indices
-    from geluless.ptq import PROFILES, quantize
+    from geluless.ptq import PROFILES
+    from geluless.ptq.quantize import quantize
 
     if options.profile not in PROFILES:
         raise OptionError(f"no profile is called {options.profile!r}; choose one of {', '.join(PROFILES)}")

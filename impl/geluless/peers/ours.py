@@ -44,7 +44,7 @@ class Ours:
     def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
         import torch
 
-        from geluless.ptq import quantize
+        from geluless.ptq.quantize import quantize
 
         path = folder / ARTIFACT
         if path.exists():  # the family's other arm has made it

@@ -287,7 +287,7 @@ class Worker:
         return logits
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
-        from geluless.ptq import quantize
+        from geluless.ptq.quantize import quantize
 
         chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
         return quantize(model, self.train.batches(64, indices=chosen), profile=profile)
