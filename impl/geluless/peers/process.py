@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from geluless.bench.load import process_seconds
 from geluless.peers.peer import PeerFailure, Status
 
 POLITE = {  # for every process: neither downloads nor usage statistics leave this machine
@@ -71,12 +72,7 @@ class PeerProcess:
 
     def cpu_seconds(self) -> float:
         """What it has used of all cores together; 0 where the kernel does not say, or it has ended."""
-        try:
-            text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii", errors="replace")
-        except OSError:
-            return 0.0
-        user, system = text.rpartition(")")[2].split()[11:13]  # after the name, which may hold anything
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return process_seconds(self._process.pid)
 
     def kill(self) -> None:
         """End the process, from whatever thread; who waits for its answer gets a PeerFailure."""

@@ -17,6 +17,7 @@
 #include "ends.h"
 #include "layer_norm.h"
 #include "pass.h"
+#include "plant.h"
 
 namespace geluless::GELULESS_ISA {
 
@@ -37,7 +38,7 @@ constexpr Kernels make_kernels(const char* name) {
   set(Epilogue::kTwiceResidual, gemm<Float<Twice>, AddToStream>);
   set(Epilogue::kReluFloat, gemm<Float<ReluFloat>, ToBytes<Clamp>>);
   set(Epilogue::kGeluErf, gemm<Float<GeluErf>, ToBytes<Clamp>>);
-  set(Epilogue::kGeluPolynomial, gemm<Float<GeluPolynomial>, ToBytes<Clamp>>);
+  set(Epilogue::kGeluPolynomial, planted<gemm<Float<GeluPolynomial>, ToBytes<Clamp>>>());
   set(Epilogue::kAfterGemm, gemm<Float<AfterGemm>, ToBytes<Saturate>>);
   k.pass[static_cast<int>(Pass::kReluWords)] = relu_words;
   k.pass[static_cast<int>(Pass::kReluAfterGemm)] = relu_after_gemm;

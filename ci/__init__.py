@@ -1,0 +1,1 @@
+"""What continuous integration needs beyond nox sessions; no part of the installed package."""

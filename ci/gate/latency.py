@@ -1,0 +1,32 @@
+"""The latency half of the gate: one run, and a second one of what looks slower, which must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ci.gate.judgement import Judgement, Outcome, confirm, judge
+from ci.gate.revisions import Revision
+from ci.gate.thresholds import Thresholds
+from ci.gate.timing import BLOCKS, PAIRS, Duel, duel
+
+
+def judge_latency(
+    base: Revision,
+    head: Revision,
+    limits: Thresholds,
+    *,
+    names: Sequence[str] = (),
+    pairs: int = PAIRS,
+    blocks: int = BLOCKS,
+    seed: int = 0,
+    announce: Callable[[str], object] = lambda line: None,
+) -> tuple[Duel, dict[str, Judgement]]:
+    """(the first run, what both runs say by benchmark). Raises GateError as `duel` does."""
+    first = duel(base, head, names=names, pairs=pairs, blocks=blocks, seed=seed, announce=announce)
+    judgements = judge(first, limits)
+    suspects = [name for name, judgement in judgements.items() if judgement.outcome is Outcome.REGRESSED]
+    if suspects:
+        announce(f"slower: {', '.join(suspects)}; once more")
+        second = duel(base, head, names=suspects, pairs=pairs, blocks=blocks, seed=seed + 1, announce=announce)
+        judgements = confirm(judgements, judge(second, limits))
+    return first, judgements

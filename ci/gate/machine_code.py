@@ -1,0 +1,131 @@
+"""Instructions, vector spills and float operations of every function of the compiled CPU engine, from its disassembly.
+
+No noise: both revisions come from the same compiler. A spill is a move of a vector register to or from the stack frame; a float
+operation is an arithmetic instruction or a conversion on single or double floats. In a kernel (the isa_* objects) one more of
+either fails, in a function and in all kernels together, so that a new name hides nothing. A function's instructions may grow by
+the [code] threshold `instructions`. The code around the kernels is counted and told, no more. x86 only: elsewhere there are
+instructions, and neither spills nor floats are known.
+
+Functions are told apart by object file and demangled name. What a compiler makes of one function in several pieces (.cold,
+.part, .isra, .constprop, clones) is counted together, so that a new piece does not look like a new function.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.gate.revisions import GateError
+
+FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
+INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(?:\{\w+\} )?(\S+)\s*(.*)$")
+PIECE = re.compile(r"( \[clone [^\]]*\]|\.(cold|part|isra|constprop|lto_priv)(\.\d+)?)+$")
+X86_FLOAT = re.compile(
+    r"^v?((add|sub|mul|div|sqrt|rsqrt|rcp|rsqrt14|rcp14|min|max|round|rndscale|scalef|getexp|getmant|reduce|range|fixupimm|dp"
+    r"|hadd|hsub|addsub|cmp\w*|u?comi|fn?m(add|sub|addsub|subadd)\d*)(ps|pd|ss|sd)|cvt\w+)$"
+)
+STACK_POINTER, FRAME_POINTER = re.compile(r"\(%rsp[,)]"), re.compile(r"\(%rbp[,)]")
+SETS_FRAME = re.compile(r"^%rsp,%rbp$")  # without this %rbp is a register like any other
+KERNELS = "isa_"
+X86_VECTOR = re.compile(r"%[xyz]mm\d+")
+GROWTH = 2.0  # per cent more instructions, where the thresholds say nothing
+SMALL = 8  # instructions that a function may grow by whatever its size: a call has been inlined or not
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one function: static counts, not executed ones."""
+
+    instructions: int = 0
+    spills: int = 0
+    floats: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.instructions + other.instructions, self.spills + other.spills, self.floats + other.floats)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One function, or one object file as a whole, before and after. problems: why it fails; empty where it does not."""
+
+    where: str
+    before: Counts | None
+    after: Counts | None
+    problems: tuple[str, ...]
+
+
+def disassembled(objects: Sequence[Path]) -> dict[str, Counts]:
+    """Counts by "object: function". Raises GateError without objdump."""
+    tool = shutil.which("objdump")
+    if tool is None:
+        raise GateError("objdump is missing: install binutils")
+    found: dict[str, Counts] = {}
+    for path in objects:
+        command = [tool, "--disassemble", "--demangle", "--no-show-raw-insn", "--wide", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GateError(f"objdump cannot read {path.name}: {done.stderr.strip()}")
+        for name, counts in functions(done.stdout):
+            key = f"{path.name.removesuffix('.o')}: {name}"
+            found[key] = found.get(key, Counts()) + counts
+    return found
+
+
+def functions(text: str) -> Iterator[tuple[str, Counts]]:
+    """(demangled name, counts) of every piece in objdump's output."""
+    name, lines = "", list[tuple[str, str]]()
+    for line in text.splitlines():
+        if header := FUNCTION.match(line):
+            if name:
+                yield name, _counted(lines)
+            name, lines = PIECE.sub("", header[1]), []
+        elif instruction := INSTRUCTION.match(line):
+            lines.append((instruction[1], instruction[2].partition("#")[0].strip()))
+    if name:
+        yield name, _counted(lines)
+
+
+def _counted(instructions: Sequence[tuple[str, str]]) -> Counts:
+    framed = any(mnemonic == "mov" and SETS_FRAME.match(operands) for mnemonic, operands in instructions)
+    spills = floats = 0
+    for mnemonic, operands in instructions:
+        if X86_VECTOR.search(operands):
+            on_stack = STACK_POINTER.search(operands) or (framed and FRAME_POINTER.search(operands))
+            spills += "mov" in mnemonic and bool(on_stack)
+            floats += bool(X86_FLOAT.match(mnemonic))
+    return Counts(len(instructions), spills, floats)
+
+
+def compare(before: Mapping[str, Counts], after: Mapping[str, Counts], *, growth: float = GROWTH) -> list[Change]:
+    """Every function that changed, and all kernels together, the failing ones first."""
+    changes = []
+    for where in {**before, **after}:
+        old, new = before.get(where), after.get(where)
+        if old != new:
+            problems = _problems(old, new, growth) if old and new and where.startswith(KERNELS) else ()
+            changes.append(Change(where, old, new, problems))
+    old, new = _all_kernels(before), _all_kernels(after)
+    if problems := _problems(old, new, growth=float("inf")):
+        changes.append(Change("all kernels together", old, new, problems))
+    for name in sorted({where.split(":", 1)[0] for where in before} - {where.split(":", 1)[0] for where in after}):
+        changes.append(Change(name, Counts(), Counts(), ("the object is gone",)))
+    return sorted(changes, key=lambda change: (not change.problems, change.where))
+
+
+def _problems(old: Counts, new: Counts, growth: float) -> tuple[str, ...]:
+    problems = []
+    if new.spills > old.spills:
+        problems.append(f"{new.spills - old.spills} more vector spills ({old.spills} -> {new.spills})")
+    if new.floats > old.floats:
+        problems.append(f"{new.floats - old.floats} more float operations ({old.floats} -> {new.floats})")
+    if new.instructions > max(old.instructions * (1 + growth / 100), old.instructions + SMALL):
+        problems.append(f"{new.instructions - old.instructions} more instructions ({old.instructions} -> {new.instructions})")
+    return tuple(problems)
+
+
+def _all_kernels(counts: Mapping[str, Counts]) -> Counts:
+    return sum((value for where, value in counts.items() if where.startswith(KERNELS)), Counts())

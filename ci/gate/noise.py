@@ -1,0 +1,99 @@
+"""The working tree against itself, built twice: every difference is noise, and the thresholds come from it.
+
+The head's code lies a quarter of a cache line further on (plant.h, `layout`): where a loop happens to lie is noise, too.
+
+Every run is a line of noise.jsonl at once. A recording that was interrupted goes on from there: lines of the same sources,
+processor and budget count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ci.gate import footprint, machine_code, thresholds
+from ci.gate.footprint import artifacts
+from ci.gate.judgement import judge
+from ci.gate.revisions import GateError, Revision, build, copy_of, head_revision, sources_digest
+from ci.gate.thresholds import Thresholds
+from ci.gate.timing import duel
+from geluless.bench.environment import cpu_model
+
+RUNS = "noise.jsonl"
+SEEDS = 1_000_000  # apart from those of the gate itself
+
+
+def equal_revisions(repository: Path, home: Path) -> tuple[Revision, Revision]:
+    """(base, head), both of the working tree and both built, with their code at other places."""
+    head = head_revision(repository, home)
+    base = copy_of(head, "base", home / "base")
+    build(base)
+    build(head, defines=["GELULESS_PLANT=layout"])
+    for revision in (base, head):
+        artifacts(revision)
+    return base, head
+
+
+def record_noise(
+    repository: Path,
+    home: Path,
+    folder: Path,
+    file: Path,
+    *,
+    runs: int,
+    pairs: int,
+    blocks: int,
+    announce: Callable[[str], object],
+) -> None:
+    """Write the thresholds of `runs` runs to `file`. Raises GateError where nothing can be timed, or the runs are too few."""
+    base, head = equal_revisions(repository, home)
+    kept = thresholds.read(file) if file.exists() else Thresholds()
+    key = {"sources": sources_digest(head), "cpu": cpu_model(), "pairs": pairs, "blocks": blocks}
+    folder.mkdir(parents=True, exist_ok=True)
+    done = list(_done(folder / RUNS, key))
+    for number in range(len(done), runs):
+        done.append(_one(base, head, seed=SEEDS + number, pairs=pairs, blocks=blocks))
+        with (folder / RUNS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "ratios": done[-1]}) + "\n")
+        announce(f"run {number + 1} of {runs}: the largest difference is {_largest(done[-1])}")
+    ratios = {name: [run[name] for run in done[:runs]] for name in done[0]}
+    noise = {
+        "cpu": key["cpu"],
+        "sources": key["sources"],
+        "runs": runs,
+        "pairs": pairs,
+        "blocks": blocks,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    code = kept.code or {"instructions": machine_code.GROWTH}
+    weights = kept.footprint or footprint.MAY_GROW
+    thresholds.write(file, Thresholds(thresholds.from_noise(ratios), code, weights, noise))
+    announce(f"thresholds: {file}")
+
+
+def _one(base: Revision, head: Revision, *, seed: int, pairs: int, blocks: int) -> dict[str, float]:
+    """head / base by benchmark."""
+    found = duel(base, head, pairs=pairs, blocks=blocks, seed=seed)
+    for name, problem in found.wrong.items():
+        raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
+    return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}
+
+
+def _done(path: Path, key: dict[str, Any]) -> Iterator[dict[str, float]]:
+    """Runs that an interrupted recording has left; a line that is none, or of something else, does not count."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        try:
+            run = json.loads(line)
+            if run["key"] == key:
+                yield {str(name): float(value) for name, value in run["ratios"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+
+
+def _largest(ratios: dict[str, float]) -> str:
+    name = max(ratios, key=lambda name: abs(ratios[name] - 1))
+    return f"{100 * (ratios[name] - 1):+.1f} %, of {name}"

@@ -1,0 +1,189 @@
+"""Both revisions' workloads, sample by sample in turns.
+
+A pair of processes, one per revision, is bound to one core. In every block each workload is timed in both, one right after the
+other, which of them first is drawn anew: whatever the machine does within seconds it does to both. A process keeps its memory
+layout for life, so there are several pairs, and the interval is over pairs. Blocks during which other processes kept a core busy
+are dropped with all their samples, and counted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ci.gate.revisions import DisturbedError, GateError, Revision
+from ci.gate.worker import PROTOCOL, Worker, pair_of_workers
+from geluless.bench.load import TOO_MUCH, busy_seconds
+from geluless.bench.paired import Samples, joined, kept
+
+PAIRS, BLOCKS = 6, 12
+LEAST_PAIRS = 3  # fewer say nothing about the next one
+SAMPLE_SECONDS = 0.002  # a sample lasts at least this long,
+BLOCK_SECONDS = 0.05  # and longer where few workloads would make a shorter block than this
+WINDOW = 0.5  # seconds; the kernel counts load in hundredths, too coarse for one block
+SIDES = ("base", "head")
+
+Announce = Callable[[str], object]
+
+
+@dataclass
+class Duel:
+    """samples: contenders (side, name) as "side name". wrong: what a revision computes wrongly, by name. missing: of the base's
+    workloads, those that the head does not have; new: the reverse. changed: those whose outputs differ between the two."""
+
+    samples: Samples | None
+    isa: str
+    missing: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    wrong: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    dropped: int = 0
+
+    @property
+    def timed(self) -> list[str]:
+        return [] if self.samples is None else [key.split(" ", 1)[1] for key in self.samples.seconds if key.startswith("base ")]
+
+
+def duel(
+    base: Revision,
+    head: Revision,
+    *,
+    names: Sequence[str] = (),
+    pairs: int = PAIRS,
+    blocks: int = BLOCKS,
+    seed: int = 0,
+    announce: Announce = lambda line: None,
+) -> Duel:
+    """Time `names` of both revisions (default: all that both have). Raises GateError where nothing can be timed."""
+    contest: _Contest | None = None
+    parts: list[dict[str, list[float]]] = []
+    foreign: list[float] = []
+    for number in range(pairs):
+        with pair_of_workers(base, head) as workers:
+            contest = contest or _Contest(workers, names)
+            contest.load(workers)
+            if not contest.calls:
+                break
+            part, load = _blocks(workers, contest.calls, blocks=blocks, seed=1000 * seed + number)
+            parts.append(part)
+            foreign += load
+        announce(f"pair {number + 1} of {pairs}: {len(contest.calls)} workloads, {blocks} blocks")
+    if contest is None:
+        raise GateError("no pair of processes was asked for")
+    if contest.calls:
+        # What turned out wrong in a later process has no times from the earlier ones either.
+        keys = [f"{side} {name}" for side in SIDES for name in contest.calls]
+        samples = joined([Samples({key: np.array(part[key]) for key in keys}, {}) for part in parts])
+        contest.result.samples, contest.result.dropped = _quiet(samples, np.array(foreign), pairs)
+    return contest.result
+
+
+def _quiet(samples: Samples, foreign: np.ndarray, pairs: int) -> tuple[Samples, int]:
+    """The blocks that count, and how many do not. Raises DisturbedError for a machine on which too few do."""
+    quiet = foreign <= TOO_MUCH
+    left = kept(samples, quiet) if quiet.any() else None
+    if left is None or quiet.sum() < len(quiet) // 2 or len(left.processes) < min(pairs, LEAST_PAIRS):
+        disturbed = f"{len(quiet) - quiet.sum()} of {len(quiet)} blocks"
+        raise DisturbedError(f"other processes disturbed {disturbed}: nothing can be timed here while they run")
+    return left, int((~quiet).sum())
+
+
+class _Contest:
+    """What both sides have, and how many calls make a sample: chosen with the first pair, the same for both and for all pairs."""
+
+    def __init__(self, workers: dict[str, Worker], names: Sequence[str]) -> None:
+        lists = {side: worker.ask("list") for side, worker in workers.items()}
+        for side, answer in lists.items():
+            if answer.get("protocol") != PROTOCOL:
+                raise GateError(f"{side} {workers[side].revision} speaks protocol {answer.get('protocol')}, not {PROTOCOL}")
+        isas = [lists[side]["isa"] for side in SIDES]
+        if isas[0] != isas[1]:
+            raise GateError(f"base runs {isas[0]}, head {isas[1]}: their times say nothing about a change")
+        had, has = (lists[side]["names"] for side in SIDES)
+        if unknown := sorted(set(names) - set(had) - set(has)):
+            raise GateError(f"no workload is called {unknown[0]!r}; there are {', '.join(has)}")
+        wanted = set(names or [*had, *has])
+        missing = [name for name in had if name not in has and name in wanted]
+        new = [name for name in has if name not in had and name in wanted]
+        self.result = Duel(None, isas[1], missing=missing, new=new)
+        self.calls = {name: 0 for name in had if name in has and name in wanted}
+        self._digests: dict[tuple[str, str], str] = {}
+
+    def load(self, workers: dict[str, Worker]) -> None:
+        """Into a pair of processes. Only the first verifies: the others must give the same bytes."""
+        first = not self._digests
+        seconds = {}
+        for name in list(self.calls):
+            answers = {side: workers[side].ask("load", name=name, verify=first) for side in SIDES}
+            for side, answer in answers.items():
+                if "error" in answer:
+                    self.result.wrong[name] = f"{side}: {answer['error']}"
+                elif self._digests.setdefault((side, name), answer["digest"]) != answer["digest"]:
+                    self.result.wrong[name] = f"{side}: other output than in the first process"
+            if name in self.result.wrong:
+                del self.calls[name]
+                continue
+            seconds[name] = answers["base"]["seconds"]
+            if first and answers["base"]["digest"] != answers["head"]["digest"]:
+                self.result.changed.append(name)
+        if first:
+            sample = max(SAMPLE_SECONDS, BLOCK_SECONDS / (2 * max(len(self.calls), 1)))
+            self.calls = {name: max(1, math.ceil(sample / max(seconds[name], 1e-7))) for name in self.calls}
+
+
+def _blocks(
+    workers: dict[str, Worker], calls: dict[str, int], *, blocks: int, seed: int
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds per call by "side name", and the cores that others kept busy, both in the order of the blocks."""
+    coin = np.random.default_rng(seed)
+    names = list(calls)
+    seconds: dict[str, list[float]] = {f"{side} {name}": [] for side in SIDES for name in names}
+    load = _ForeignLoad(workers)
+    for block in range(-1, blocks):  # the first one warms up
+        for index in coin.permutation(len(names)):
+            name = names[index]
+            for side in coin.permutation(SIDES):
+                answer = workers[str(side)].ask("sample", name=name, calls=calls[name])
+                if "error" in answer:
+                    raise GateError(f"{side}: {name} failed while it was timed: {answer['error']}")
+                if block >= 0:
+                    seconds[f"{side} {name}"].append(answer["seconds"])
+        if block < 0:
+            load = _ForeignLoad(workers)
+        else:
+            load.block_ended(last=block == blocks - 1)
+    return seconds, load.levels
+
+
+class _ForeignLoad:
+    """Cores that others kept busy, by block. Blocks are looked at together until they fill a window, whose level they share."""
+
+    def __init__(self, workers: dict[str, Worker]) -> None:
+        self.levels: list[float] = []
+        self._workers = workers
+        self._open = 0
+        self._begin()
+
+    def block_ended(self, *, last: bool) -> None:
+        self._open += 1
+        if last or time.perf_counter() - self._wall >= WINDOW:
+            self.levels += [self._level()] * self._open
+            self._open = 0
+            self._begin()
+
+    def _begin(self) -> None:
+        self._busy, self._own, self._wall = busy_seconds(), self._own_seconds(), time.perf_counter()
+
+    def _own_seconds(self) -> float:
+        return time.process_time() + sum(worker.cpu_seconds() for worker in self._workers.values())
+
+    def _level(self) -> float:
+        busy = busy_seconds()
+        if busy is None or self._busy is None:
+            return 0.0
+        others = busy - self._busy - (self._own_seconds() - self._own)
+        return max(0.0, others) / max(time.perf_counter() - self._wall, 1e-9)

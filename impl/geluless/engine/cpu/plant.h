@@ -1,0 +1,58 @@
+// A defect on purpose, for trying the gate: cmake -DGELULESS_PLANT=slowdown|spill|float|layout, of which nothing is ever
+// released. The first three sit in front of one kernel, gelu-polynomial's, and change no value. `layout` changes no instruction:
+// it moves all code by a quarter of a cache line, as any edit elsewhere may.
+
+#pragma once
+
+#include "kernels.h"
+
+#ifdef GELULESS_PLANT_SLOWDOWN
+#include <chrono>
+#endif
+
+namespace geluless::GELULESS_ISA {
+
+#if defined(GELULESS_PLANT_SLOWDOWN) || defined(GELULESS_PLANT_SPILL) || defined(GELULESS_PLANT_FLOAT)
+
+template <void (*kernel)(const GemmCall&)>
+[[gnu::noinline]] void with_defect(const GemmCall& call) {
+  void (*volatile run)(const GemmCall&) = kernel;  // volatile: or the kernel would be inlined here, and compiled to other code
+#if defined(GELULESS_PLANT_SLOWDOWN)
+  using Clock = std::chrono::steady_clock;
+  const auto begun = Clock::now();
+  run(call);
+  const auto end = Clock::now() + (Clock::now() - begun) / 20;  // 5 %
+  while (Clock::now() < end) {
+  }
+#elif defined(GELULESS_PLANT_SPILL)
+  typedef int Vector __attribute__((vector_size(16)));
+  const Vector rows = {call.rows, call.first_panel, call.last_panel, 0};
+  volatile Vector spilled = rows;
+  (void)spilled;
+  run(call);
+#else
+  volatile float product = static_cast<float>(call.rows);
+  product = product * product;
+  run(call);
+#endif
+}
+
+template <void (*kernel)(const GemmCall&)>
+constexpr auto planted() {
+  return with_defect<kernel>;
+}
+
+#else
+
+#if defined(GELULESS_PLANT_LAYOUT)
+[[gnu::used, gnu::noinline]] static void moves_what_follows() { asm volatile(".skip 1040, 0x90"); }  // 16 lines and a quarter
+#endif
+
+template <void (*kernel)(const GemmCall&)>
+constexpr auto planted() {
+  return kernel;
+}
+
+#endif
+
+}  // namespace geluless::GELULESS_ISA

@@ -1,0 +1,170 @@
+"""Two revisions take turns in processes of their own; what one lacks, gets wrong or cannot do is told by its name."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from ci.gate import timing
+from ci.gate.revisions import GateError, Revision, base_revision, head_revision
+from ci.gate.timing import duel
+
+WORKER = """
+import json, os, sys
+NAMES = {names}
+print(os.environ.get("NOISE", ""), file=sys.stderr)
+for line in sys.stdin:
+    request = json.loads(line)
+    do, name = request["do"], request.get("name")
+    if do == "list":
+        answer = {{"protocol": {protocol}, "isa": "{isa}", "names": list(NAMES)}}
+    elif do == "load":
+        answer = {{"digest": NAMES[name][0], "seconds": 1e-3}} if NAMES[name] else {{"error": "Wrong: 3 of 5 values"}}
+    elif NAMES[name][1] is None:
+        sys.exit("out of memory")
+    else:
+        answer = {{"seconds": NAMES[name][1]}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+def revision(tmp_path: Path, side: str, names: dict[str, object], *, protocol: int = 1, isa: str = "avx2") -> Revision:
+    """An installed package whose worker answers what `names` says: (digest, seconds) by benchmark, None for a wrong one."""
+    found = Revision(side, "0" * 40, False, tmp_path / side)
+    package = found.site / "geluless" / "bench"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "workload_worker.py").write_text(WORKER.format(names=names, protocol=protocol, isa=isa))
+    return found
+
+
+def run(base: Revision, head: Revision, **options: object) -> timing.Duel:
+    return duel(base, head, **{"pairs": 3, "blocks": 2, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else runs here: these times are made up."""
+    monkeypatch.setattr(timing, "busy_seconds", lambda: None)
+
+
+def test_both_sides_are_sampled_in_every_block(tmp_path: Path) -> None:
+    found = run(revision(tmp_path, "base", {"k": ("a", 1.0)}), revision(tmp_path, "head", {"k": ("a", 2.0)}))
+    assert found.timed == ["k"]
+    assert found.samples is not None
+    assert found.samples.processes == (2, 2, 2)
+    assert found.samples.seconds["base k"].tolist() == [1.0] * 6
+    assert found.samples.seconds["head k"].tolist() == [2.0] * 6
+    assert [found.missing, found.new, found.wrong, found.changed] == [[], [], {}, []]
+
+
+def test_a_renamed_benchmark_is_missing_and_new(tmp_path: Path) -> None:
+    names = {"k": ("a", 1.0), "old": ("b", 1.0)}, {"k": ("a", 1.0), "young": ("b", 1.0)}
+    found = run(revision(tmp_path, "base", dict(names[0])), revision(tmp_path, "head", dict(names[1])))
+    assert (found.missing, found.new, found.timed) == (["old"], ["young"], ["k"])
+
+
+def test_a_wrong_result_is_not_timed(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": ("a", 1.0), "m": ("b", 1.0)})
+    found = run(base, revision(tmp_path, "head", {"k": None, "m": ("b", 1.0)}))
+    assert found.timed == ["m"]
+    assert found.wrong["k"].startswith("head: Wrong")
+
+
+def test_another_output_is_noticed(tmp_path: Path) -> None:
+    found = run(revision(tmp_path, "base", {"k": ("a", 1.0)}), revision(tmp_path, "head", {"k": ("z", 1.0)}))
+    assert found.changed == ["k"]
+
+
+def test_some_benchmarks_alone(tmp_path: Path) -> None:
+    names: dict[str, object] = {"k": ("a", 1.0), "m": ("b", 1.0)}
+    base, head = (revision(tmp_path, side, names) for side in ("base", "head"))
+    assert run(base, head, names=["m"]).timed == ["m"]
+    with pytest.raises(GateError, match="no workload is called 'x'"):
+        run(base, head, names=["x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"protocol": 2}, "speaks protocol 2"), ({"isa": "neon"}, "say nothing about a change")]
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    base = revision(tmp_path, "base", {"k": ("a", 1.0)})
+    with pytest.raises(GateError, match=message):
+        run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}, **options))  # type: ignore[arg-type]
+
+
+def test_a_process_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": ("a", 1.0)})
+    with pytest.raises(GateError, match="head 000000000000: out of memory"):
+        run(base, revision(tmp_path, "head", {"k": ("a", None)}))
+
+
+def test_a_revision_from_before_the_gate_is_told(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": ("a", 1.0)})
+    (base.site / "geluless" / "bench" / "workload_worker.py").unlink()
+    with pytest.raises(GateError, match="older than the gate"):
+        run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}))
+
+
+def test_a_busy_machine_is_no_place_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(timing, "busy_seconds", lambda: float(next(seconds)))
+    names: dict[str, object] = {"k": ("a", 1.0)}
+    base, head = (revision(tmp_path, side, names) for side in ("base", "head"))
+    with pytest.raises(GateError, match="other processes disturbed 6 of 6 blocks"):
+        run(base, head)
+
+
+def test_the_kernels_coarse_clock_makes_no_foreign_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts in hundredths of a second, and a block of two samples takes less: no quiet machine may look busy for that."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(timing, "busy_seconds", lambda: next(ticks) / 100)
+    levels = timing._ForeignLoad({})
+    monkeypatch.setattr(timing, "WINDOW", 60.0)
+    for block in range(20):
+        levels.block_ended(last=block == 19)
+        time.sleep(0.01)
+    assert len(levels.levels) == 20
+    assert len(set(levels.levels)) == 1
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one commit of a package, whose working tree has moved on."""
+    root = tmp_path / "repository"
+    (root / "impl").mkdir(parents=True)
+    (root / "impl" / "kept.py").write_text("old")
+    (root / "impl" / "deleted.py").write_text("old")
+    (root / "pyproject.toml").write_text("")
+    script = """
+        git init --quiet && git config user.email a@b && git config user.name n && git add .
+        git -c commit.gpgsign=false commit --quiet --message one
+    """
+    subprocess.run(["bash", "-ec", textwrap.dedent(script)], cwd=root, check=True)
+    (root / "impl" / "kept.py").write_text("new")
+    (root / "impl" / "added.py").write_text("new")
+    (root / "impl" / "deleted.py").unlink()
+    return root
+
+
+def test_base_is_the_commit_and_head_the_working_tree(repository: Path, tmp_path: Path) -> None:
+    base = base_revision(repository, "HEAD", tmp_path / "gate")
+    head = head_revision(repository, tmp_path / "gate")
+    assert sorted(path.name for path in (base.source / "impl").iterdir()) == ["deleted.py", "kept.py"]
+    assert (base.source / "impl" / "kept.py").read_text() == "old"
+    assert sorted(path.name for path in (head.source / "impl").iterdir()) == ["added.py", "kept.py"]
+    assert (head.source / "impl" / "kept.py").read_text() == "new"
+    assert (base.dirty, head.dirty) == (False, True)
+    assert base.commit == head.commit
+    assert len(str(base.site)) == len(str(head.site))  # a longer path shifts a process's stack
+
+
+@pytest.mark.parametrize("name", ["no-such-branch", "--upload-pack=x", ""])
+def test_a_base_that_is_no_commit_is_told(repository: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(GateError, match="no such commit"):
+        base_revision(repository, name, tmp_path / "gate")
