@@ -237,6 +237,7 @@ def gpu(session: nox.Session) -> None:
         session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
         session.log("  pytest tests -m gpu --gpu       the kernels' laws and whole networks on the device, bit for bit")
         session.log("  geluless tune                   tiles by measurement, kept for later runs")
+        session.log("  pytest tests/bench/bench_gpu_networks.py --gpu    whole networks, as pytest-benchmark's JSON")
         session.log(
             f"  geluless bench --backend gpu    {len(pairs)} paired comparisons, records in {records.relative_to(HERE)}/:"
         )
@@ -247,7 +248,8 @@ def gpu(session: nox.Session) -> None:
     records.mkdir(parents=True, exist_ok=True)
     shapes = [word for model in GPU_MODELS for word in ("--model", model)]
     shapes += [word for batch in GPU_BATCHES for word in ("--batch", batch)]
-    steps = {"the laws": ("pytest", "-m", "gpu", "--gpu"), "tuning": ("geluless.cli", "tune", *shapes)}
+    networks = ("pytest", "tests/bench/bench_gpu_networks.py", "--gpu", f"--benchmark-json={records / 'networks.json'}")
+    steps = {"the laws": ("pytest", "-m", "gpu", "--gpu"), "tuning": ("geluless.cli", "tune", *shapes), "networks": networks}
     for model, batch, rival, mode in pairs:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
         options = ("--backend", "gpu", "--model", model, "--batch", batch, "--arm", "relu", "--against", rival, *mode)
@@ -293,6 +295,15 @@ def gate(session: nox.Session) -> None:
     `-- --only deterministic` leaves out what needs a quiet machine; `-- --noise 20` writes ci/thresholds.toml anew.
     """
     session.run(environment(session), "-m", "ci.gate", *session.posargs)
+
+
+@nox.session
+def trial(session: nox.Session) -> None:
+    """The gate on trial: equal revisions, a planted slowdown, spill and float, a renamed benchmark; 40 minutes, quiet machine.
+
+    `-- --equal 0 --planted 0` leaves out what is timed.
+    """
+    session.run(environment(session), "-m", "ci.gate.trial", *session.posargs)
 
 
 @nox.session

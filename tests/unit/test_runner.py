@@ -134,7 +134,8 @@ def test_the_watchdog_writes_changes_and_a_heartbeat() -> None:
 
     def looks() -> Iterator[list[dict[str, object]]]:
         nonlocal now
-        for now, found in ((0.0, []), (1.0, []), (2.0, other), (3.0, other), (4.0, []), (63.0, []), (64.0, []), (65.0, [])):
+        for at, found in ((0.0, []), (1.0, []), (2.0, other), (3.0, other), (4.0, []), (63.0, []), (64.0, []), (65.0, [])):
+            now = at
             yield found
 
     assert [(now, event["foreign"]) for event in watchdog.events(looks(), lambda: now)] == [

@@ -9,6 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from ci.gate import thresholds
+from ci.gate.__main__ import THRESHOLDS
+from ci.gate.judgement import PROMISED
 from geluless.bench import workload_worker
 from geluless.bench.workloads import EPILOGUES, Buffers, workloads
 from geluless.engine.cpu import choose_isa, native
@@ -36,6 +39,14 @@ def test_the_names_that_the_gate_knows() -> None:
     assert len(names) == 16 + len(EPILOGUES) + 4 + 2 + 3
     kept = {"gemm/stage1-qkv", "gemm/stage4-fc2", "epilogue/gelu-erf", "norm/stage1", "attention/plain", "network/tiny-relu"}
     assert kept <= set(names)
+
+
+def test_every_workload_has_a_threshold_from_recorded_noise() -> None:
+    """One without gets a wide default, and would hide what the others show: `nox -s gate -- --noise 20` after adding some."""
+    limits = thresholds.read(THRESHOLDS)
+    assert set(limits.latency) == set(workloads())
+    assert max(limits.latency.values()) < PROMISED
+    assert limits.noise["runs"] >= thresholds.MIN_RUNS
 
 
 def test_buffers_lie_apart_on_lines_of_their_own() -> None:

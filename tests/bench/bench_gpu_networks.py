@@ -1,0 +1,51 @@
+"""Whole networks on a CUDA device: `pytest tests/bench/bench_gpu_networks.py --gpu`, or `nox -s gpu`, which writes the JSON.
+
+pytest-benchmark's own columns are the host's: a call and the wait for the device. What the device took is in the extra
+information, between two events on it, as `geluless bench --backend gpu` measures it. Every arm is verified before it is timed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from geluless.bench import intervals
+from geluless.bench.contenders import prepare
+from geluless.bench.gpu_timing import GpuTiming
+from geluless.bench.networks import SIZES, random_artifact
+from geluless.bench.paired import time_paired
+from geluless.bench.telemetry import Telemetry
+
+ROUNDS = 30
+SECONDS = 2.0  # of samples between events
+ARMS = ("relu", "gelu-separate", "gelu-lut")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("size", SIZES)
+def test_network(benchmark: BenchmarkFixture, size: str, arm: str, batch: int) -> None:
+    import torch
+
+    artifact = random_artifact(SIZES[size], relu=arm.startswith("relu"))
+    stem = artifact.plan.stem
+    shape = (batch, stem.channels, stem.height, stem.width)
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    contender = prepare(artifact, arm, images, backend="gpu", isa=None, threads=1, gpu=GpuTiming())
+    assert contender.verified, contender.correctness
+
+    def call() -> None:
+        contender.call()
+        torch.cuda.synchronize()
+
+    with Telemetry() as telemetry:
+        samples = time_paired({arm: contender.call}, seconds=SECONDS, stopwatch=contender.stopwatch)
+        benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=3)
+    benchmark.extra_info["device_seconds"] = asdict(intervals.median(samples, arm))
+    benchmark.extra_info["correctness"] = contender.correctness
+    benchmark.extra_info["gpu"] = telemetry.record()
+    assert not telemetry.throttled, "the device held its clocks down meanwhile"
