@@ -354,6 +354,8 @@ def program(session: nox.Session, python: str, name: str, *, package: str) -> st
     if not (mine.exists() or shutil.which(name)):
         pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", package)
         if subprocess.run(pip, capture_output=True, check=False).returncode:
+            if os.environ.get("CI"):
+                session.error(f"{name} cannot be installed")
             session.warn(f"{name} is not here and cannot be installed: what it checks was NOT checked")
             return None
     return str(mine) if mine.exists() else name

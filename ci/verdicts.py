@@ -20,15 +20,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from ci.runner.preflight import DEVICE, HARMLESS, bits
 from geluless.bench.intervals import Interval, ratio
 from geluless.bench.record import Record, read_record
-from geluless.bench.telemetry import HARMLESS
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
 from geluless.verdicts.latency import PAPER_RATIO
 
 FOLDER = Path(__file__).parents[1] / "report" / "gpu"
-DEVICE = "RTX 4090"
 CLOCKS = ("clocks.sm", "clocks.mem")
 CLOCK_SPREAD = 0.01  # of a clock, from the least to the most while something was timed
 CHECKED = ("device", "clocks.sm", "clocks.mem", "not throttled")  # how the preflight's checks begin that must be there
@@ -36,6 +35,7 @@ UNWATCHED = timedelta(seconds=150)  # the watchdog writes once a minute
 BASELINE = "gelu-separate"  # FasterTransformer's structure in our engine, which the bound is about
 MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))
 BATCHES = (1, 8, 16, 32, 64)
+RANDOM = " (random)"  # what geluless.bench.networks adds to the name of a network with random weights
 MEANT = "graph, hot"  # how the engine is meant to run
 
 
@@ -104,7 +104,7 @@ def _row(path: Path, machine: Machine) -> Row:
     judged = arms == f"relu / {BASELINE}" and mode == MEANT
     verdict = "INVALID" if reasons else _verdict(found) if judged else ""
     values = (found.value, found.low, found.high)
-    return Row(name, str(record.model), record.batch, arms, mode, *values, verdict, tuple(reasons))
+    return Row(name, str(record.model).removesuffix(RANDOM), record.batch, arms, mode, *values, verdict, tuple(reasons))
 
 
 def _verdict(found: Interval) -> str:
@@ -139,7 +139,7 @@ def _device(gpu: Any) -> Iterator[str]:
         return
     if DEVICE not in str(gpu.get("name")):
         yield f"measured on {gpu.get('name')}, not on an {DEVICE}"
-    if held := [reason for reason in gpu["throttle_reasons"] if _bits(reason) & ~HARMLESS]:
+    if held := [reason for reason in gpu["throttle_reasons"] if bits(reason) & ~HARMLESS]:
         yield f"clocks were held down: {', '.join(held)}"
     for name in CLOCKS:
         clocks = gpu["ranges"].get(name)
@@ -182,13 +182,6 @@ def _moment(text: Any) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"{text} has no time zone")
     return moment
-
-
-def _bits(text: Any) -> int:
-    try:
-        return int(str(text), 0)
-    except ValueError:
-        return 1 << 62  # a reason that cannot be read counts as one
 
 
 def _json(path: Path) -> Mapping[str, Any]:

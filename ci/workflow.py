@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,11 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 WORKFLOWS = REPOSITORY / ".github" / "workflows"
-NOX = "pipx run nox"
+NOX = re.compile(r"pipx run nox==[\d.]+")  # a step begins with it
+
+
+KNOWN = {"name", "uses", "with", "run", "env", "if"}  # what a step may say
+ALWAYS = "always()"
 
 
 class WorkflowError(Exception):
@@ -58,11 +63,15 @@ def steps(workflow: Mapping[str, Any], job: str | None = None) -> list[Step]:
 
 def _of_job(name: str, job: Mapping[str, Any]) -> Iterator[Step]:
     for step in job["steps"]:
+        if unknown := sorted(set(step) - KNOWN):
+            raise WorkflowError(f"{name}: a step says {unknown[0]!r}, which means nothing here: {step}")
+        if step.get("if", ALWAYS) != ALWAYS:
+            raise WorkflowError(f"{name}: if: {step['if']} cannot be decided here; only {ALWAYS} can")
         command = step.get("run")
         environment = {key: str(value) for key, value in {**job.get("env", {}), **step.get("env", {})}.items()}
         if any("${{" in text for text in (command or "", *environment.values())):
             raise WorkflowError(f"{name}: an expression means nothing here, and in a command it is a way in: {command!r}")
-        yield Step(name, command or f"uses {step['uses']}", command, environment, str(step.get("if", "")) == "always()")
+        yield Step(name, command or f"uses {step['uses']}", command, environment, step.get("if") == ALWAYS)
 
 
 def run(todo: Sequence[Step], nox: str) -> int:
@@ -77,7 +86,7 @@ def run(todo: Sequence[Step], nox: str) -> int:
             else:
                 print(f"[{step.job}] {step.text}", flush=True)
                 environment = {**os.environ, **step.environment, "GITHUB_STEP_SUMMARY": summary.name}
-                command = ["bash", "-eo", "pipefail", "-c", step.command.replace(NOX, nox)]
+                command = ["bash", "-eo", "pipefail", "-c", NOX.sub(lambda _: nox, step.command)]
                 if subprocess.run(command, cwd=REPOSITORY, env=environment, check=False).returncode:
                     failed.add(step.job)
         print(summary.read(), end="")
@@ -90,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="workflow", description=__doc__.split("\n", 1)[0])
     parser.add_argument("workflow", nargs="?")
     parser.add_argument("job", nargs="?")
-    parser.add_argument("--nox", default="nox", help=f"instead of `{NOX}` (default: nox)")
+    parser.add_argument("--nox", default="nox", help="instead of `pipx run nox` (default: nox)")
     options = parser.parse_args(arguments)
     try:
         if options.workflow is None:

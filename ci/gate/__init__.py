@@ -1,6 +1,7 @@
 """The gate: what a change costs, judged on one machine from both revisions side by side.
 
     revisions       two source trees, built with the same compiler into folders of their own
+    worker          one revision's process: launch.py runs it, probe.py weighs it
     timing          both revisions' workloads, sample by sample in turns, in several pairs of fresh processes
     thresholds      what counts as slower, per benchmark, from recorded noise
     judgement       PASS, REGRESSED, IMPROVED, UNDECIDED, MISSING; a regression needs two runs that agree

@@ -1,8 +1,8 @@
 """The GPU kernels' machine code before and after: the audit's records of both revisions, one per architecture.
 
 `nox -s audit` guarantees that a revision's record is that of its code; here nothing is compiled. A kernel is told by what it
-computes and at which shape; where its tile changed, the two tiles are compared. Registers, stack, shared memory and floats may
-not grow, instructions by the [code] threshold; a kernel that is gone is missing, as a renamed benchmark is.
+computes and at which shape; where its tile changed, what the two execute is compared. Registers, stack, shared memory and floats
+may not grow, instructions by the [code] threshold; a kernel that is gone is missing, as a renamed benchmark is.
 """
 
 from __future__ import annotations
@@ -82,12 +82,15 @@ def _kernels(target: str, old: Record, new: Record, growth: float) -> Iterator[K
             other = others.get(tile) or min(others.values(), key=lambda row: row["executed"], default=None)
             if other is None:
                 yield KernelChange(target, kernel, ("is gone",))
-            elif problems := _problems(row, other, growth):
+                continue
+            limits = {**dict.fromkeys(STRICT, 0.0), **dict.fromkeys(RELATIVE, growth)}
+            if other[TILE] != row[TILE]:  # another tile has other registers and another program: what it executes is what counts
+                limits = {"executed": growth, "floating_point": 0.0, "stack_bytes": 0.0}
+            if problems := _problems(row, other, limits):
                 yield KernelChange(target, f"{kernel}, tile {tile}", problems)
 
 
-def _problems(old: Mapping[str, Any], new: Mapping[str, Any], growth: float) -> tuple[str, ...]:
-    limits = {**dict.fromkeys(STRICT, 0.0), **dict.fromkeys(RELATIVE, growth)}
+def _problems(old: Mapping[str, Any], new: Mapping[str, Any], limits: Mapping[str, float]) -> tuple[str, ...]:
     words = {**STRICT, **RELATIVE}
     grown = [column for column, limit in limits.items() if new[column] > old[column] * (1 + limit / 100)]
     return tuple(f"{old[column]:g} -> {new[column]:g} {words[column]}" for column in grown)

@@ -68,13 +68,16 @@ def judge(found: Duel, thresholds: Thresholds) -> dict[str, Judgement]:
 
 
 def confirm(first: Mapping[str, Judgement], second: Mapping[str, Judgement]) -> dict[str, Judgement]:
-    """What was REGRESSED in the first run stays so where the second run says the same; `second` holds at least those."""
+    """What was REGRESSED in the first run stays so where the second run says the same; one that is not in `second` stays open."""
     result = dict(first)
     for name, judgement in first.items():
         if judgement.outcome is not Outcome.REGRESSED:
             continue
-        again = second[name]
-        if again.fails:  # also where it computes something else this time
+        again = second.get(name)
+        if again is None:
+            note = f"{_percent(judgement.ratio)} in the first run; the second was disturbed"
+            result[name] = replace(judgement, outcome=Outcome.UNDECIDED, note=note)
+        elif again.fails:  # also where it computes something else this time
             result[name] = replace(again, note=_joined(f"and {_percent(judgement.ratio)} in the run before", again.note))
         else:
             note = f"{_percent(judgement.ratio)} in the first run, which the second does not confirm"

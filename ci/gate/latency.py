@@ -21,7 +21,10 @@ def judge_latency(
     seed: int = 0,
     announce: Callable[[str], object] = lambda line: None,
 ) -> tuple[Duel, dict[str, Judgement]]:
-    """(the first run, what both runs say by benchmark). Raises GateError as `duel` does."""
+    """(the first run, what both runs say by benchmark). Raises GateError as `duel` does.
+
+    What needs no time, MISSING and WRONG, is judged on a disturbed machine, too.
+    """
     first = duel(base, head, names=names, pairs=pairs, blocks=blocks, seed=seed, announce=announce)
     judgements = judge(first, limits)
     suspects = [name for name, judgement in judgements.items() if judgement.outcome is Outcome.REGRESSED]

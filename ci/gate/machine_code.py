@@ -1,10 +1,10 @@
 """Instructions, vector spills and float operations of every function of the compiled CPU engine, from its disassembly.
 
-No noise: both revisions come from the same compiler. A spill is a move of a vector register to or from the stack frame; a float
-operation is an arithmetic instruction or a conversion on single or double floats. In a kernel (the isa_* objects) one more of
-either fails, in a function and in all kernels together, so that a new name hides nothing. A function's instructions may grow by
-the [code] threshold `instructions`. The code around the kernels is counted and told, no more. x86 only: elsewhere there are
-instructions, and neither spills nor floats are known.
+No noise: both revisions come from the same compiler. A spill is an access of the stack frame by a vector instruction; a float
+operation is an arithmetic instruction or a conversion on floats. In a kernel (the isa_* objects) one more of either fails: in a
+function, in the functions of an object that have other names now, and in all kernels together. Instructions of a function, and of
+those with other names, may grow by the [code] threshold `instructions`. The code around the kernels is counted and told, no more.
+x86 only: elsewhere there are instructions, and neither spills nor floats are known.
 
 Functions are told apart by object file and demangled name. What a compiler makes of one function in several pieces (.cold,
 .part, .isra, .constprop, clones) is counted together, so that a new piece does not look like a new function.
@@ -26,8 +26,9 @@ INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(?:\{\w+\} )?(\S+)\s*(.*)$")
 PIECE = re.compile(r"( \[clone [^\]]*\]|\.(cold|part|isra|constprop|lto_priv)(\.\d+)?)+$")
 X86_FLOAT = re.compile(
     r"^v?((add|sub|mul|div|sqrt|rsqrt|rcp|rsqrt14|rcp14|min|max|round|rndscale|scalef|getexp|getmant|reduce|range|fixupimm|dp"
-    r"|hadd|hsub|addsub|cmp\w*|u?comi|fn?m(add|sub|addsub|subadd)\d*)(ps|pd|ss|sd)|cvt\w+)$"
+    r"|hadd|hsub|addsub|cmp\w*|u?comi|fn?m(add|sub|addsub|subadd)\d*)(ps|pd|ss|sd|ph|sh)|dpbf16ps|cvt\w+)$"
 )
+X87 = re.compile(r"^f(i?(add|sub|mul|div|com)r?p?[sl]?|sqrt|abs|chs|i?ld\w*|i?stt?p?\w*|u?comi?p?p?)$")
 STACK_POINTER, FRAME_POINTER = re.compile(r"\(%rsp[,)]"), re.compile(r"\(%rbp[,)]")
 SETS_FRAME = re.compile(r"^%rsp,%rbp$")  # without this %rbp is a register like any other
 KERNELS = "isa_"
@@ -93,10 +94,9 @@ def _counted(instructions: Sequence[tuple[str, str]]) -> Counts:
     framed = any(mnemonic == "mov" and SETS_FRAME.match(operands) for mnemonic, operands in instructions)
     spills = floats = 0
     for mnemonic, operands in instructions:
-        if X86_VECTOR.search(operands):
-            on_stack = STACK_POINTER.search(operands) or (framed and FRAME_POINTER.search(operands))
-            spills += "mov" in mnemonic and bool(on_stack)
-            floats += bool(X86_FLOAT.match(mnemonic))
+        on_stack = STACK_POINTER.search(operands) or (framed and FRAME_POINTER.search(operands))
+        spills += bool(on_stack and X86_VECTOR.search(operands))
+        floats += bool(X86_FLOAT.match(mnemonic) or X87.match(mnemonic))
     return Counts(len(instructions), spills, floats)
 
 
@@ -111,8 +111,13 @@ def compare(before: Mapping[str, Counts], after: Mapping[str, Counts], *, growth
     old, new = _all_kernels(before), _all_kernels(after)
     if problems := _problems(old, new, growth=float("inf")):
         changes.append(Change("all kernels together", old, new, problems))
-    for name in sorted({where.split(":", 1)[0] for where in before} - {where.split(":", 1)[0] for where in after}):
-        changes.append(Change(name, Counts(), Counts(), ("the object is gone",)))
+    for name in sorted({where.split(":", 1)[0] for where in before if where.startswith(KERNELS)}):
+        of = [{where: counts[where] for where in counts if where.startswith(f"{name}: ")} for counts in (before, after)]
+        gone, new_names = (sum((of[i][where] for where in of[i].keys() - of[1 - i].keys()), Counts()) for i in (0, 1))
+        if not of[1]:
+            changes.append(Change(name, gone, Counts(), ("the object is gone",)))
+        elif gone.instructions and (problems := _problems(gone, new_names, growth)):
+            changes.append(Change(f"{name}: functions of other names", gone, new_names, problems))
     return sorted(changes, key=lambda change: (not change.problems, change.where))
 
 

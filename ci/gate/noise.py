@@ -1,15 +1,15 @@
-"""The working tree against itself, built twice: every difference is noise, and the thresholds come from it.
+"""The working tree against itself with its code at another place: every difference is noise, and the thresholds come from it.
 
-The head's code lies a quarter of a cache line further on (plant.h, `layout`): where a loop happens to lie is noise, too.
-
-Every run is a line of noise.jsonl at once. A recording that was interrupted goes on from there: lines of the same sources,
-processor and budget count.
+The head's kernels lie somewhat further on (plant.h, `layoutN`), in turn by each of LAYOUTS: where a loop happens to lie is noise,
+too. Every run is a line of noise.jsonl at once. A recording that was interrupted goes on from there: lines of the same sources,
+method, processor and budget count.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,25 @@ from geluless.bench.environment import cpu_model
 
 RUNS = "noise.jsonl"
 SEEDS = 1_000_000  # apart from those of the gate itself
+LAYOUTS = (16, 32, 48)  # bytes, of a cache line of 64
+ATTEMPTS = 3  # at a run on a machine that is too busy
+METHOD = ("timing.py", "worker.py", "judgement.py")
 
 
-def equal_revisions(repository: Path, home: Path) -> tuple[Revision, Revision]:
-    """(base, head), both of the working tree and both built, with their code at other places."""
-    head = head_revision(repository, home)
-    base = copy_of(head, "base", home / "base")
+def equal_revisions(repository: Path, home: Path, layouts: Sequence[int]) -> tuple[Revision, list[Revision]]:
+    """(base, heads), all of the working tree and all built, the heads with their code at other places than the base. Raises
+    GateError where it is not."""
+    tree = head_revision(repository, home)
+    base = copy_of(tree, "base", home / "base")
+    heads = [copy_of(tree, "head", home / f"{layout:04}") for layout in layouts]
     build(base)
-    build(head, defines=["GELULESS_PLANT=layout"])
-    for revision in (base, head):
+    for head, layout in zip(heads, layouts, strict=True):
+        build(head, defines=[f"GELULESS_PLANT=layout{layout}"])
+        if head.native.read_bytes() == base.native.read_bytes():
+            raise GateError(f"layout{layout} has moved nothing: the same file would be timed against itself")
+    for revision in (base, *heads):
         artifacts(revision)
-    return base, head
+    return base, heads
 
 
 def record_noise(
@@ -49,17 +57,18 @@ def record_noise(
     announce: Callable[[str], object],
 ) -> None:
     """Write the thresholds of `runs` runs to `file`. Raises GateError where nothing can be timed, or the runs are too few."""
-    base, head = equal_revisions(repository, home)
+    base, heads = equal_revisions(repository, home, LAYOUTS)
     kept = thresholds.read(file) if file.exists() else Thresholds()
-    key = {"sources": sources_digest(head), "cpu": cpu_model(), "pairs": pairs, "blocks": blocks}
+    method = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in METHOD)).hexdigest()[:12]
+    key = {"sources": sources_digest(base), "method": method, "cpu": cpu_model(), "pairs": pairs, "blocks": blocks}
     folder.mkdir(parents=True, exist_ok=True)
     done = list(_done(folder / RUNS, key))
     for number in range(len(done), runs):
-        done.append(_one(base, head, seed=SEEDS + number, pairs=pairs, blocks=blocks))
+        done.append(_one(base, heads[number % len(heads)], seed=SEEDS + number, pairs=pairs, blocks=blocks))
         with (folder / RUNS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"key": key, "ratios": done[-1]}) + "\n")
         announce(f"run {number + 1} of {runs}: the largest difference is {_largest(done[-1])}")
-    ratios = {name: [run[name] for run in done[:runs]] for name in done[0]}
+    ratios = {name: [run[name] for run in done[:runs]] for name in done[0] if all(name in run for run in done[:runs])}
     noise = {
         "cpu": key["cpu"],
         "sources": key["sources"],
@@ -76,10 +85,13 @@ def record_noise(
 
 def _one(base: Revision, head: Revision, *, seed: int, pairs: int, blocks: int) -> dict[str, float]:
     """head / base by benchmark."""
-    found = duel(base, head, pairs=pairs, blocks=blocks, seed=seed)
-    for name, problem in found.wrong.items():
-        raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
-    return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}
+    for _ in range(ATTEMPTS):
+        found = duel(base, head, pairs=pairs, blocks=blocks, seed=seed)
+        for name, problem in found.wrong.items():
+            raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
+        if not found.disturbed:
+            return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}
+    raise GateError(f"{found.disturbed}, {ATTEMPTS} times: start again on a quiet machine, it goes on from here")
 
 
 def _done(path: Path, key: dict[str, Any]) -> Iterator[dict[str, float]]:
@@ -88,7 +100,7 @@ def _done(path: Path, key: dict[str, Any]) -> Iterator[dict[str, float]]:
     for line in lines:
         try:
             run = json.loads(line)
-            if run["key"] == key:
+            if run["key"] == key and run["ratios"]:
                 yield {str(name): float(value) for name, value in run["ratios"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -29,10 +29,6 @@ class GateError(GelulessError):
     """The gate cannot judge: a revision does not exist, does not build, or knows nothing of the gate."""
 
 
-class DisturbedError(GateError):
-    """The machine was too busy to time anything."""
-
-
 @dataclass(frozen=True)
 class Revision:
     """`side` is "base" or "head". source: its tree; site: where it is installed; objects: what was compiled; wheel: a file."""
@@ -53,6 +49,10 @@ class Revision:
     @property
     def objects(self) -> list[Path]:
         return sorted((self.home / "cmake").glob("CMakeFiles/_native.dir/*.o"))
+
+    @property
+    def native(self) -> Path:
+        return next(self.site.glob("geluless/engine/cpu/_native*"))
 
     @property
     def wheel(self) -> Path:

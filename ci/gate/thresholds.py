@@ -27,7 +27,7 @@ KNOWN = {"code": ("instructions",), "footprint": ("wheel", "artifact", "modules"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """latency: per cent by benchmark. code, footprint: per cent or counts by kind, as `machine_code` and `footprint` name them.
+    """latency: per cent by benchmark. code, footprint: per cent by kind, as `machine_code` and `footprint` name them.
     noise: what the latency thresholds were made from."""
 
     latency: Mapping[str, float] = field(default_factory=dict)

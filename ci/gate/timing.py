@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ci.gate.revisions import DisturbedError, GateError, Revision
+from ci.gate.revisions import GateError, Revision
 from ci.gate.worker import PROTOCOL, Worker, pair_of_workers
 from geluless.bench.load import TOO_MUCH, busy_seconds
 from geluless.bench.paired import Samples, joined, kept
@@ -33,7 +33,8 @@ Announce = Callable[[str], object]
 @dataclass
 class Duel:
     """samples: contenders (side, name) as "side name". wrong: what a revision computes wrongly, by name. missing: of the base's
-    workloads, those that the head does not have; new: the reverse. changed: those whose outputs differ between the two."""
+    workloads, those that the head does not have; new: the reverse. changed: those whose outputs differ between the two.
+    disturbed: why there are no samples, though there is something to time: the machine was too busy."""
 
     samples: Samples | None
     isa: str
@@ -42,6 +43,7 @@ class Duel:
     wrong: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     dropped: int = 0
+    disturbed: str = ""
 
     @property
     def timed(self) -> list[str]:
@@ -58,7 +60,7 @@ def duel(
     seed: int = 0,
     announce: Announce = lambda line: None,
 ) -> Duel:
-    """Time `names` of both revisions (default: all that both have). Raises GateError where nothing can be timed."""
+    """Time `names` of both revisions (default: all that both have). Raises GateError where a revision cannot be asked."""
     contest: _Contest | None = None
     parts: list[dict[str, list[float]]] = []
     foreign: list[float] = []
@@ -78,18 +80,14 @@ def duel(
         # What turned out wrong in a later process has no times from the earlier ones either.
         keys = [f"{side} {name}" for side in SIDES for name in contest.calls]
         samples = joined([Samples({key: np.array(part[key]) for key in keys}, {}) for part in parts])
-        contest.result.samples, contest.result.dropped = _quiet(samples, np.array(foreign), pairs)
+        quiet = np.array(foreign) <= TOO_MUCH
+        contest.result.dropped = int((~quiet).sum())
+        left = kept(samples, quiet) if quiet.any() else None
+        if left is None or quiet.sum() < len(quiet) // 2 or len(left.processes) < min(pairs, LEAST_PAIRS):
+            contest.result.disturbed = f"other processes disturbed {contest.result.dropped} of {len(quiet)} blocks"
+        else:
+            contest.result.samples = left
     return contest.result
-
-
-def _quiet(samples: Samples, foreign: np.ndarray, pairs: int) -> tuple[Samples, int]:
-    """The blocks that count, and how many do not. Raises DisturbedError for a machine on which too few do."""
-    quiet = foreign <= TOO_MUCH
-    left = kept(samples, quiet) if quiet.any() else None
-    if left is None or quiet.sum() < len(quiet) // 2 or len(left.processes) < min(pairs, LEAST_PAIRS):
-        disturbed = f"{len(quiet) - quiet.sum()} of {len(quiet)} blocks"
-        raise DisturbedError(f"other processes disturbed {disturbed}: nothing can be timed here while they run")
-    return left, int((~quiet).sum())
 
 
 class _Contest:
@@ -170,7 +168,10 @@ class _ForeignLoad:
 
     def block_ended(self, *, last: bool) -> None:
         self._open += 1
-        if last or time.perf_counter() - self._wall >= WINDOW:
+        full = time.perf_counter() - self._wall >= WINDOW
+        if last and self.levels and not full:  # too short a look: what was there before is what is known
+            self.levels += [self.levels[-1]] * self._open
+        elif full or last:
             self.levels += [self._level()] * self._open
             self._open = 0
             self._begin()

@@ -48,4 +48,5 @@ def test_network(benchmark: BenchmarkFixture, size: str, arm: str, batch: int) -
     benchmark.extra_info["device_seconds"] = asdict(intervals.median(samples, arm))
     benchmark.extra_info["correctness"] = contender.correctness
     benchmark.extra_info["gpu"] = telemetry.record()
+    assert telemetry.rows, telemetry.missing
     assert not telemetry.throttled, "the device held its clocks down meanwhile"

@@ -85,6 +85,8 @@ def test_one_slow_run_is_no_regression_and_two_are() -> None:
     assert "does not confirm" in confirm(slow, quick)["kernel"].note
     assert confirm(slow, slow)["kernel"].outcome is Outcome.REGRESSED
     assert confirm(quick, {})["kernel"].outcome is Outcome.PASS
+    assert confirm(slow, {})["kernel"].outcome is Outcome.UNDECIDED
+    assert "second was disturbed" in confirm(slow, {})["kernel"].note
 
 
 def test_what_computes_something_else_in_the_second_run_fails() -> None:
@@ -147,12 +149,18 @@ def test_a_missing_file_of_thresholds_says_how_to_make_it(tmp_path: Path) -> Non
 
 
 def test_a_trial_holds_the_gate_to_what_it_promises() -> None:
-    good = {"equal": [[]] * 19 + [["a"]], "planted": [[PLANTED]] * 9 + [[]], "code": {"spill": ["x"]}, "renamed": "MISSING"}
+    good = {
+        "equal": [[]] * 19 + [["a"]],
+        "planted": [[PLANTED]] * 9 + [[]],
+        "code": {"spill": ["x"], "float": ["y"], "layout": []},
+        "renamed": "MISSING",
+    }
     assert Trial(**good).failures() == []  # type: ignore[arg-type]
     for change, words in (
         ({"equal": [[]] * 18 + [["a"]] * 2}, "red for nothing in 2 of 20"),
         ({"planted": [[PLANTED]] * 8 + [[], [PLANTED, "another"]]}, "and it alone, in 8 of 10"),
         ({"code": {"spill": ["x"], "float": []}}, "planted float was not found"),
+        ({"code": {"layout": ["x"]}}, "planted layout was found, and is none"),
         ({"renamed": "PASS"}, "renamed benchmark is PASS"),
     ):
         (broken,) = Trial(**(good | change)).failures()  # type: ignore[arg-type]

@@ -41,7 +41,10 @@ def test_objdump_is_counted_and_pieces_of_a_function_belong_together() -> None:
     assert found[1][1] == Counts(instructions=6, spills=0, floats=2)
 
 
-FLOATS = ("vmulps", "mulss", "vfmadd231ps", "vfnmadd132sd", "vcvtdq2ps", "cvttss2si", "vcmpltps", "vucomiss", "vmaxpd", "vsqrtss")
+FLOATS = (
+    *("vmulps", "mulss", "vfmadd231ps", "vfnmadd132sd", "vcvtdq2ps", "cvttss2si", "vcmpltps", "vucomiss", "vmaxpd", "vsqrtss"),
+    *("vmulph", "vdpbf16ps", "fmuls", "fstps"),
+)
 INTEGERS = ("vpdpbusd", "vpdpwssd", "vpmaxsd", "pminsd", "vpabsd", "vpcmpd", "vpcompressd", "vmovups", "vmovss", "vbroadcastss")
 MOVES = ("vxorps", "vpermps", "vshufps", "vandps", "vpaddd", "vpsrad", "vpermi2ps", "vblendmps", "vinsertps")
 
@@ -79,6 +82,14 @@ def test_fewer_of_everything_is_no_problem_and_told() -> None:
 def test_a_function_under_a_new_name_cannot_hide_a_spill() -> None:
     before, after = {"isa_x.cpp: f": Counts(100, 0, 0)}, {"isa_x.cpp: f": Counts(100, 0, 0), "isa_y.cpp: g": Counts(9, 1, 0)}
     assert [change.where for change in compare(before, after) if change.problems] == ["all kernels together"]
+
+
+def test_functions_of_other_names_are_compared_as_a_whole() -> None:
+    before = {"isa_x.cpp: f<1>": Counts(100, 1, 0), "isa_x.cpp: g": Counts(50, 1, 0)}
+    after = {"isa_x.cpp: f<1, 2>": Counts(150, 2, 0), "isa_x.cpp: g": Counts(50, 0, 0)}  # the sum of spills is the same
+    problems = [text for change in compare(before, after) for text in change.problems]
+    assert any("50 more instructions" in text for text in problems)
+    assert any("1 more vector spills (1 -> 2)" in text for text in problems)
 
 
 def test_an_object_that_vanished_fails() -> None:

@@ -12,7 +12,7 @@ from ci.workflow import WORKFLOWS, Step, WorkflowError, main, read, run, steps
 
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.yml"))
 STEP = re.compile(  # one line, one command; nothing may follow it
-    r'pipx run nox -s [a-z0-9 ]+( -- [\w./=^ -]+)?|cat report/[\w/.]+ >> "\$GITHUB_STEP_SUMMARY"'
+    r'pipx run nox==[\d.]+ -s [a-z0-9 ]+( -- [\w./=^ -]+)?|cat report/[\w/.]+ >> "\$GITHUB_STEP_SUMMARY"'
     r"|sudo apt-get update && sudo apt-get install --yes --no-install-recommends [\w+ -]+"
 )
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
@@ -50,6 +50,7 @@ def test_the_self_hosted_machine_never_runs_a_pull_request(name: str) -> None:
     assert triggers(workflow) == {"push", "schedule", "workflow_dispatch"}
     assert workflow[True]["push"] == {"branches": ["main"]}
     assert workflow["concurrency"]["cancel-in-progress"] is False
+    assert workflow["jobs"]["measure"]["if"] == "github.ref == 'refs/heads/main'"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +86,7 @@ def test_what_a_step_writes_for_githubs_page_is_shown_here(capfd: pytest.Capture
 
 
 def test_nox_is_the_one_that_runs_already(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([step("pipx run nox -s lint")], "echo this-nox") == 0
+    assert run([step("pipx run nox==2026.10.20 -s lint")], "echo this-nox") == 0
     assert "this-nox -s lint" in capfd.readouterr().out
 
 
@@ -100,6 +101,12 @@ def test_nox_is_the_one_that_runs_already(capfd: pytest.CaptureFixture[str]) -> 
 def test_a_step_never_runs_with_a_hole_in_it(jobs: dict[str, Any]) -> None:
     with pytest.raises(WorkflowError, match="a way in"):
         steps({"jobs": jobs})
+
+
+@pytest.mark.parametrize("step", [{"run": "true", "shell": "sh"}, {"run": "true", "if": "failure()"}])
+def test_what_cannot_be_done_here_is_refused(step: dict[str, str]) -> None:
+    with pytest.raises(WorkflowError, match="here"):
+        steps({"jobs": {"a": {"steps": [step]}}})
 
 
 def test_unknown_names_are_told_with_the_known_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-// A defect on purpose, for trying the gate: cmake -DGELULESS_PLANT=slowdown|spill|float|layout, of which nothing is ever
-// released. The first three sit in front of one kernel, gelu-polynomial's, and change no value. `layout` changes no instruction:
-// it moves all code by a quarter of a cache line, as any edit elsewhere may.
+// A defect on purpose, for trying the gate: cmake -DGELULESS_PLANT=slowdown|spill|float|layoutN, of which nothing is ever
+// released. The first three sit around one kernel, gelu-polynomial's, and change no value. `layoutN` changes no instruction: it
+// moves every kernel behind the portable ones by 1024 + N bytes, as an edit elsewhere may.
 
 #pragma once
 
@@ -44,8 +44,13 @@ constexpr auto planted() {
 
 #else
 
-#if defined(GELULESS_PLANT_LAYOUT)
-[[gnu::used, gnu::noinline]] static void moves_what_follows() { asm volatile(".skip 1040, 0x90"); }  // 16 lines and a quarter
+#if defined(GELULESS_PLANT_LAYOUT)  // in isa_portable.cpp only: the first of these objects that is linked
+#define GELULESS_TEXT_OF(n) #n
+#define GELULESS_TEXT(n) GELULESS_TEXT_OF(n)
+// retain: or the linker drops what nobody calls. Eight bytes less, because the function's own end is padded to sixteen.
+[[gnu::retain, gnu::used, gnu::noinline]] static void moves_what_follows() {
+  asm volatile(".skip 1024 + " GELULESS_TEXT(GELULESS_PLANT_LAYOUT) " - 8, 0x90");
+}
 #endif
 
 template <void (*kernel)(const GemmCall&)>
