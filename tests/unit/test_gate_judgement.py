@@ -112,6 +112,8 @@ def test_thresholds_come_from_the_spread_of_equal_revisions() -> None:
     found = thresholds.from_noise({name: values.tolist() for name, values in ratios.items()})
     assert found["quiet"] == thresholds.FLOOR
     assert 2.4 < found["restless"] < 3.8
+    burst = thresholds.from_noise({"burst": [1.0] * 10 + [0.93]})
+    assert burst == {"burst": thresholds.FLOOR}
     with pytest.raises(GateError, match="say little about noise"):
         thresholds.from_noise({"quiet": [1.0, 1.0]})
 
