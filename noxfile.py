@@ -211,8 +211,8 @@ def recorded_triton(session: nox.Session, python: str, wanted: str) -> str:
     return str(folder)
 
 
+WATCHDOG = Path("/run/geluless-runner/watchdog.jsonl")  # of the RTX 4090 runner (ci/runner)
 GPU_MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))
-WATCHDOG = Path("/run/geluless-runner/watchdog.jsonl")
 GPU_BATCHES = ("1", "8", "16", "32", "64")
 GPU_RIVALS = (
     *("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift"),

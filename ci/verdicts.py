@@ -22,6 +22,7 @@ from typing import Any
 
 from ci.runner.preflight import DEVICE, HARMLESS, bits
 from geluless.bench.intervals import Interval, ratio
+from geluless.bench.networks import RANDOM, SIZES
 from geluless.bench.record import Record, read_record
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
@@ -33,9 +34,8 @@ CLOCK_SPREAD = 0.01  # of a clock, from the least to the most while something wa
 CHECKED = ("device", "clocks.sm", "clocks.mem", "not throttled")  # how the preflight's checks begin that must be there
 UNWATCHED = timedelta(seconds=150)  # the watchdog writes once a minute
 BASELINE = "gelu-separate"  # FasterTransformer's structure in our engine, which the bound is about
-MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large"))
+MODELS = tuple(SIZES.values())
 BATCHES = (1, 8, 16, 32, 64)
-RANDOM = " (random)"  # what geluless.bench.networks adds to the name of a network with random weights
 MEANT = "graph, hot"  # how the engine is meant to run
 
 

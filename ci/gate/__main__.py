@@ -96,8 +96,6 @@ def _gate(options: argparse.Namespace) -> int:
         _deterministic(found, base, head, limits)
     timed: Duel | None = None
     if options.only != "deterministic":
-        for side in (base, head):
-            footprint.artifacts(side)
         budget = {"pairs": options.pairs, "blocks": options.blocks, "seed": options.seed}
         timed, found.latency = judge_latency(base, head, limits, names=options.benchmark, announce=_say, **budget)
         found.notes += [f"NOT TIMED: {timed.disturbed}"] if timed.disturbed else []

@@ -6,16 +6,13 @@ rounds to fail. [footprint] in the thresholds holds the per cent by which each m
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ci.gate.revisions import GateError, Revision, environment
+from ci.gate.revisions import SIDES, Revision, probe
 
 IMPORTS = {
     "the command line": "import geluless.cli",
@@ -24,10 +21,8 @@ IMPORTS = {
 }
 RUNS = 7
 LEAST = 0.02  # seconds below which an import's growth is nothing anybody waits for
-SIDES = ("base", "head")
 MAY_GROW = {"wheel": 2.0, "artifact": 0.1, "modules": 5.0, "import": 25.0}  # per cent, where the thresholds say nothing
 FEW = 10  # modules more are nothing, however few there were
-
 
 Runs = dict[str, list[dict[str, Any]]]  # what probe.py said, by side
 
@@ -44,11 +39,11 @@ class Weight:
 
 
 def weigh(base: Revision, head: Revision, may_grow: Mapping[str, float]) -> list[Weight]:
-    """Raises GateError where a revision cannot be imported or makes no artifact."""
+    """Of revisions that are built. Raises GateError where one cannot be imported."""
     limits = {**MAY_GROW, **may_grow}
     weights = [
-        _weight("wheel", "bytes", base.wheel.stat().st_size, head.wheel.stat().st_size, limits["wheel"]),
-        _weight("artifacts of Swin-T", "bytes", artifacts(base), artifacts(head), limits["artifact"]),
+        _weight("wheel", "bytes", _bytes([base.wheel]), _bytes([head.wheel]), limits["wheel"]),
+        _weight("artifacts of Swin-T", "bytes", _bytes(base.artifacts), _bytes(head.artifacts), limits["artifact"]),
     ]
     for name, code in IMPORTS.items():
         runs = _import(base, head, code)
@@ -60,6 +55,10 @@ def weigh(base: Revision, head: Revision, may_grow: Mapping[str, float]) -> list
             weights.append(Weight(f"{name}: torch", "", 0, 1, "is imported now"))
         weights.append(_import_time(name, base, head, runs, limits["import"]))
     return weights
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 def _weight(name: str, unit: str, before: float, after: float, limit: float) -> Weight:
@@ -88,21 +87,5 @@ def _import(base: Revision, head: Revision, code: str) -> Runs:
     found: Runs = {side: [] for side in SIDES}
     for _ in range(RUNS):
         for side in (base, head):
-            found[side.side].append(_probe(side, "import", code))
+            found[side.side].append(probe(side, "import", code))
     return found
-
-
-def artifacts(revision: Revision) -> int:
-    """Bytes of the artifacts that its networks run from; made once and kept in its cache, where its workers find them."""
-    return int(_probe(revision, "artifacts")["bytes"])
-
-
-def _probe(revision: Revision, *arguments: str) -> dict[str, Any]:
-    here = Path(__file__).parent
-    command = [sys.executable, str(here / "launch.py"), str(revision.site), str(here / "probe.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(revision), cwd=revision.home, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise GateError(f"{revision.side} {revision}: {last}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer

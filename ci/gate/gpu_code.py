@@ -83,8 +83,9 @@ def _kernels(target: str, old: Record, new: Record, growth: float) -> Iterator[K
             if other is None:
                 yield KernelChange(target, kernel, ("is gone",))
                 continue
-            limits = {**dict.fromkeys(STRICT, 0.0), **dict.fromkeys(RELATIVE, growth)}
-            if other[TILE] != row[TILE]:  # another tile has other registers and another program: what it executes is what counts
+            if other[TILE] == row[TILE]:
+                limits = {**dict.fromkeys(STRICT, 0.0), **dict.fromkeys(RELATIVE, growth)}
+            else:  # it has other registers and is another program: what it executes is what counts
                 limits = {"executed": growth, "floating_point": 0.0, "stack_bytes": 0.0}
             if problems := _problems(row, other, limits):
                 yield KernelChange(target, f"{kernel}, tile {tile}", problems)

@@ -111,14 +111,26 @@ def compare(before: Mapping[str, Counts], after: Mapping[str, Counts], *, growth
     old, new = _all_kernels(before), _all_kernels(after)
     if problems := _problems(old, new, growth=float("inf")):
         changes.append(Change("all kernels together", old, new, problems))
-    for name in sorted({where.split(":", 1)[0] for where in before if where.startswith(KERNELS)}):
-        of = [{where: counts[where] for where in counts if where.startswith(f"{name}: ")} for counts in (before, after)]
-        gone, new_names = (sum((of[i][where] for where in of[i].keys() - of[1 - i].keys()), Counts()) for i in (0, 1))
-        if not of[1]:
-            changes.append(Change(name, gone, Counts(), ("the object is gone",)))
-        elif gone.instructions and (problems := _problems(gone, new_names, growth)):
-            changes.append(Change(f"{name}: functions of other names", gone, new_names, problems))
+    changes += _other_names(before, after, growth)
     return sorted(changes, key=lambda change: (not change.problems, change.where))
+
+
+def _other_names(before: Mapping[str, Counts], after: Mapping[str, Counts], growth: float) -> Iterator[Change]:
+    """Of each object with kernels, the functions that only one side has, as a whole; an object that is gone."""
+    remaining = {_object(where) for where in after}
+    for name in sorted({_object(where) for where in before if where.startswith(KERNELS)}):
+        gone, added = (
+            sum((one[where] for where in one.keys() - other.keys() if _object(where) == name), Counts())
+            for one, other in ((before, after), (after, before))
+        )
+        if name not in remaining:
+            yield Change(name, gone, Counts(), ("the object is gone",))
+        elif gone.instructions and (problems := _problems(gone, added, growth)):
+            yield Change(f"{name}: functions of other names", gone, added, problems)
+
+
+def _object(where: str) -> str:
+    return where.split(":", 1)[0]
 
 
 def _problems(old: Counts, new: Counts, growth: float) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from ci.gate import footprint, machine_code, thresholds
-from ci.gate.footprint import artifacts
 from ci.gate.judgement import judge
 from ci.gate.revisions import GateError, Revision, build, copy_of, head_revision, sources_digest
 from ci.gate.thresholds import Thresholds
@@ -40,8 +39,6 @@ def equal_revisions(repository: Path, home: Path, layouts: Sequence[int]) -> tup
         build(head, defines=[f"GELULESS_PLANT=layout{layout}"])
         if head.native.read_bytes() == base.native.read_bytes():
             raise GateError(f"layout{layout} has moved nothing: the same file would be timed against itself")
-    for revision in (base, *heads):
-        artifacts(revision)
     return base, heads
 
 

@@ -7,6 +7,7 @@ a path in the environment of a process shifts its stack, and that alone can take
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from geluless.errors import GelulessError
 
@@ -23,6 +25,8 @@ BUILT = ("impl", "pyproject.toml", "README.md", "LICENSE")
 FLAGS = ("CXX", "CXXFLAGS", "CFLAGS", "LDFLAGS", "CMAKE_ARGS")  # of the environment, which a build reads
 BUILDERS = ("scikit-build-core", "nanobind", "cmake", "ninja")
 STAMP = "built"
+SIDES = ("base", "head")
+HERE = Path(__file__).parent
 
 
 class GateError(GelulessError):
@@ -57,6 +61,11 @@ class Revision:
     @property
     def wheel(self) -> Path:
         return next((self.home / "wheel").glob("*.whl"))
+
+    @property
+    def artifacts(self) -> list[Path]:
+        """What its networks run from, in the cache where its workers find them."""
+        return sorted((self.home / "cache" / "geluless").glob("*.safetensors"))
 
     def __str__(self) -> str:
         return f"{self.commit[:12]}{' with changes' if self.dirty else ''}"
@@ -99,7 +108,8 @@ def copy_of(revision: Revision, side: str, home: Path) -> Revision:
 
 
 def build(revision: Revision, *, defines: Sequence[str] = ()) -> None:
-    """Compile and install, unless this very tree was built here before. `defines`: CMake's, NAME=VALUE. Raises GateError."""
+    """Compile, install and make the artifacts that are timed, unless this very tree was built here before. `defines`: CMake's,
+    NAME=VALUE. Raises GateError."""
     stamp, wanted = revision.home / STAMP, _digest(revision, defines)
     if stamp.exists() and stamp.read_text() == wanted:
         return
@@ -113,7 +123,24 @@ def build(revision: Revision, *, defines: Sequence[str] = ()) -> None:
     _pip(revision, *pip, "install", "--quiet", "--no-deps", "--target", str(revision.site), str(revision.wheel))
     if not revision.objects:
         raise GateError(f"{revision.side} {revision} was built without its CPU engine: it takes a C++20 compiler")
+    probe(revision, "artifacts")
     stamp.write_text(wanted)
+
+
+def command(revision: Revision, *code: str) -> list[str]:
+    """Runs a module or a script with this revision's package, in `environment(revision)`."""
+    return [sys.executable, str(HERE / "launch.py"), str(revision.site), *code]
+
+
+def probe(revision: Revision, *arguments: str) -> dict[str, Any]:
+    """What probe.py says of it. Raises GateError where it fails."""
+    run = command(revision, str(HERE / "probe.py"), *arguments)
+    done = subprocess.run(run, capture_output=True, text=True, env=environment(revision), cwd=revision.home, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise GateError(f"{revision.side} {revision}: {last}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def environment(revision: Revision) -> dict[str, str]:

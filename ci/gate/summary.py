@@ -164,13 +164,14 @@ def _lines(points: Sequence[Point]) -> Iterator[tuple[str, list[int], list[float
     """(label, places of the runs, values): geometric means over benchmarks, each relative to its first run on that machine."""
     first: dict[tuple[str, str], float] = {}
     found: dict[str, tuple[list[int], list[float]]] = {}
+    several = len({point.machine for point in points}) > 1
     for place, point in enumerate(points):
         logs: dict[str, list[float]] = {}
         for name, seconds in point.medians.items():
             start = first.setdefault((point.machine, name), seconds)
             logs.setdefault(name.split("/", 1)[0], []).append(math.log(seconds / start))
         for kind, values in logs.items():
-            label = kind if len({p.machine for p in points}) == 1 else f"{kind}, {point.machine}"
+            label = f"{kind}, {point.machine}" if several else kind
             places, ratios = found.setdefault(label, ([], []))
             places.append(place)
             ratios.append(math.exp(sum(values) / len(values)))

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ci.gate.revisions import GateError, Revision
+from ci.gate.revisions import SIDES, GateError, Revision
 from ci.gate.worker import PROTOCOL, Worker, pair_of_workers
-from geluless.bench.load import TOO_MUCH, busy_seconds
+from geluless.bench.load import TOO_MUCH, ForeignLoad
 from geluless.bench.paired import Samples, joined, kept
 
 PAIRS, BLOCKS = 6, 12
@@ -25,7 +25,6 @@ LEAST_PAIRS = 3  # fewer say nothing about the next one
 SAMPLE_SECONDS = 0.002  # a sample lasts at least this long,
 BLOCK_SECONDS = 0.05  # and longer where few workloads would make a shorter block than this
 WINDOW = 0.5  # seconds; the kernel counts load in hundredths, too coarse for one block
-SIDES = ("base", "head")
 
 Announce = Callable[[str], object]
 
@@ -138,53 +137,41 @@ def _blocks(
 ) -> tuple[dict[str, list[float]], list[float]]:
     """Seconds per call by "side name", and the cores that others kept busy, both in the order of the blocks."""
     coin = np.random.default_rng(seed)
-    names = list(calls)
-    seconds: dict[str, list[float]] = {f"{side} {name}": [] for side in SIDES for name in names}
-    load = _ForeignLoad(workers)
-    for block in range(-1, blocks):  # the first one warms up
-        for index in coin.permutation(len(names)):
-            name = names[index]
-            for side in coin.permutation(SIDES):
-                answer = workers[str(side)].ask("sample", name=name, calls=calls[name])
-                if "error" in answer:
-                    raise GateError(f"{side}: {name} failed while it was timed: {answer['error']}")
-                if block >= 0:
-                    seconds[f"{side} {name}"].append(answer["seconds"])
-        if block < 0:
-            load = _ForeignLoad(workers)
-        else:
-            load.block_ended(last=block == blocks - 1)
-    return seconds, load.levels
+    _block(workers, calls, coin)  # warms up
+    load = _Levels(workers)
+    found = []
+    for number in range(1, blocks + 1):
+        found.append(_block(workers, calls, coin))
+        load.block_ended(last=number == blocks)
+    return {key: [block[key] for block in found] for key in found[0]}, load.levels
 
 
-class _ForeignLoad:
+def _block(workers: dict[str, Worker], calls: dict[str, int], coin: np.random.Generator) -> dict[str, float]:
+    """Seconds per call by "side name": every workload in random order, its two sides one right after the other."""
+    names, seconds = list(calls), {}
+    for index in coin.permutation(len(names)):
+        name = names[index]
+        for side in coin.permutation(SIDES):
+            answer = workers[str(side)].ask("sample", name=name, calls=calls[name])
+            if "error" in answer:
+                raise GateError(f"{side}: {name} failed while it was timed: {answer['error']}")
+            seconds[f"{side} {name}"] = answer["seconds"]
+    return seconds
+
+
+class _Levels:
     """Cores that others kept busy, by block. Blocks are looked at together until they fill a window, whose level they share."""
 
     def __init__(self, workers: dict[str, Worker]) -> None:
         self.levels: list[float] = []
-        self._workers = workers
+        self._load, self._begun = ForeignLoad(workers.values()), time.perf_counter()
         self._open = 0
-        self._begin()
 
     def block_ended(self, *, last: bool) -> None:
         self._open += 1
-        full = time.perf_counter() - self._wall >= WINDOW
+        full = time.perf_counter() - self._begun >= WINDOW
         if last and self.levels and not full:  # too short a look: what was there before is what is known
             self.levels += [self.levels[-1]] * self._open
         elif full or last:
-            self.levels += [self._level()] * self._open
-            self._open = 0
-            self._begin()
-
-    def _begin(self) -> None:
-        self._busy, self._own, self._wall = busy_seconds(), self._own_seconds(), time.perf_counter()
-
-    def _own_seconds(self) -> float:
-        return time.process_time() + sum(worker.cpu_seconds() for worker in self._workers.values())
-
-    def _level(self) -> float:
-        busy = busy_seconds()
-        if busy is None or self._busy is None:
-            return 0.0
-        others = busy - self._busy - (self._own_seconds() - self._own)
-        return max(0.0, others) / max(time.perf_counter() - self._wall, 1e-9)
+            self.levels += [self._load.look() or 0.0] * self._open
+            self._open, self._begun = 0, time.perf_counter()

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from ci.gate import machine_code, thresholds
 from ci.gate.__main__ import HOME, REPORT, REPOSITORY, THRESHOLDS
-from ci.gate.footprint import artifacts
 from ci.gate.judgement import Judgement, Outcome, judge
 from ci.gate.latency import judge_latency
 from ci.gate.noise import equal_revisions
@@ -81,7 +80,6 @@ def hold(*, equal: int, planted: int, limits: Thresholds, keep: Callable[[Trial]
     for defect in (*DEFECTS, "slowdown"):
         with_defect = copy_of(head, "head", HOME / defect[:4])  # names as long as "base", for the process's sake
         build(with_defect, defines=[f"GELULESS_PLANT={defect}"])
-        artifacts(with_defect)
         if defect != "slowdown":
             changes = machine_code.compare(clean, machine_code.disassembled(with_defect.objects))
             trial.code[defect] = [f"{change.where}: {problem}" for change in changes for problem in change.problems]

@@ -6,13 +6,12 @@ import json
 import os
 import select
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ci.gate.revisions import GateError, Revision, environment
+from ci.gate.revisions import GateError, Revision, command, environment
 from geluless.bench.load import process_seconds
 
 MODULE = "geluless.bench.workload_worker"
@@ -25,10 +24,9 @@ class Worker:
 
     def __init__(self, revision: Revision, log: Path) -> None:
         self.revision, self._log = revision, log
-        launch = Path(__file__).with_name("launch.py")
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
-                [sys.executable, str(launch), str(revision.site), MODULE],
+                command(revision, MODULE),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

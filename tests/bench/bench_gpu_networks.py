@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from geluless.bench import intervals
 from geluless.bench.contenders import prepare
 from geluless.bench.gpu_timing import GpuTiming
-from geluless.bench.networks import SIZES, random_artifact
+from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.paired import time_paired
 from geluless.bench.telemetry import Telemetry
 
@@ -32,10 +31,7 @@ def test_network(benchmark: BenchmarkFixture, size: str, arm: str, batch: int) -
     import torch
 
     artifact = random_artifact(SIZES[size], relu=arm.startswith("relu"))
-    stem = artifact.plan.stem
-    shape = (batch, stem.channels, stem.height, stem.width)
-    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    contender = prepare(artifact, arm, images, backend="gpu", isa=None, threads=1, gpu=GpuTiming())
+    contender = prepare(artifact, arm, random_images(artifact, batch), backend="gpu", isa=None, threads=1, gpu=GpuTiming())
     assert contender.verified, contender.correctness
 
     def call() -> None:

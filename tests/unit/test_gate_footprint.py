@@ -19,6 +19,8 @@ def revision(tmp_path: Path, side: str, package: str, *, wheel: int = 1000) -> R
     (found.site / "geluless" / "__init__.py").write_text(package)
     (found.home / "wheel").mkdir()
     (found.home / "wheel" / "geluless.whl").write_bytes(b"x" * wheel)
+    (cache := found.home / "cache" / "geluless").mkdir(parents=True)
+    (cache / "tiny.int8.safetensors").write_bytes(b"x" * (5000 if side == "base" else 5001))
     return found
 
 
@@ -26,7 +28,6 @@ def revision(tmp_path: Path, side: str, package: str, *, wheel: int = 1000) -> R
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "IMPORTS", {"the package": "import geluless"})
     monkeypatch.setattr(footprint, "RUNS", 2)
-    monkeypatch.setattr(footprint, "artifacts", lambda side: 5000 if side.side == "base" else 5001)
 
 
 def weights(tmp_path: Path, base: str, head: str, **options: int) -> dict[str, Weight]:

@@ -41,7 +41,6 @@ class Gate:
         monkeypatch.setattr(gate, "base_revision", lambda repository, name, home: self.revision("base"))
         monkeypatch.setattr(gate, "head_revision", lambda repository, home: self.revision("head"))
         monkeypatch.setattr(gate, "build", lambda revision, defines=(): None)
-        monkeypatch.setattr(gate.footprint, "artifacts", lambda revision: 0)
         monkeypatch.setattr(gate.footprint, "weigh", lambda base, head, limits: [])
         monkeypatch.setattr(gate.machine_code, "disassembled", lambda objects: {})
         monkeypatch.setattr(gate.machine_code, "compare", lambda before, after, growth: self.code)

@@ -15,6 +15,7 @@ from ci.gate.latency import judge_latency
 from ci.gate.revisions import GateError, Revision, base_revision, head_revision
 from ci.gate.thresholds import Thresholds
 from ci.gate.timing import duel
+from geluless.bench import load
 
 WORKER = """
 import json, os, sys
@@ -52,7 +53,7 @@ def run(base: Revision, head: Revision, **options: object) -> timing.Duel:
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else runs here: these times are made up."""
-    monkeypatch.setattr(timing, "busy_seconds", lambda: None)
+    monkeypatch.setattr(load, "busy_seconds", lambda: None)
 
 
 def test_both_sides_are_sampled_in_every_block(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_revision_from_before_the_gate_is_told(tmp_path: Path) -> None:
 
 def test_a_renamed_benchmark_is_missing_on_a_busy_machine_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(timing, "busy_seconds", lambda: float(next(seconds)))
+    monkeypatch.setattr(load, "busy_seconds", lambda: float(next(seconds)))
     base = revision(tmp_path, "base", {"k": ("a", 1.0), "old": ("b", 1.0)})
     found, judged = judge_latency(base, revision(tmp_path, "head", {"k": ("a", 1.0)}), Thresholds(), pairs=3, blocks=2)
     assert found.disturbed
@@ -124,7 +125,7 @@ def test_a_renamed_benchmark_is_missing_on_a_busy_machine_too(tmp_path: Path, mo
 
 def test_a_busy_machine_is_no_place_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(timing, "busy_seconds", lambda: float(next(seconds)))
+    monkeypatch.setattr(load, "busy_seconds", lambda: float(next(seconds)))
     names: dict[str, object] = {"k": ("a", 1.0)}
     base, head = (revision(tmp_path, side, names) for side in ("base", "head"))
     found = run(base, head)
@@ -135,8 +136,8 @@ def test_a_busy_machine_is_no_place_to_time(tmp_path: Path, monkeypatch: pytest.
 def test_the_kernels_coarse_clock_makes_no_foreign_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts in hundredths of a second, and a block of two samples takes less: no quiet machine may look busy for that."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(timing, "busy_seconds", lambda: next(ticks) / 100)
-    levels = timing._ForeignLoad({})
+    monkeypatch.setattr(load, "busy_seconds", lambda: next(ticks) / 100)
+    levels = timing._Levels({})
     monkeypatch.setattr(timing, "WINDOW", 60.0)
     for block in range(20):
         levels.block_ended(last=block == 19)
@@ -148,9 +149,9 @@ def test_the_kernels_coarse_clock_makes_no_foreign_load(tmp_path: Path, monkeypa
 
 def test_a_last_look_that_is_too_short_says_what_the_one_before_said(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.0, 9.0, 99.0])
-    monkeypatch.setattr(timing, "busy_seconds", lambda: next(ticks))
+    monkeypatch.setattr(load, "busy_seconds", lambda: next(ticks))
     monkeypatch.setattr(timing, "WINDOW", 0.0)
-    levels = timing._ForeignLoad({})
+    levels = timing._Levels({})
     levels.block_ended(last=False)
     monkeypatch.setattr(timing, "WINDOW", 60.0)
     levels.block_ended(last=True)

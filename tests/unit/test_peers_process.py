@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from geluless.bench.load import ForeignLoad
 from geluless.peers.contest import cores_for
-from geluless.peers.foreign import ForeignCores
 from geluless.peers.memory import Memory, memory_now
 from geluless.peers.peer import PeerFailure, Shape, Status
 from geluless.peers.process import PeerProcess
@@ -51,10 +51,10 @@ def test_a_worker_loads_and_gives_the_logits_of_its_peer(process: PeerProcess, t
 def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: PeerProcess, tmp_path: Path):
     meet(process, tmp_path, FakePeer("ours", "works"))
     process.ask("load", Shape(1, 1), "only", timeout=60)
-    before, known, unknown = process.cpu_seconds(), ForeignCores([process]), ForeignCores([])
+    before, known, unknown = process.cpu_seconds(), ForeignLoad([process]), ForeignLoad([])
     process.ask("sample", 5, 0, timeout=60)
     assert process.cpu_seconds() - before > 0.3
-    mine, everyones = known.average(), unknown.average()
+    mine, everyones = known.look(), unknown.look()
     assert mine is not None
     assert everyones is not None
     assert everyones > mine

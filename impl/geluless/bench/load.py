@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 STAT = Path("/proc/stat")
 TOO_MUCH = 0.25  # cores busy with other work during one block, above which its samples do not count
@@ -31,17 +33,30 @@ def process_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+class Counted(Protocol):
+    """A process that knows what it has used: `process_seconds` of it, mostly."""
+
+    def cpu_seconds(self) -> float: ...
+
+
 class ForeignLoad:
-    """Cores that others kept busy between two looks. The kernel counts in hundredths of a second: look no more often."""
+    """Cores that others kept busy between two looks: what the kernel counts, less what this process and `processes` used. It
+    counts in hundredths of a second: look no more often."""
 
-    def __init__(self) -> None:
-        self._busy, self._own, self._wall = busy_seconds(), time.process_time(), time.perf_counter()
+    def __init__(self, processes: Iterable[Counted] = ()) -> None:
+        self._processes = tuple(processes)
+        self._foreign, self._wall = self._foreign_seconds(), time.perf_counter()
 
-    def look(self) -> float:
-        """Cores, on average since the last look; 0 where the kernel does not say."""
-        busy, own, wall = busy_seconds(), time.process_time(), time.perf_counter()
-        foreign = 0.0
-        if busy is not None and self._busy is not None:
-            foreign = max(0.0, (busy - self._busy) - (own - self._own)) / max(wall - self._wall, 1e-9)
-        self._busy, self._own, self._wall = busy, own, wall
-        return foreign
+    def look(self) -> float | None:
+        """Cores, on average since the last look; None where the kernel does not say."""
+        before, begun = self._foreign, self._wall
+        self._foreign, self._wall = self._foreign_seconds(), time.perf_counter()
+        if before is None or self._foreign is None:
+            return None
+        return max(0.0, self._foreign - before) / max(self._wall - begun, 1e-9)
+
+    def _foreign_seconds(self) -> float | None:
+        busy = busy_seconds()
+        if busy is None:
+            return None
+        return busy - time.process_time() - sum(process.cpu_seconds() for process in self._processes)

@@ -11,8 +11,12 @@ from geluless import sizes
 from geluless.cache import default_cache
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from geluless.ptq.artifact import Artifact
 
+RANDOM = " (random)"  # behind the name of a network with random weights
 SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # timm's names
 
 
@@ -45,6 +49,15 @@ def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int
     return artifact
 
 
+def random_images(artifact: Artifact, batch: int, *, seed: int = 0) -> NDArray[np.float32]:
+    """Normal noise of the network's own shape, float32 [B, C, H, W]; never zeros, which a processor can run faster."""
+    import numpy as np
+
+    stem = artifact.plan.stem
+    shape = (batch, stem.channels, stem.height, stem.width)
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
 def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
     import torch
 
@@ -58,7 +71,7 @@ def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
         images = torch.randn(1, model.patch_embed.proj.in_channels, *size)
     if relu:
         replace_gelu(model, drop_bias=drop_bias)
-    return quantize(model, [images], profile="best", name=f"{name} (random)")
+    return quantize(model, [images], profile="best", name=f"{name}{RANDOM}")
 
 
 def _recipe_digest() -> str:

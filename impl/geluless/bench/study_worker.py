@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geluless.bench.kernels import KernelEntry, kernel_call
 from geluless.bench.load import ForeignLoad
-from geluless.bench.networks import random_artifact
+from geluless.bench.networks import random_artifact, random_images
 from geluless.bench.paired import time_paired
 from geluless.bench.study import WARM_UP, Entry
 from geluless.bench.verification import verify_call
@@ -49,9 +49,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def inputs(artifact: Artifact, batch: int, *, seed: int) -> NDArray[np.float32]:
-    """float32 [B, C, H, W], the same in every process; never zeros, which a processor can run faster."""
-    stem = artifact.plan.stem
-    images = np.random.default_rng(seed).standard_normal((batch, stem.channels, stem.height, stem.width)).astype(np.float32)
+    """float32 [B, C, H, W], the same in every process."""
+    images = random_images(artifact, batch, seed=seed)
     if not 0.5 < images.std() < 2:
         raise SystemExit("the inputs are degenerate")
     return images
@@ -130,7 +129,7 @@ def timed(calls: dict[str, Callable[[], object]], rows: list[dict[str, Any]], re
         min_blocks=request["blocks"],
         seed=request["seed"] * 1000 + request["number"],
         peak=lambda: peak_rate(isa, repetitions=50_000),
-        watch=lambda elapsed: foreign.append(load.look()),
+        watch=lambda elapsed: foreign.append(load.look() or 0.0),
     )
     return {
         "rows": rows,

@@ -10,13 +10,14 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geluless.bench.kernels import MULTIPLIER, SHIFT, STAGES
-from geluless.bench.networks import SIZES, random_artifact
+from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.verification import verify_call
 from geluless.engine.cpu import native
 from geluless.engine.cpu.lowering import Attention, Layer, Norm, shift_gelu_constants
@@ -67,22 +68,21 @@ def _epilogues() -> list[Workload]:
 
 
 def _norms() -> list[Workload]:
-    def of(tokens: int, channels: int) -> Callable[[str], Call]:
-        return lambda isa: layer_norm(isa, tokens, channels)
-
-    return [_kernel(f"norm/stage{stage}", 0, of(*shape)) for stage, shape in enumerate(STAGES, start=1)]
+    return [
+        _kernel(f"norm/stage{stage}", 0, partial(layer_norm, tokens=tokens, channels=channels))
+        for stage, (tokens, channels) in enumerate(STAGES, start=1)
+    ]
 
 
 def _attentions() -> list[Workload]:
-    def of(masked: bool) -> Callable[[str], Call]:
-        return lambda isa: attention(isa, masked=masked)
-
     macs = 2 * HEADS * TOKENS * TOKENS * HEAD_DIM
-    return [_kernel(f"attention/{name}", macs, of(masked)) for name, masked in (("plain", False), ("masked", True))]
+    masks = {"plain": False, "masked": True}
+    return [_kernel(f"attention/{name}", macs, partial(attention, masked=masked)) for name, masked in masks.items()]
 
 
 def _gemm(name: str, rows: int, outputs: int, inputs: int, epilogue: str) -> Workload:
-    return _kernel(name, rows * outputs * inputs, lambda isa: gemm(isa, rows, outputs, inputs, epilogue))
+    build = partial(gemm, rows=rows, outputs=outputs, inputs=inputs, epilogue=epilogue)
+    return _kernel(name, rows * outputs * inputs, build)
 
 
 def _kernel(name: str, macs: int, build: Callable[[str], Call]) -> Workload:
@@ -106,10 +106,8 @@ def _network(name: str, model: str, arm: str) -> Workload:
     """One image through a network with random weights, on one thread -> float32 [1, classes]."""
 
     def engine_for(isa: str) -> tuple[Engine, NDArray[np.float32]]:
-        engine = Engine(random_artifact(model, relu=arm.startswith("relu")), "cpu", arm=arm, threads=1, isa=isa)
-        stem = engine.artifact.plan.stem
-        images = np.random.default_rng(0).standard_normal((1, stem.channels, stem.height, stem.width))
-        return engine, images.astype(np.float32)
+        artifact = random_artifact(model, relu=arm.startswith("relu"))
+        return Engine(artifact, "cpu", arm=arm, threads=1, isa=isa), random_images(artifact, 1)
 
     def build(isa: str) -> Call:
         engine, images = engine_for(isa)
@@ -123,7 +121,7 @@ def _network(name: str, model: str, arm: str) -> Workload:
     return Workload(name, 0, build, problem)
 
 
-def gemm(isa: str, rows: int, outputs: int, inputs: int, epilogue: str) -> Call:
+def gemm(isa: str, *, rows: int, outputs: int, inputs: int, epilogue: str) -> Call:
     """uint8 [rows, inputs] times int8 [outputs, inputs] -> uint8 or int16 [rows, outputs]."""
     kernel = native().KernelLayer(isa, _layer(epilogue, outputs, inputs))
     wide = epilogue in ("words", "residual")
@@ -140,7 +138,7 @@ def gemm(isa: str, rows: int, outputs: int, inputs: int, epilogue: str) -> Call:
     return call
 
 
-def layer_norm(isa: str, tokens: int, channels: int) -> Call:
+def layer_norm(isa: str, *, tokens: int, channels: int) -> Call:
     """int16 [tokens, channels] -> uint8 [tokens, channels]."""
     kernel = native().KernelNorm(isa, Norm(channels * channels, 40.0, None, None), 1, channels)
     buffers = Buffers(3 * tokens * channels)

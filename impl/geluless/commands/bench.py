@@ -53,9 +53,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    import numpy as np
     from tqdm import tqdm
 
+    from geluless.bench.networks import random_images
     from geluless.bench.paired import time_paired
     from geluless.bench.record import make_record
     from geluless.bench.telemetry import Telemetry
@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> Result:
     check_isa(options)
     output = options.output and checked_output(options.output, suffix=".bench.json", force=options.force)
     artifacts = _artifacts(options)
-    stem = artifacts[0].plan.stem
-    shape = (options.batch, stem.channels, stem.height, stem.width)
-    images = np.random.default_rng(options.seed).standard_normal(shape).astype(np.float32)
+    images = random_images(artifacts[0], options.batch, seed=options.seed)
     contenders = _contenders(options, artifacts, images)
     telemetry = Telemetry() if options.backend == "gpu" else None
 

@@ -10,7 +10,7 @@ from geluless.sources import source_line
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = (
-    *("bench/intervals.py", "bench/paired.py", "bench/verification.py"),
+    *("bench/intervals.py", "bench/load.py", "bench/paired.py", "bench/verification.py"),
     *("engine/*.py", "engine/cpu/*.py", "engine/cpu/*.h", "engine/cpu/*.cpp"),
     *("peers/*.py", "ptq/*.py"),
 )

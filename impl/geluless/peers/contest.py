@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from geluless.bench import intervals
+from geluless.bench.load import ForeignLoad
 from geluless.bench.paired import Samples, time_paired
 from geluless.errors import MissingResource
-from geluless.peers.foreign import ForeignCores
 from geluless.peers.lineup import Dropped, Entrant, start
 from geluless.peers.peer import Peer, PeerFailure, Shape, Status
 from geluless.peers.preparation import Prepared
@@ -129,7 +129,7 @@ def _timed(
 ) -> Samples | None:
     peak = peak_loop()
     while entrants:
-        foreign = ForeignCores([entrant.process for entrant in entrants.values()])
+        foreign = ForeignLoad([entrant.process for entrant in entrants.values()])
         try:
             samples = time_paired(
                 {name: entrant.sample for name, entrant in entrants.items()},
@@ -143,7 +143,7 @@ def _timed(
         except Dropped as dropped:
             _drop(dropped.entrant.peer.name, dropped.failure, entrants, failures)
             continue
-        if (cores := foreign.average()) is not None:
+        if (cores := foreign.look()) is not None:
             contest.foreign_cores = max(cores, contest.foreign_cores or 0.0)
         return samples
     return None

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from geluless.bench.environment import environment_record
-from geluless.bench.load import TOO_MUCH
+from geluless.bench.load import TOO_MUCH, ForeignLoad
 from geluless.bench.networks import SIZES
 from geluless.bench.paired import Samples, joined, time_paired
 from geluless.bench.study import Findings, StudyError
 from geluless.peers.contest import its_own_seconds, on_cores, peak_loop
-from geluless.peers.foreign import ForeignCores
 from geluless.peers.lineup import Dropped, Entrant, start
 from geluless.peers.peer import Peer, PeerFailure
 from geluless.peers.preparation import Prepared, are_prepared, prepare_all
@@ -123,7 +122,7 @@ def time_rounds(
 
 def _timed(entrants: Mapping[str, Entrant], *, seed: int) -> tuple[Samples, float]:
     """The blocks of one round, and how many cores others kept busy meanwhile. Raises StudyError when an engine fails."""
-    load = ForeignCores([entrant.process for entrant in entrants.values()])
+    load = ForeignLoad([entrant.process for entrant in entrants.values()])
     try:
         samples = time_paired(
             {name: entrant.sample for name, entrant in entrants.items()},
@@ -136,7 +135,7 @@ def _timed(entrants: Mapping[str, Entrant], *, seed: int) -> tuple[Samples, floa
         )
     except Dropped as dropped:
         raise StudyError(f"{dropped.entrant.peer.name} failed while it was timed: {dropped.failure.reason}") from dropped
-    return samples, load.average() or 0.0
+    return samples, load.look() or 0.0
 
 
 def _judged(parts: list[Samples], rows: list[dict[str, Any]], foreign: list[float], failures: dict[str, str]) -> Gain:
