@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ci.gate import machine_code, thresholds
@@ -33,7 +33,7 @@ from geluless.files import atomic_output
 PLANTED = "epilogue/gelu-polynomial"  # the one kernel with the defect (engine/cpu/plant.h)
 DEFECTS = ("spill", "float")  # that the deterministic half must find
 SEEDS = 2_000_000
-LAYOUT = 2064  # bytes: two KiB and a quarter of a line, none of the noise's
+LAYOUTS = (1040, 2080, 3120)  # bytes that the head's code lies further on, in turn: other places than those of the noise
 WORKLOADS = Path("geluless", "bench", "workloads.py")
 
 
@@ -67,29 +67,30 @@ class Trial:
 def hold(*, equal: int, planted: int, limits: Thresholds, keep: Callable[[Trial], object]) -> Trial:
     """`keep` gets what is known after every run."""
     trial = Trial(cpu=cpu_model())
-    base, (head,) = equal_revisions(REPOSITORY, HOME, [LAYOUT])
-    trial.renamed = _renamed(base, head)
+    base, heads = equal_revisions(REPOSITORY, HOME, LAYOUTS)
+    trial.renamed = _renamed(base, heads[0])
     _say(f"a renamed benchmark is {trial.renamed}")
     for number in range(equal):
-        trial.equal.append(_failing(base, head, limits, seed=SEEDS + 2 * number))
+        trial.equal.append(_failing(base, heads[number % len(heads)], limits, seed=SEEDS + 2 * number))
         keep(trial)
         _say(f"equal revisions, run {number + 1} of {equal}: {trial.equal[-1] or 'green'}")
     clean = machine_code.disassembled(base.objects)
-    moved = [change for change in machine_code.compare(clean, machine_code.disassembled(head.objects)) if change.problems]
-    trial.code["layout"] = [f"{change.where}: {problem}" for change in moved for problem in change.problems]
-    for defect in (*DEFECTS, "slowdown"):
-        with_defect = copy_of(head, "head", HOME / defect[:4])  # names as long as "base", for the process's sake
-        build(with_defect, defines=[f"GELULESS_PLANT={defect}"])
-        if defect != "slowdown":
-            changes = machine_code.compare(clean, machine_code.disassembled(with_defect.objects))
-            trial.code[defect] = [f"{change.where}: {problem}" for change in changes for problem in change.problems]
-            _say(f"planted {defect}: {trial.code[defect] or 'not found'}")
-    slow = replace(head, home=HOME / "slow")
+    trial.code["layout"] = [problem for head in heads for problem in _problems(clean, head)]
+    for defect in DEFECTS:
+        trial.code[defect] = _problems(clean, _with_defect(heads[0], defect))
+        _say(f"planted {defect}: {trial.code[defect] or 'not found'}")
+    slow = _with_defect(heads[0], "slowdown")
     for number in range(planted):
         trial.planted.append(_failing(base, slow, limits, seed=2 * SEEDS + 2 * number))
         keep(trial)
         _say(f"planted slowdown, run {number + 1} of {planted}: {trial.planted[-1] or 'not found'}")
     return trial
+
+
+def _with_defect(tree: Revision, defect: str) -> Revision:
+    head = copy_of(tree, "head", HOME / defect[:4])  # names as long as "base", for the process's sake
+    build(head, defines=[f"GELULESS_PLANT={defect}"])
+    return head
 
 
 def _failing(base: Revision, head: Revision, limits: Thresholds, *, seed: int) -> list[str]:
@@ -101,6 +102,12 @@ def _failing(base: Revision, head: Revision, limits: Thresholds, *, seed: int) -
     if found.disturbed:
         return [f"not judged: {found.disturbed}"]
     return [judgement.name for judgement in judgements.values() if judgement.fails]
+
+
+def _problems(clean: Mapping[str, machine_code.Counts], head: Revision) -> list[str]:
+    """What the deterministic half has against the kernels of `head`, with their place."""
+    changes = machine_code.compare(clean, machine_code.disassembled(head.objects))
+    return [f"{change.where}: {problem}" for change in changes for problem in change.problems]
 
 
 def _renamed(base: Revision, head: Revision) -> str:
