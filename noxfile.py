@@ -188,13 +188,17 @@ def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[st
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.audit.json."""
+    """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.audit.json; with
+    `-- --every` with the record of every architecture, with other options whatever `geluless audit` makes of them."""
     python = environment(session)
-    record = HERE / "ci" / "sm_89.audit.json"
-    arguments = session.posargs or ["--arch", "sm_89", "--check", str(record.relative_to(HERE))]
-    wanted = json.loads(record.read_text())["triton"]
-    paths = {} if session.posargs else {"PYTHONPATH": recorded_triton(session, python, wanted)}
-    session.run(python, "-m", "geluless.cli", "audit", *arguments, env=paths)
+    if session.posargs and session.posargs != ["--every"]:
+        session.run(python, "-m", "geluless.cli", "audit", *session.posargs)
+        return
+    for record in sorted((HERE / "ci").glob("*.audit.json" if session.posargs else "sm_89.audit.json")):
+        recorded = json.loads(record.read_text())
+        arguments = ("--arch", recorded["target"], "--check", str(record.relative_to(HERE)))
+        paths = {"PYTHONPATH": recorded_triton(session, python, recorded["triton"])}
+        session.run(python, "-m", "geluless.cli", "audit", *arguments, env=paths)
 
 
 def recorded_triton(session: nox.Session, python: str, wanted: str) -> str:

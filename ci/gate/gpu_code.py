@@ -1,8 +1,8 @@
 """The GPU kernels' machine code before and after: the audit's records of both revisions, one per architecture.
 
-`nox -s audit` guarantees that a revision's record is that of its code; here nothing is compiled. A kernel is told by what it
-computes and at which shape; where its tile changed, what the two execute is compared. Registers, stack, shared memory and floats
-may not grow, instructions by the [code] threshold; a kernel that is gone is missing, as a renamed benchmark is.
+`nox -s audit -- --every` guarantees that a revision's records are those of its code; here nothing is compiled. A kernel is told
+by what it computes and at which shape; where its tile changed, what the two execute is compared. Registers, stack, shared memory
+and floats may not grow, instructions by the [code] threshold; a kernel that is gone is missing, as a renamed benchmark is.
 """
 
 from __future__ import annotations

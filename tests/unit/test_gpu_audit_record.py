@@ -18,15 +18,15 @@ from geluless.engine.gpu.compiler import Source, Target, compile_source, require
 from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 
 TILES = Tiles(ARCHITECTURES["sm_89"])
-COMMITTED = Path(__file__).parents[2] / "ci" / "sm_89.audit.json"
+COMMITTED = sorted((Path(__file__).parents[2] / "ci").glob("*.audit.json"))
 
 
-def fc1_sources(*formulas: str) -> list[Source]:
-    return sources_of(fc1_program(TILES, formula, size="tiny") for formula in formulas)
+def fc1_sources(*formulas: str, tiles: Tiles = TILES) -> list[Source]:
+    return sources_of(fc1_program(tiles, formula, size="tiny") for formula in formulas)
 
 
-def small_record() -> AuditRecord:
-    return audit(fc1_sources("relu"), "sm_89", processes=1)
+def small_record(target: str = "sm_89") -> AuditRecord:
+    return audit(fc1_sources("relu", tiles=Tiles(ARCHITECTURES[target])), target, processes=1)
 
 
 def test_the_same_code_gives_the_same_record() -> None:
@@ -137,10 +137,18 @@ def test_numbers_and_names_that_json_knows_twice_are_refused() -> None:
             AuditRecord.from_json(text.replace(f", {number}]", f", {forged}]", 1))
 
 
-def test_todays_code_is_that_of_the_committed_record() -> None:
+def test_every_architecture_with_tiles_has_its_record() -> None:
+    targets = [target for target, architecture in ARCHITECTURES.items() if architecture.capability]
+    assert [path.name for path in COMMITTED] == sorted(f"{target}.audit.json" for target in targets)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_todays_code_is_that_of_the_committed_record(path: Path) -> None:
     """A sample; `nox -s audit` compares all of it. With another triton there is nothing to compare, and comparing says so."""
-    record, now = AuditRecord.from_json(COMMITTED.read_text()), small_record()
-    assert now.broken == ()
+    record = AuditRecord.from_json(path.read_text())
+    assert path.name == f"{record.target}.audit.json"
+    now = small_record(record.target)
+    assert record.broken == now.broken == ()
     if record.triton == require_triton():
         assert compare(record, now, partial=True) == []
     else:

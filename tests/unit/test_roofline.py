@@ -252,6 +252,14 @@ def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, mo
     assert main(["predict", "--audit", "no-such-file"]) == 1
 
 
+def test_a_device_is_predicted_from_its_own_record(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geluless.commands.predict.RESAMPLES", 2)
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main(["predict", "--json", "--device", "A100", "--size", "tiny", "--batch", "8"]) == 0
+    assert json.loads(capsys.readouterr().out)["caveats"] == []
+    assert command.own_audit(75) == Path("ci", "sm_89.audit.json")
+
+
 def test_entries_of_the_table_name_known_things() -> None:
     for entry in published():
         assert isinstance(entry, Published)

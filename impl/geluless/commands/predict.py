@@ -31,9 +31,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--audit",
         type=Path,
-        default=Path("ci/sm_89.audit.json"),
         metavar="FILE",
-        help="instruction counts, from geluless audit",
+        help="instruction counts, from geluless audit (default: the device's own in ci/, or sm_89's)",
     )
     parser.set_defaults(run=run)
 
@@ -44,10 +43,12 @@ def run(options: argparse.Namespace) -> Result:
     from geluless.bench.roofline.predict import attribution, predict
     from geluless.engine.gpu.tiles import ARCHITECTURES
 
-    record, table = read_audit(options.audit), published()
+    device = KNOWN[options.device]
+    audit = options.audit or own_audit(device.capability)
+    record, table = read_audit(audit), published()
     if record.target not in ARCHITECTURES:
-        raise DataError(f"{options.audit} is an audit of {record.target}, whose tiles are not known: write one of sm_89")
-    device, central = KNOWN[options.device], fit(table)
+        raise DataError(f"{audit} is an audit of {record.target}, whose tiles are not known: write one of sm_89")
+    central = fit(table)
     spread = resampled(table, RESAMPLES)
     unseen_device, unseen_size = held_out(table, lambda entry: entry.device), held_out(table, lambda entry: entry.size)
     errors = [error for group in unseen_device for error in group.logarithms]  # a device is what a prediction is new in
@@ -74,6 +75,12 @@ def run(options: argparse.Namespace) -> Result:
         "gelu_kernel": {f"{size} batch {batch}": attribution(size, batch, device, central) for size, batch in configurations},
     }
     return Result(data, lambda console: _show(console, data))
+
+
+def own_audit(capability: int) -> Path:
+    """The record of the device's architecture where there is one: no code is compiled for those that cannot run our engine."""
+    own = Path("ci", f"sm_{capability}.audit.json")
+    return own if own.exists() else Path("ci", "sm_89.audit.json")
 
 
 def caveats(device: str, capability: int, target: str) -> list[str]:
