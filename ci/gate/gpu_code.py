@@ -61,7 +61,7 @@ def records(revision: Revision) -> dict[str, Record]:
 def compare(before: Mapping[str, Record], after: Mapping[str, Record], *, growth: float) -> tuple[list[KernelChange], list[str]]:
     """(kernels that became worse or are gone, what could not be compared and why)."""
     changes: list[KernelChange] = []
-    notes: list[str] = []
+    notes = [f"{target}: a new record: nothing to compare it with" for target in after if target not in before]
     for target, old in before.items():
         new = after.get(target)
         if new is None:

@@ -50,9 +50,8 @@ def markdown(found: Findings) -> str:
         f"## Gate: {'RED' if failures else 'green'}",
         "",
         f"head {found.head} against base {found.base}, on one machine.",
-        "",
     ]
-    lines += [f"- **{failure}**" for failure in failures]
+    lines += ["", *(f"- **{failure}**" for failure in failures)] if failures else []
     for section in (_latency(found.latency), _code(found.code), _gpu(found.gpu), _weights(found.weights)):
         lines += ["", *section] if section else []
     if found.notes:

@@ -159,6 +159,7 @@ def test_a_record_that_vanished_fails_and_one_that_is_none_is_refused(tmp_path: 
     base = revision(tmp_path, "base")
     changes, _ = gpu_code.compare(gpu_code.records(base), {}, growth=2.0)
     assert changes[0].problems == ("the record of sm_89 is gone",)
+    assert gpu_code.compare({}, gpu_code.records(base), growth=2.0) == ([], ["sm_89: a new record: nothing to compare it with"])
     (base.source / "ci" / "sm_89.audit.json").write_text('{"rows": []}')
     with pytest.raises(GateError, match="no record"):
         gpu_code.records(base)
