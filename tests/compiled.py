@@ -3,6 +3,8 @@ the comparison of a whole network with the reference, tensor by tensor."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,8 +12,10 @@ from numpy.typing import NDArray
 from geluless.engine import reference
 from geluless.engine.arms import Arm
 from geluless.engine.cpu import CpuNetwork, native
+from geluless.engine.cpu.lowering import Network, lower
 from geluless.errors import MissingResource
 from geluless.ptq import Artifact
+from tests.networks import awkward_artifact
 
 try:
     ISAS: tuple[str, ...] = tuple(native().available())
@@ -25,6 +29,13 @@ each_isa = pytest.mark.parametrize("isa", ISAS)
 FLOAT_ARMS = (Arm.GELU_FUSED, Arm.GELU_POLY, Arm.GELU_SEPARATE)  # may miss the reference by a last bit
 
 Tensors = dict[str, NDArray[np.int32]]
+
+
+@lru_cache(maxsize=4)
+def lowered(arm: Arm = Arm.RELU) -> Network:
+    """The awkward network as the extension takes it."""
+    artifact = awkward_artifact(relu=arm is not Arm.GELU_SEPARATE)
+    return lower(artifact.plan, artifact.tensors, arm)
 
 
 def tensors_of_reference(artifact: Artifact, arm: Arm, image: NDArray[np.float32]) -> Tensors:
