@@ -25,7 +25,7 @@ from geluless.bench.intervals import Interval, ratio
 from geluless.bench.networks import RANDOM, SIZES
 from geluless.bench.record import Record, read_record
 from geluless.errors import GelulessError
-from geluless.files import atomic_output
+from geluless.files import atomic_output, read_json
 from geluless.verdicts.latency import PAPER_RATIO
 
 FOLDER = Path(__file__).parents[1] / "report" / "gpu"
@@ -172,7 +172,7 @@ def _looks(path: Path) -> Iterator[Look]:
         try:
             event = json.loads(line)
             yield Look(_moment(event["time"]), tuple(str(process["name"]) for process in event["foreign"]))
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             continue
 
 
@@ -185,7 +185,7 @@ def _moment(text: Any) -> datetime:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = read_json(path)
     if not isinstance(data, dict):
         raise ValueError(f"{path.name} is no object")
     return data

@@ -7,12 +7,12 @@ and floats may not grow, instructions by the [code] threshold; a kernel that is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ci.gate.revisions import GateError, Revision
+from geluless.files import read_json
 
 KEY = ("kernel", "epilogue", "variant", "shape")
 TILE = "tile"
@@ -45,7 +45,7 @@ def records(revision: Revision) -> dict[str, Record]:
     found = {}
     for path in sorted((revision.source / "ci").glob("*.audit.json")):
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             kernels: dict[str, dict[str, dict[str, Any]]] = {}
             for values in data["rows"].values():
                 row = dict(zip(data["columns"], values, strict=True))

@@ -99,7 +99,7 @@ def _done(path: Path, key: dict[str, Any]) -> Iterator[dict[str, float]]:
             run = json.loads(line)
             if run["key"] == key and run["ratios"]:
                 yield {str(name): float(value) for name, value in run["ratios"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
 
 

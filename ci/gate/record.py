@@ -18,7 +18,7 @@ from ci.gate.revisions import Revision
 from ci.gate.timing import Duel
 from geluless.bench.environment import environment_record
 from geluless.bench.intervals import ratio_over_processes
-from geluless.files import atomic_output
+from geluless.files import atomic_output, read_json
 
 FORMAT = "5.1.0"  # of pytest-benchmark's JSON
 MAX_BYTES = 64 << 20  # of a file of a history
@@ -26,13 +26,12 @@ MAX_BYTES = 64 << 20  # of a file of a history
 
 @dataclass(frozen=True)
 class Point:
-    """One run in a history: median seconds by benchmark, and head / base where the gate has run."""
+    """One run in a history: median seconds by benchmark."""
 
     when: str
     commit: str
     machine: str
     medians: Mapping[str, float]
-    ratios: Mapping[str, float]
 
 
 def benchmark_json(head: Revision, base: Revision, found: Duel, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def history(folder: Path) -> tuple[list[Point], list[str]]:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
-            points.append(_point(json.loads(path.read_text(encoding="utf-8"))))
+            points.append(_point(read_json(path)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             refused.append(f"{path.name}: no JSON of pytest-benchmark ({type(error).__name__}: {error})")
     return sorted(points, key=lambda point: point.when), refused
@@ -97,18 +96,16 @@ def history(folder: Path) -> tuple[list[Point], list[str]]:
 
 def _point(data: Mapping[str, Any]) -> Point:
     rows = {str(row["fullname"]): row for row in data["benchmarks"]}
-    ratios = {name: row["extra_info"]["ratio"]["value"] for name, row in rows.items() if "ratio" in row["extra_info"]}
     machine = data["machine_info"]
     return Point(
         str(data["datetime"]),
         str(data["commit_info"]["id"]),
         f"{machine['cpu'].get('brand_raw', machine['processor'])}",
         {name: _positive(row["stats"]["median"]) for name, row in rows.items()},
-        {name: _positive(value) for name, value in ratios.items()},
     )
 
 
 def _positive(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise ValueError(f"{value!r} is no time and no ratio")
+        raise ValueError(f"{value!r} is no time")
     return float(value)

@@ -61,6 +61,7 @@ def test_unverified_times_are_not_kept():
     [
         lambda content: "{",
         lambda content: "[]",
+        lambda content: 100_000 * "[",
         lambda content: json.dumps(content | {"format": 1}),
         lambda content: json.dumps(content | {"remark": "faster than it looks"}),
         lambda content: json.dumps({key: value for key, value in content.items() if key != "environment"}),

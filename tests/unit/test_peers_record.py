@@ -112,7 +112,7 @@ def test_a_record_of_another_schema_or_other_code_is_refused_with_the_remedy(tmp
     assert words in " ".join(html_lines(found))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "geluless.peers/1"}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "geluless.peers/1"}', 100_000 * "["], ids=range(5))
 def test_a_damaged_record_is_refused(tmp_path: Path, content: str):
     (tmp_path / "x.peers.json").write_text(content)
     with pytest.raises(GelulessError, match="is no record"):

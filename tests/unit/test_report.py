@@ -255,7 +255,9 @@ def test_the_stopwatchs_trial_is_shown_where_it_is_of_this_code_and_machine(tmp_
         assert ('id="harness"' in (tmp_path / "claims.html").read_text(encoding="utf-8")) is bool(shown)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": "other/9"}', '{"schema": "geluless.claims/1"}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"schema": "other/9"}', '{"schema": "geluless.claims/1"}', 100_000 * "["], ids=range(6)
+)
 def test_a_damaged_record_is_refused_with_the_remedy(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "claims.json").write_text(content, encoding="utf-8")

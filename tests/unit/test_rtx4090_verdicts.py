@@ -164,6 +164,8 @@ def _negative_times(folder: Path) -> None:
         (_unverified, "relu is not verified"),
         (_negative_times, "no record of a comparison"),
         (lambda folder: next(folder.glob("*.bench.json")).write_text("{"), "no record of a comparison"),
+        (lambda folder: (folder / "preflight.json").write_text(100_000 * "["), "no preflight"),
+        (lambda folder: (folder / "watchdog.jsonl").write_text(100_000 * "["), "nobody watched"),
     ],
 )
 def test_what_does_not_vouch_for_a_record_invalidates_it(tmp_path: Path, spoil: Spoil, reason: str) -> None:

@@ -16,6 +16,7 @@ from geluless.bench.contenders import Contender
 from geluless.bench.environment import environment_record
 from geluless.bench.paired import Samples
 from geluless.errors import GelulessError
+from geluless.files import read_json
 
 FORMAT = 2
 
@@ -95,7 +96,7 @@ def make_record(samples: Samples, contenders: Sequence[Contender], *, batch: int
 def read_record(path: Path) -> Record:
     """The record that `Record.to_json` wrote to `path`. Raises GelulessError for a file that holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         if content.keys() != {field.name for field in fields(Record)}:

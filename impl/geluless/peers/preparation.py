@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from geluless.bench.environment import cpu_model, environment_record
+from geluless.files import read_json
 from geluless.peers.code import code_digest
 from geluless.peers.peer import Peer, PeerFailure, Shape
 from geluless.peers.process import PeerProcess
@@ -154,7 +155,7 @@ def _ask(
 
 def _complete(folder: Path) -> dict[str, float] | None:
     with suppress(OSError, ValueError):
-        seconds: dict[str, float] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        seconds: dict[str, float] = read_json(folder / DONE)
         return seconds
     return None
 

@@ -16,6 +16,7 @@ from geluless.bench.networks import SIZES
 from geluless.bench.paired import Samples
 from geluless.bench.roofline.fit import published
 from geluless.errors import GelulessError
+from geluless.files import read_json
 from geluless.peers.code import code_digest
 from geluless.peers.contest import Contest
 from geluless.peers.peer import Peer
@@ -96,7 +97,7 @@ def read_record(path: Path) -> PeersRecord:
     """The record in `path`. Raises GelulessError for a file that holds none, or one of other code: its figures are not about
     what is here."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"it is not of schema {SCHEMA}")
         if content.keys() != {field.name for field in fields(PeersRecord)}:

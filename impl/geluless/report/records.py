@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from geluless.errors import GelulessError
+from geluless.files import read_json
 from geluless.report.document import SCHEMA
 from geluless.sources import timing_sources, verdict_sources
 
@@ -22,10 +22,10 @@ def read_document(folder: Path) -> dict[str, Any]:
     """claims.json of this very code. Raises ReportError."""
     source = folder / "claims.json"
     try:
-        document = json.loads(source.read_text(encoding="utf-8"))
+        document = read_json(source)
     except FileNotFoundError:
         raise ReportError(f"{source} does not exist: run `nox -s claims` first") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ReportError(f"{source} is no readable record ({error}): run `nox -s claims` again") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ReportError(f"{source} is not of schema {SCHEMA}: run `nox -s claims` with this version")
@@ -37,8 +37,8 @@ def read_document(folder: Path) -> dict[str, Any]:
 def read_harness(folder: Path, *, cpu: str) -> dict[str, Any] | None:
     """The stopwatch's trial on this processor by this code; None where there is none."""
     try:
-        found = json.loads((folder / HARNESS).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        found = read_json(folder / HARNESS)
+    except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or not set(found) >= HARNESS_KEYS:
         return None

@@ -18,7 +18,7 @@ from geluless.engine.plan import decode, encode
 from geluless.errors import ExportError
 from geluless.exchange.fusion import FusionReport
 from geluless.exchange.tensorrt.flavours import Flavour, Target
-from geluless.files import atomic_output
+from geluless.files import atomic_output, read_json
 
 FORMAT = 1
 SUFFIX = ".engine"
@@ -141,7 +141,7 @@ def read_engine(path: Path) -> tuple[bytes, Record]:
     again = "build it again with `geluless export --to tensorrt`"
     try:
         content = path.read_bytes()
-        record: Record = decode(Record, json.loads(record_path(path).read_text(encoding="utf-8")), "record")
+        record: Record = decode(Record, read_json(record_path(path)), "record")
     except (OSError, ValueError) as error:  # PlanError and JSONDecodeError are ValueErrors
         raise ExportError(f"{path} has no usable record beside it ({error}): {again}") from error
     if record.format != FORMAT:
