@@ -265,8 +265,9 @@ def gpu(session: nox.Session) -> None:
             session.run(python, "-m", *arguments, env={"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci")})
         except CommandFailed:
             failed.append(name)
-    for log in WATCHDOG.parent.glob(f"{WATCHDOG.stem}.*"):  # the runner's; the judge wants them beside the records
-        shutil.copyfile(log, records / log.name)
+        # The runner's logs: the judge wants them beside the records, also of a job that is stopped before its end.
+        for log in WATCHDOG.parent.glob(f"{WATCHDOG.stem}.*"):
+            shutil.copyfile(log, records / log.name)
     if failed:
         session.error(f"{len(failed)} of {len(steps)} failed: {', '.join(failed)}; the records of the others are in {records}")
 

@@ -137,6 +137,8 @@ def _device(gpu: Any) -> Iterator[str]:
     if not isinstance(gpu, dict) or not gpu.get("looks"):
         yield f"nothing is known of the device: {gpu.get('missing', '') if isinstance(gpu, dict) else 'no GPU was timed'}"
         return
+    if gpu.get("missing"):
+        yield f"the device did not answer all the time: {gpu['missing']}"
     if DEVICE not in str(gpu.get("name")):
         yield f"measured on {gpu.get('name')}, not on an {DEVICE}"
     if held := [reason for reason in gpu["throttle_reasons"] if bits(reason) & ~HARMLESS]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from ci.gate import footprint, gpu_code, machine_code, record, thresholds
 from ci.gate.judgement import Outcome
 from ci.gate.latency import judge_latency
 from ci.gate.noise import record_noise
-from ci.gate.revisions import Revision, base_revision, build, head_revision
+from ci.gate.revisions import GateError, Revision, base_revision, build, head_revision, sole_user
 from ci.gate.summary import Findings, history_plot, markdown
 from ci.gate.thresholds import Thresholds
 from ci.gate.timing import BLOCKS, LEAST_PAIRS, PAIRS, Duel
@@ -43,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in RESULTS:  # what an earlier run has left must not pass for this one's
         (options.output / name).unlink(missing_ok=True)
     try:
-        if options.noise:
-            budget = {"runs": options.noise, "pairs": options.pairs, "blocks": options.blocks}
-            record_noise(REPOSITORY, options.home, options.output, options.thresholds, announce=_say, **budget)
-            return 0
-        return _gate(options)
-    except GelulessError as error:
+        with sole_user(options.home):
+            if options.noise:
+                budget = {"runs": options.noise, "pairs": options.pairs, "blocks": options.blocks}
+                record_noise(REPOSITORY, options.home, options.output, options.thresholds, announce=_say, **budget)
+                return 0
+            return _gate(options)
+    except (GelulessError, OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
         _say(str(error))
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "gate.md").write_text(f"## Gate: it could not judge\n\n{error}\n", encoding="utf-8")
@@ -98,7 +100,8 @@ def _gate(options: argparse.Namespace) -> int:
     if options.only != "deterministic":
         budget = {"pairs": options.pairs, "blocks": options.blocks, "seed": options.seed}
         timed, found.latency = judge_latency(base, head, limits, names=options.benchmark, announce=_say, **budget)
-        found.notes += [f"NOT TIMED: {timed.disturbed}"] if timed.disturbed else []
+        found.notes += [f"NOT JUDGED: {timed.disturbed}"] if timed.disturbed else []
+        found.notes += [f"the instruction set is another: {timed.isa}"] if " -> " in timed.isa else []
         found.notes += [f"{timed.dropped} blocks were dropped: other processes were busy"] if timed.dropped else []
         found.notes += _foreign_thresholds(limits)
     return _write(options, found, base, head, timed)
@@ -110,7 +113,10 @@ def _limits(options: argparse.Namespace, base: Revision) -> tuple[Thresholds, li
     theirs = base.source / "ci" / THRESHOLDS.name
     if options.thresholds != THRESHOLDS or not theirs.exists():
         return mine, []
-    limits = thresholds.read(theirs)
+    try:
+        limits = thresholds.read(theirs)
+    except GateError as error:  # of another form, which the head may be about to change
+        return mine, [f"the base's thresholds cannot be read here, the head's count: {error}"]
     changed = mine != limits
     return limits, ["the head has other thresholds than the base, whose count here"] if changed else []
 
@@ -120,7 +126,12 @@ def _deterministic(found: Findings, base: Revision, head: Revision, limits: Thre
     _say("counting instructions, spills and floats")
     before, after = (machine_code.disassembled(side.objects) for side in (base, head))
     found.code = machine_code.compare(before, after, growth=growth)
-    found.gpu, notes = gpu_code.compare(gpu_code.records(base), gpu_code.records(head), growth=growth)
+    try:
+        earlier = gpu_code.records(base)
+    except GateError as error:  # of another form, which the head may be about to change
+        earlier = {}
+        found.notes.append(f"GPU machine code NOT COMPARED: {error}")
+    found.gpu, notes = gpu_code.compare(earlier, gpu_code.records(head), growth=growth)
     found.notes += notes
     _say("weighing wheel, artifact and imports")
     found.weights = footprint.weigh(base, head, limits.footprint)

@@ -5,8 +5,8 @@
     REGRESSED   slower by more than the threshold, and the interval excludes equality, in two runs
     UNDECIDED   neither: the interval is too wide, or the second run did not agree; with the number of pairs that would decide
     MISSING     the base has it, the head has not: removed, or renamed
-    WRONG       one of the two computes something else than the law: it has no time
-    NEW         the head has it, the base has not
+    WRONG       the head computes something else than the law: it has no time
+    NEW         the head has it, the base has not, or computes it wrongly
 
 REGRESSED, MISSING and WRONG fail the gate.
 """
@@ -62,6 +62,9 @@ def judge(found: Duel, thresholds: Thresholds) -> dict[str, Judgement]:
         result[name] = Judgement(name, Outcome.WRONG, None, thresholds.of(name), problem)
     for name in found.missing:
         result[name] = Judgement(name, Outcome.MISSING, None, thresholds.of(name), "the head has no benchmark of this name")
+    for name, problem in found.mended.items():
+        note = f"nothing to compare it with ({problem})"
+        result[name] = Judgement(name, Outcome.NEW, None, thresholds.of(name), note)
     for name in found.new:
         result[name] = Judgement(name, Outcome.NEW, None, thresholds.of(name), "nothing to compare it with")
     return result

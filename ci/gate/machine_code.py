@@ -73,6 +73,8 @@ def disassembled(objects: Sequence[Path]) -> dict[str, Counts]:
         for name, counts in functions(done.stdout):
             key = f"{path.name.removesuffix('.o')}: {name}"
             found[key] = found.get(key, Counts()) + counts
+    if objects and not any(counts.instructions for counts in found.values()):
+        raise GateError(f"{tool} lists no instruction in a form that is understood here: GNU binutils are expected")
     return found
 
 

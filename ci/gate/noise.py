@@ -84,7 +84,7 @@ def _one(base: Revision, head: Revision, *, seed: int, pairs: int, blocks: int) 
     """head / base by benchmark."""
     for _ in range(ATTEMPTS):
         found = duel(base, head, pairs=pairs, blocks=blocks, seed=seed)
-        for name, problem in found.wrong.items():
+        for name, problem in {**found.mended, **found.wrong}.items():
             raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
         if not found.disturbed:
             return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}

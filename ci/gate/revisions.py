@@ -6,13 +6,15 @@ a path in the environment of a process shifts its stack, and that alone can take
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +71,18 @@ class Revision:
 
     def __str__(self) -> str:
         return f"{self.commit[:12]}{' with changes' if self.dirty else ''}"
+
+
+@contextmanager
+def sole_user(home: Path) -> Iterator[None]:
+    """Raises GateError where another process builds or times in `home`: each would throw away what the other needs."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GateError(f"another gate is at work in {home}: wait for it, or give a folder of its own with --home") from None
+        yield
 
 
 def base_revision(repository: Path, name: str, home: Path) -> Revision:

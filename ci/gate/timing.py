@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,15 +32,17 @@ Announce = Callable[[str], object]
 
 @dataclass
 class Duel:
-    """samples: contenders (side, name) as "side name". wrong: what a revision computes wrongly, by name. missing: of the base's
-    workloads, those that the head does not have; new: the reverse. changed: those whose outputs differ between the two.
-    disturbed: why there are no samples, though there is something to time: the machine was too busy."""
+    """samples: contenders (side, name) as "side name". isa: the instruction set, or both where they differ. wrong: what the head
+    computes wrongly, by name; mended: what only the base does. missing: of the base's workloads, those that the head does not
+    have; new: the reverse. changed: those whose outputs differ between the two. disturbed: why something that can be timed was
+    not: the machine was too busy."""
 
     samples: Samples | None
     isa: str
     missing: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)
+    mended: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     dropped: int = 0
     disturbed: str = ""
@@ -97,16 +100,14 @@ class _Contest:
         for side, answer in lists.items():
             if answer.get("protocol") != PROTOCOL:
                 raise GateError(f"{side} {workers[side].revision} speaks protocol {answer.get('protocol')}, not {PROTOCOL}")
-        isas = [lists[side]["isa"] for side in SIDES]
-        if isas[0] != isas[1]:
-            raise GateError(f"base runs {isas[0]}, head {isas[1]}: their times say nothing about a change")
+        isas = dict.fromkeys(lists[side]["isa"] for side in SIDES)
         had, has = (lists[side]["names"] for side in SIDES)
         if unknown := sorted(set(names) - set(had) - set(has)):
             raise GateError(f"no workload is called {unknown[0]!r}; there are {', '.join(has)}")
         wanted = set(names or [*had, *has])
         missing = [name for name in had if name not in has and name in wanted]
         new = [name for name in has if name not in had and name in wanted]
-        self.result = Duel(None, isas[1], missing=missing, new=new)
+        self.result = Duel(None, " -> ".join(isas), missing=missing, new=new)
         self.calls = {name: 0 for name in had if name in has and name in wanted}
         self._digests: dict[tuple[str, str], str] = {}
 
@@ -116,12 +117,9 @@ class _Contest:
         seconds = {}
         for name in list(self.calls):
             answers = {side: workers[side].ask("load", name=name, verify=first) for side in SIDES}
-            for side, answer in answers.items():
-                if "error" in answer:
-                    self.result.wrong[name] = f"{side}: {answer['error']}"
-                elif self._digests.setdefault((side, name), answer["digest"]) != answer["digest"]:
-                    self.result.wrong[name] = f"{side}: other output than in the first process"
-            if name in self.result.wrong:
+            problems = {side: problem for side, answer in answers.items() if (problem := self._problem(side, name, answer))}
+            if problems:
+                (self.result.wrong if "head" in problems else self.result.mended)[name] = "; ".join(problems.values())
                 del self.calls[name]
                 continue
             seconds[name] = answers["base"]["seconds"]
@@ -130,6 +128,13 @@ class _Contest:
         if first:
             sample = max(SAMPLE_SECONDS, BLOCK_SECONDS / (2 * max(len(self.calls), 1)))
             self.calls = {name: max(1, math.ceil(sample / max(seconds[name], 1e-7))) for name in self.calls}
+
+    def _problem(self, side: str, name: str, answer: dict[str, Any]) -> str:
+        if "error" in answer:
+            return f"{side}: {answer['error']}"
+        if self._digests.setdefault((side, name), answer["digest"]) != answer["digest"]:
+            return f"{side}: other output than in the first process"
+        return ""
 
 
 def _blocks(

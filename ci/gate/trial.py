@@ -23,7 +23,7 @@ from ci.gate.__main__ import HOME, REPORT, REPOSITORY, THRESHOLDS
 from ci.gate.judgement import Judgement, Outcome, judge
 from ci.gate.latency import judge_latency
 from ci.gate.noise import equal_revisions
-from ci.gate.revisions import Revision, build, copy_of
+from ci.gate.revisions import Revision, build, copy_of, sole_user
 from ci.gate.thresholds import Thresholds
 from ci.gate.timing import duel
 from geluless.bench.environment import cpu_model
@@ -133,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--planted", type=int, default=10)
     options = parser.parse_args(arguments)
     try:
-        trial = hold(equal=options.equal, planted=options.planted, limits=thresholds.read(THRESHOLDS), keep=_keep)
+        with sole_user(HOME):
+            trial = hold(equal=options.equal, planted=options.planted, limits=thresholds.read(THRESHOLDS), keep=_keep)
     except GelulessError as error:
         _say(str(error))
         return 2

@@ -32,6 +32,7 @@ HOTTEST = 65  # degrees Celsius before anything has run
 HARMLESS = 0b11  # reasons for low clocks: the device is idle, or its clocks are set by a program
 FASTERTRANSFORMER = "df4a753"  # the commit that ci/runner/README.md builds
 RECORD = Path("/etc/geluless-runner/imagenet.json")
+IMAGES = 50_000  # of ImageNet's validation set
 SAMPLE = 500  # of ImageNet's files whose content is compared; of all others only name and size
 REASONS = "clocks_event_reasons.active"
 QUERIES = ("name", "driver_version", "clocks.sm", "clocks.mem", "power.limit", "temperature.gpu", "display_active", REASONS)
@@ -101,6 +102,8 @@ def imagenet_files(root: Path) -> dict[str, int]:
 def record_imagenet(root: Path, record: Path) -> None:
     """What is there now: names, sizes, and the content of a sample."""
     files = imagenet_files(root)
+    if len(files) < IMAGES:
+        sys.exit(f"{root}/val holds {len(files)} files, fewer than the validation set's {IMAGES}: nothing is recorded")
     chosen = random.Random(0).sample(sorted(files), min(SAMPLE, len(files)))
     content = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in chosen}
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +135,14 @@ def imagenet_check(root: str | None, record: Path) -> Check:
     return Check("ImageNet", True, f"{len(files)} files as recorded, {len(expected['content'])} of them by content")
 
 
+FT_PARTS = ("bin/swin_int8_example", "bin/swin_gemm", "COMMIT")
+
+
 def fastertransformer_check(build: str | None) -> Check:
     name = f"FasterTransformer {FASTERTRANSFORMER}"
     if not build:
         return Check(name, None, "GELULESS_FASTERTRANSFORMER is not set: the paper's baseline is not measured here")
-    missing = [part for part in ("bin/swin_int8_example", "bin/swin_gemm", "COMMIT") if not (Path(build) / part).is_file()]
+    missing = [part for part in FT_PARTS if not (Path(build) / part).is_file()]
     if missing:
         return Check(name, False, f"{build} has no {missing[0]}")
     commit = (Path(build) / "COMMIT").read_text(encoding="utf-8", errors="replace").strip()

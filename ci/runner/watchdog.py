@@ -83,6 +83,8 @@ def main() -> None:
         print(f"would ask every {SECONDS:g} s: {' '.join(QUERY)}")
         print(f"would write to {options.log} what runs outside {SLICE}")
         return
+    if not cgroup_of(1):
+        sys.exit("/proc/1/cgroup cannot be read: with a /proc that hides processes (hidepid) nobody would be foreign")
     for event in events(look_forever(), time.monotonic):
         append(options.log, event)
 

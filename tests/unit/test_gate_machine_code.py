@@ -122,6 +122,14 @@ def test_a_planted_instruction_is_found_in_what_a_compiler_makes(tmp_path: Path,
     assert any({"spills": "spill", "floats": "float"}[kind] in text for text in problems), problems
 
 
+def test_a_listing_in_which_nothing_is_understood_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "objdump").write_text("#!/bin/sh\necho 'main:'\necho '  0: c3  retq'\n")
+    (tmp_path / "objdump").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(GateError, match="no instruction in a form that is understood"):
+        disassembled([tmp_path / "isa_x.cpp.o"])
+
+
 def revision(tmp_path: Path, side: str, **kernel: object) -> Revision:
     columns = ["kernel", "epilogue", "variant", "shape", "tile"]
     row = {"kernel": "gemm", "epilogue": "relu", "variant": "", "shape": "K 96", "tile": "128", "instructions": 100}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ci.gate import timing
-from ci.gate.judgement import Outcome
+from ci.gate.judgement import Outcome, judge
 from ci.gate.latency import judge_latency
 from ci.gate.revisions import GateError, Revision, base_revision, head_revision
 from ci.gate.thresholds import Thresholds
@@ -92,13 +92,25 @@ def test_some_benchmarks_alone(tmp_path: Path) -> None:
         run(base, head, names=["x"])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"), [({"protocol": 2}, "speaks protocol 2"), ({"isa": "neon"}, "say nothing about a change")]
-)
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_a_head_that_mends_what_the_base_got_wrong_is_not_wrong(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": None, "m": ("b", 1.0)})
+    found = run(base, revision(tmp_path, "head", {"k": ("a", 1.0), "m": ("b", 1.0)}))
+    assert (found.timed, found.wrong) == (["m"], {})
+    assert found.mended["k"].startswith("base: Wrong")
+    judgement = judge(found, Thresholds())["k"]
+    assert judgement.outcome is Outcome.NEW
+    assert "base: Wrong" in judgement.note
+
+
+def test_another_instruction_set_is_told(tmp_path: Path) -> None:
     base = revision(tmp_path, "base", {"k": ("a", 1.0)})
-    with pytest.raises(GateError, match=message):
-        run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}, **options))  # type: ignore[arg-type]
+    assert run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}, isa="neon")).isa == "avx2 -> neon"
+
+
+def test_a_worker_of_another_protocol_is_refused(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": ("a", 1.0)})
+    with pytest.raises(GateError, match="speaks protocol 2"):
+        run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}, protocol=2))
 
 
 def test_a_process_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:

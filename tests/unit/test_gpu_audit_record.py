@@ -172,6 +172,10 @@ def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFi
     worse.write_text(dataclasses.replace(record, rows=shorter).to_json())
     assert main(["audit", "--processes", "1", "--check", str(worse)]) == 1
     assert "worse" in capsys.readouterr().out
+    longer = {**record.rows, key: dataclasses.replace(row, instructions=row.instructions + 1)}
+    worse.write_text(dataclasses.replace(record, rows=longer).to_json())
+    assert main(["audit", "--processes", "1", "--check", str(worse)]) == 1, "a record that lags behind hides the way back"
+    assert "write the record anew" in capsys.readouterr().out
     worse.write_text(dataclasses.replace(record, triton="0.1").to_json())
     assert main(["audit", "--processes", "1", "--check", str(worse)]) == 1
     assert "pip install triton==0.1" in capsys.readouterr().err

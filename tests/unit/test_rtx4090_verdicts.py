@@ -104,6 +104,7 @@ def test_another_way_to_run_decides_nothing(tmp_path: Path, gpu: dict[str, Any])
         ({"ranges": {}}, "clocks.mem is not known"),
         ({"ranges": GPU["ranges"] | {"clocks.mem": [405, 10501]}}, "clocks.mem moved"),
         ({"looks": 0, "missing": "no nvidia-smi"}, "no nvidia-smi"),
+        ({"missing": "nvidia-smi failed with 15"}, "did not answer all the time"),
     ],
 )
 def test_a_device_that_does_not_vouch_invalidates(tmp_path: Path, gpu: dict[str, Any], reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,14 @@ def imagenet(root: Path) -> Path:
     return root
 
 
-def test_imagenet_is_compared_with_what_was_recorded(tmp_path: Path) -> None:
+def test_an_imagenet_that_is_not_there_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="holds 20 files, fewer than"):
+        preflight.record_imagenet(imagenet(tmp_path / "imagenet"), tmp_path / "record.json")
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_imagenet_is_compared_with_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "IMAGES", 20)
     root, record = imagenet(tmp_path / "imagenet"), tmp_path / "record.json"
     assert preflight.imagenet_check(str(root), record).good is False  # nothing is recorded yet
     preflight.record_imagenet(root, record)
@@ -126,6 +134,13 @@ def test_the_watchdog_knows_its_own() -> None:
     listing = "123, python3, 512\n456, /opt/a, b/miner, 4096\n789, ended since, 1\nNo running processes found\n"
     cgroups = {123: f"0::/{watchdog.SLICE}/geluless-runner.service", 456: "0::/user.slice", 789: ""}
     assert watchdog.foreign(listing, cgroups.__getitem__) == [{"pid": 456, "name": "/opt/a, b/miner", "mib": "4096"}]
+
+
+def test_the_watchdog_does_not_start_where_it_would_see_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["watchdog.py", "--log", str(tmp_path / "log.jsonl")])
+    monkeypatch.setattr(watchdog, "cgroup_of", lambda pid: "")
+    with pytest.raises(SystemExit, match="hidepid"):
+        watchdog.main()
 
 
 def test_the_watchdog_writes_changes_and_a_heartbeat() -> None:

@@ -36,7 +36,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "--image", action="append", type=int, choices=tuple(WINDOWS), help=f"pixels (repeat for more; default: {images})"
     )
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with a record; fails where the code became worse")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with a record; fails where the code is another")
     parser.add_argument("--output", "-o", type=Path, metavar="FILE", help=f"write the record (*{SUFFIX})")
     parser.add_argument("--force", action="store_true", help="replace an existing record")
     parser.add_argument("--processes", type=positive, metavar="N", help="compilers at a time (default: one per core)")
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> Result:
         "fc1": fc1_table(record),
         "output": None if output is None else str(output),
     }
-    code = ExitCode.FAILED if record.broken or worse else ExitCode.OK
+    code = ExitCode.FAILED if record.broken or changes else ExitCode.OK  # a record that lags behind hides the way back
     return Result(data, lambda console: _show(console, data), code)
 
 
@@ -135,5 +135,7 @@ def _show(console: Console, data: dict[str, Any]) -> None:
         console.print(f"  broken: {line}", soft_wrap=True)
     for line in data["changes"]:
         console.print(f"  {'worse' if line in data['worse'] else 'changed'}: {line}", soft_wrap=True)
+    if data["changes"] and not data["worse"]:
+        console.print("nothing became worse: write the record anew (--output FILE --force) and commit it", soft_wrap=True)
     if data["output"]:
         console.print(f"written: {data['output']}", soft_wrap=True)
