@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from geluless.verdicts.exhibits import twin_exhibits
+from geluless.verdicts.imagenet import ImageNet
 from geluless.verdicts.lab import Lab
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import Task
@@ -49,6 +50,12 @@ def lab(request: pytest.FixtureRequest, announce: Callable[[str], None], exhibit
             pool.wait()
 
     return Lab(announce=announce, quiet=quiet, exhibits=exhibits)
+
+
+@pytest.fixture(scope="session")
+def imagenet(announce: Callable[[str], None]) -> ImageNet:
+    """The paper's networks on ImageNet, where it is."""
+    return ImageNet(announce=announce)
 
 
 @pytest.fixture(scope="session")

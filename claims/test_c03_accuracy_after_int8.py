@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource
+from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement
 from geluless.verdicts.accuracy import draw_drops, spread
+from geluless.verdicts.imagenet import TRAINING_IMAGES, ImageNet, four_readings, imagenet_evidence, imagenet_missing
 from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import DRAWS, SIZES, Kind, Part, Task
@@ -21,6 +22,7 @@ KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiori
 BY_SIZE = pytest.mark.parametrize(
     "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
 )
+LIVE = f"Swin-{{}} distilled live by 'local' on {TRAINING_IMAGES:,} class-balanced training images, INT8 by profile 'best'"
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
 
 
@@ -117,10 +119,9 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_on_imagenet(claim: ClaimHandle, size: str) -> None:
-    claim.needs(
-        Resource.IMAGENET,
-        Resource.IMAGENET_TRAIN,
-        would_run=f"Swin-{size} distilled on 10 % of the training set and quantized with 256 training images; the same four "
-        "readings on the 50,000 validation images",
-    )
+def test_on_imagenet(claim: ClaimHandle, imagenet: ImageNet, size: str) -> None:
+    if imagenet_missing(claim, f"{LIVE.format(size)}; the same four readings on the 50,000 validation images"):
+        return
+    part = imagenet.part(size)
+    judgement, control = four_readings(part)
+    claim.decide(judgement, imagenet_evidence(part, LIVE.format(size), control))

@@ -33,6 +33,7 @@ SOURCE = "github.com/NVIDIA/FasterTransformer/blob/main/examples/cpp/swin_int8/s
 TIME = re.compile(r"FT-CPP-time (\d+\.\d+) ms")
 DEVICE = re.compile(r"^Device (.+)$", re.MULTILINE)
 TIMEOUT = 300.0  # seconds
+UNNAMED = "an unnamed device"
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,34 @@ class FasterTransformer:
 
 def ask_example(build: Path, model: str, batch: int) -> tuple[Status, str]:
     """Run the example once: what its row says, never a figure among the verified ones."""
+    try:
+        found = time_example(build, model, batch)
+    except PeerFailure as failure:
+        return failure.status, failure.reason
+    says = f"it reports {1000 * found.seconds:.2f} ms at batch {batch} on {found.device}"
+    return Status.UNVERIFIED, f"{says}: a mean over 100 calls on uninitialised weights, with no result to compare"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What one run of the example says: seconds per call, the mean of 100, and the name of the device."""
+
+    seconds: float
+    device: str
+
+
+def time_example(build: Path, model: str, batch: int) -> Example:
+    """Run the example once. Raises PeerFailure where it cannot."""
     if model not in MODEL_TYPES:
-        return Status.MISSING, f"its example knows {', '.join(MODEL_TYPES)}, not {model}"
+        raise PeerFailure(Status.MISSING, f"its example knows {', '.join(MODEL_TYPES)}, not {model}")
     program = build / EXAMPLE
     if not program.is_file():
-        return Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3 with -DBUILD_EXAMPLES=ON"
+        raise PeerFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3 with -DBUILD_EXAMPLES=ON")
     command = [str(program), str(MODEL_TYPES[model]), str(batch)]
     # In the build folder: the example looks for igemm.config, which swin_gemm wrote, where it is started.
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=build, check=False)
     found, device = TIME.search(done.stdout), DEVICE.search(done.stdout)
     if done.returncode or not found:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        return Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {last[0]}"
-    where = device[1] if device else "an unnamed device"
-    says = f"it reports {found[1]} ms at batch {batch} on {where}"
-    return Status.UNVERIFIED, f"{says}: a mean over 100 calls on uninitialised weights, with no result to compare"
+        raise PeerFailure(Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {last[0]}")
+    return Example(float(found[1]) / 1000, device[1].strip() if device else UNNAMED)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from geluless.bench.kernels import STAGES, KernelEntry
@@ -13,6 +14,7 @@ from geluless.bench.networks import SIZES
 from geluless.bench.study import BLOCKS, Entry, Findings, Study, run_study
 from geluless.cache import default_cache
 from geluless.peers.gain import Gain, measure_gain
+from geluless.verdicts.resources import FASTER_TRANSFORMER_VARIABLE
 
 TWIN = "relu again"  # a second engine of the arm relu: what a comparison says about nothing
 GELU_ARMS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
@@ -104,6 +106,14 @@ class Lab:
             if self._gain is not None:
                 self._show("engines", self._gain.found, [], started)
         return self._gain
+
+    def race(self, size: str) -> dict[int, Findings]:
+        """Ours against FasterTransformer's on this device, by batch size."""
+        from geluless.verdicts.rtx4090 import BATCHES, race
+
+        self._quiet()
+        self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}")
+        return {batch: race(size, batch, Path(os.environ[FASTER_TRANSFORMER_VARIABLE])) for batch in BATCHES}
 
     def _show(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
         self._exhibits.setdefault("latency", {})[name] = {

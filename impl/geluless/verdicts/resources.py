@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 IMAGENET_VARIABLE = "GELULESS_IMAGENET"
+CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
 FASTER_TRANSFORMER_VARIABLE = "GELULESS_FASTERTRANSFORMER"
 IMAGENET_CLASSES = 1000
 PEERS = ("openvino", "onnxruntime", "tensorrt")
@@ -20,7 +21,8 @@ class Resource(Enum):
     RTX_4090 = "an NVIDIA GeForce RTX 4090"
     FASTER_TRANSFORMER = "a FasterTransformer build with Swin INT8"
     IMAGENET = "the ImageNet-1k validation images"
-    IMAGENET_TRAIN = "the ImageNet-1k training images, of which distillation uses 10 %"
+    IMAGENET_TRAIN = "the ImageNet-1k training images, for distillation"
+    CHECKPOINTS = "the four GELU networks, trained on ImageNet-1k"
     CPU_ENGINE = "the fused CPU engine"
     GPU_ENGINE = "the compiler of the fused GPU engine (triton; no GPU)"
     PEERS = "another inference engine to compare with"
@@ -33,7 +35,13 @@ class Resource(Enum):
         return f"NEEDS_{_WORDS.get(self.name, self.name)}"
 
 
-_WORDS = {"RTX_4090": "GPU", "FASTER_TRANSFORMER": "PEERS", "PREPARED_PEERS": "PEERS", "IMAGENET_TRAIN": "IMAGENET"}
+_WORDS = {
+    "RTX_4090": "GPU",
+    "FASTER_TRANSFORMER": "PEERS",
+    "PREPARED_PEERS": "PEERS",
+    "IMAGENET_TRAIN": "IMAGENET",
+    "CHECKPOINTS": "IMAGENET",
+}
 
 
 def missing(resource: Resource) -> str | None:
@@ -60,8 +68,8 @@ def _faster_transformer() -> str | None:
     root = os.environ.get(FASTER_TRANSFORMER_VARIABLE)
     if not root:
         return f"a FasterTransformer build with Swin INT8: set {FASTER_TRANSFORMER_VARIABLE} to its build folder"
-    library = Path(root) / "lib" / "libpyt_swintransformer.so"
-    return None if library.is_file() else f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {library} does not exist"
+    example = Path(root) / "bin" / "swin_int8_example"
+    return None if example.is_file() else f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {example} does not exist"
 
 
 def _imagenet(split: str) -> str | None:
@@ -75,6 +83,22 @@ def _imagenet(split: str) -> str | None:
     if classes != IMAGENET_CLASSES:
         return f"{folder} has {classes} class folders, ImageNet-1k has {IMAGENET_CLASSES}"
     return None
+
+
+def checkpoint_of(model: str) -> Path:
+    """Where the weights of timm's network `model` are expected: a file, or a folder in the Hugging Face layout."""
+    root = Path(os.environ.get(CHECKPOINTS_VARIABLE, ""))
+    return next((path for suffix in (".safetensors", ".pth") if (path := root / f"{model}{suffix}").is_file()), root / model)
+
+
+def _checkpoints() -> str | None:
+    from geluless.sizes import SIZES
+
+    models = [f"swin_{size}_patch4_window7_224" for size in SIZES]
+    if not os.environ.get(CHECKPOINTS_VARIABLE):
+        return f"weights: set {CHECKPOINTS_VARIABLE} to a folder with {models[0]}.safetensors, or .pth, and the other three"
+    lacking = [model for model in models if not checkpoint_of(model).exists()]
+    return f"{CHECKPOINTS_VARIABLE} is {os.environ[CHECKPOINTS_VARIABLE]}, but {lacking[0]} is not there" if lacking else None
 
 
 def _cpu_engine() -> str | None:
@@ -118,6 +142,7 @@ _PROBES = {
     Resource.FASTER_TRANSFORMER: _faster_transformer,
     Resource.IMAGENET: lambda: _imagenet("val"),
     Resource.IMAGENET_TRAIN: lambda: _imagenet("train"),
+    Resource.CHECKPOINTS: _checkpoints,
     Resource.CPU_ENGINE: _cpu_engine,
     Resource.GPU_ENGINE: _gpu_engine,
     Resource.PEERS: _peers,
