@@ -100,6 +100,7 @@ def _gate(options: argparse.Namespace) -> int:
     if options.only != "deterministic":
         budget = {"pairs": options.pairs, "blocks": options.blocks, "seed": options.seed}
         timed, found.latency = judge_latency(base, head, limits, names=options.benchmark, announce=_say, **budget)
+        found.disturbed = timed.disturbed
         found.notes += [f"NOT JUDGED: {timed.disturbed}"] if timed.disturbed else []
         found.notes += [f"the instruction set is another: {timed.isa}"] if " -> " in timed.isa else []
         found.notes += [f"{timed.dropped} blocks were dropped: other processes were busy"] if timed.dropped else []
@@ -158,10 +159,10 @@ def _write(options: argparse.Namespace, found: Findings, base: Revision, head: R
     for line in refused:
         _say(f"not in the history: {line}")
     print(files["gate.md"])
-    _say(f"{'RED' if failures else 'green'}; {options.output / 'gate.md'}")
+    _say(f"{found.verdict}; {options.output / 'gate.md'}")
     if options.warn:
         return int(any(not line.startswith(f"{Outcome.REGRESSED}:") for line in failures))
-    return 1 if failures else 2 if timed is not None and timed.disturbed else 0
+    return 1 if failures else 2 if found.disturbed else 0
 
 
 def _for_the_history(options: argparse.Namespace) -> bool:
@@ -175,6 +176,7 @@ def _json(found: Findings) -> dict[str, Any]:
         "base": found.base,
         "head": found.head,
         "red": bool(found.failures),
+        "disturbed": found.disturbed,
         "failures": found.failures,
         "latency": latency,
         "code": None if found.code is None else [asdict(change) for change in found.code],

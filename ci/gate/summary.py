@@ -34,6 +34,7 @@ class Findings:
     gpu: list[KernelChange] | None = None
     weights: list[Weight] | None = None
     notes: list[str] = field(default_factory=list)
+    disturbed: str = ""  # why not everything was judged
 
     @property
     def failures(self) -> list[str]:
@@ -43,11 +44,15 @@ class Findings:
         lines += [f"GPU code, {c.target}: {c.kernel}: {problem}" for c in self.gpu or () for problem in c.problems]
         return lines + [f"{weight.name} {weight.problem}" for weight in self.weights or () if weight.problem]
 
+    @property
+    def verdict(self) -> str:
+        return "RED" if self.failures else "NOT JUDGED" if self.disturbed else "green"
+
 
 def markdown(found: Findings) -> str:
     failures = found.failures
     lines = [
-        f"## Gate: {'RED' if failures else 'green'}",
+        f"## Gate: {found.verdict}",
         "",
         f"head {found.head} against base {found.base}, on one machine.",
     ]

@@ -78,6 +78,9 @@ def duel(
         announce(f"pair {number + 1} of {pairs}: {len(contest.calls)} workloads, {blocks} blocks")
     if contest is None:
         raise GateError("no pair of processes was asked for")
+    if not contest.calls and contest.result.mended:
+        name, problem = next(iter(contest.result.mended.items()))
+        raise GateError(f"the base computes nothing rightly, so nothing can be compared: {name}: {problem}")
     if contest.calls:
         # What turned out wrong in a later process has no times from the earlier ones either.
         keys = [f"{side} {name}" for side in SIDES for name in contest.calls]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from geluless.bench.kernels import KernelEntry
 from geluless.bench.load import ForeignLoad, busy_seconds
 from geluless.bench.paired import Samples, kept
 from geluless.bench.study import Entry, Findings, Study, StudyError, run_study
+from geluless.bench.study_worker import building_order
 from tests.compiled import requires_native
 
 MODEL = "swin_micro_tiny"
@@ -98,3 +100,17 @@ def test_foreign_load_sees_another_process() -> None:
         load = ForeignLoad()
         other.wait()
         assert load.look() > 0.2
+
+
+def test_every_process_builds_in_an_order_of_its_own() -> None:
+    """Or what is built first lies where it lies in every process, and that would count as a property of the arm."""
+    kernels = [KernelEntry(f"{rows} {name}", "relu", rows, 32, 32) for rows in (7, 9) for name in ("relu", "again", "bare")]
+    entries = [{"kernel": True, **asdict(kernel)} for kernel in kernels]
+    entries += [{"kernel": False, **asdict(Entry(f"network {number}", "tiny", "relu"))} for number in range(3)]
+    orders = [building_order(entries, seed=[0, number]) for number in range(40)]
+    assert all(sorted(order) == list(range(9)) for order in orders)
+    assert {order[0] for order in orders} == set(range(9)), "each is the first one at some time"
+    assert orders[0] == building_order(entries, seed=[0, 0])
+    for order in orders:  # kernels of one shape share their buffers: one after the other
+        places = [order.index(place) for place in range(3)]
+        assert max(places) - min(places) == 2

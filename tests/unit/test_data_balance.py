@@ -26,6 +26,12 @@ def test_each_class_is_taken_in_file_order():
     assert balanced_indices([1, 1, 1, 0, 0, 0], 3) == [0, 3, 4]
 
 
+def test_fewer_images_than_classes_come_from_all_over():
+    labels = np.repeat(np.arange(1000), 3)
+    assert balanced_indices(labels, 4) == [0, 750, 1500, 2250]
+    assert balanced_indices(labels, 999)[-1] == 3 * 998
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_impossible_counts_raise(count):
     with pytest.raises(DataError, match="ask for 1 to 3"):

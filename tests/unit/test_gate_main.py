@@ -104,6 +104,7 @@ def test_a_spill_exits_1_also_on_a_busy_machine(command: Gate, warn: list[str]) 
 def test_a_busy_machine_exits_2_and_with_warn_0(command: Gate) -> None:
     command.timed = DISTURBED
     assert command.run() == 2
+    assert command.summary.startswith("## Gate: NOT JUDGED")
     assert command.run("--warn") == 0
 
 

@@ -102,6 +102,12 @@ def test_a_head_that_mends_what_the_base_got_wrong_is_not_wrong(tmp_path: Path) 
     assert "base: Wrong" in judgement.note
 
 
+def test_a_base_that_gets_everything_wrong_is_no_base(tmp_path: Path) -> None:
+    base = revision(tmp_path, "base", {"k": None})
+    with pytest.raises(GateError, match="the base computes nothing rightly"):
+        run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}))
+
+
 def test_another_instruction_set_is_told(tmp_path: Path) -> None:
     base = revision(tmp_path, "base", {"k": ("a", 1.0)})
     assert run(base, revision(tmp_path, "head", {"k": ("a", 1.0)}, isa="neon")).isa == "avx2 -> neon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import pytest
 import timm
@@ -101,6 +102,21 @@ def test_checkpoints_load_from_every_container(kind, tmp_path):
     loaded = geluless.create_model(NAME, checkpoint=tmp_path if kind == "folder" else path)
     for key, value in loaded.state_dict().items():
         assert torch.equal(value, half[key].float()), key
+
+
+@pytest.mark.parametrize("original", [False, True], ids=["timm's names", "the original release's"])
+def test_released_files_load_with_their_tables_and_names(original, tmp_path):
+    source = geluless.create_model(NAME)
+    released = source.state_dict() | {"layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49)}
+    released |= {"layers.0.blocks.1.attn_mask": torch.zeros(4, 49, 49)}
+    if original:
+        released = {name.replace("head.fc.", "head."): value for name, value in released.items()}
+        place = re.compile(r"^layers\.(\d)\.downsample")
+        released = {place.sub(lambda m: f"layers.{int(m[1]) - 1}.downsample", name): value for name, value in released.items()}
+        assert "layers.0.downsample.norm.weight" in released
+    torch.save({"model": released}, tmp_path / "w.pth")
+    loaded = geluless.create_model(NAME, checkpoint=tmp_path / "w.pth")
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 def test_a_checkpoint_without_fc1_bias_makes_a_network_without_it(tmp_path):

@@ -1,10 +1,10 @@
 """Several arms or networks timed together, block by block, in several fresh processes: what the claims about latency read.
 
-The protocol, fixed beforehand. A process builds every entry, verifies it (the first process against the reference, the others
-against the logits that were verified there, bit for bit), warms up for WARM_UP seconds, and times all entries in every block, in
-random order, with a peak loop around each sample. A block during which other processes kept more than `load.TOO_MUCH` cores busy
-is dropped, all its samples at once, and counted. Nothing else is dropped. Entries of one process do not share weights, so each
-starts its call with whatever the others left in the caches, all alike.
+The protocol, fixed beforehand. A process builds every entry, in an order of its own, verifies it (the first process against the
+reference, the others against the logits that were verified there, bit for bit), warms up for WARM_UP seconds, and times all
+entries in every block, in random order, with a peak loop around each sample. A block during which other processes kept more than
+`load.TOO_MUCH` cores busy is dropped, all its samples at once, and counted. Nothing else is dropped. Entries of one process share
+no weights, so each starts its call with whatever the others left in the caches, all alike.
 """
 
 from __future__ import annotations

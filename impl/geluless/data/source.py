@@ -62,7 +62,7 @@ def require_finite(batch: torch.Tensor | np.ndarray, *, name: str = "images") ->
     return tensor.float()
 
 
-def checked_indices(indices: Sequence[int] | None, *, count: int) -> np.ndarray:
+def checked_indices(indices: Sequence[int] | np.ndarray | None, *, count: int) -> np.ndarray:
     """int64 [M] inside [0, count), all of them when None; DataError otherwise. A boolean mask is not a list of indices."""
     if indices is None:
         return np.arange(count)

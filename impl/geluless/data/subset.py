@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 class Subset:
     """The images `indices` of `source`, in that order; an `ImageSource`. Raises DataError for indices that it does not have."""
 
-    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, checked_indices(indices, count=len(source))
-        self.name = f"{len(self._indices):,} of {source.name}"
+    def __init__(self, source: ImageSource, indices: Sequence[int] | np.ndarray) -> None:
+        self._source, self.indices = source, checked_indices(indices, count=len(source))  # int64 [N]
+        self.name = f"{len(self.indices):,} of {source.name}"
         self.tier, self.class_names, self.input_size = source.tier, source.class_names, source.input_size
-        self.labels = np.asarray(source.labels)[self._indices]  # int64 [N]
-        self.digest = hashlib.sha256(source.digest.encode() + self._indices.tobytes()).hexdigest()
+        self.labels = np.asarray(source.labels)[self.indices]  # int64 [N]
+        self.digest = hashlib.sha256(source.digest.encode() + self.indices.tobytes()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def batches(self, batch_size: int, *, indices: Sequence[int] | None = None) -> Iterator[torch.Tensor]:
         """As the source's."""
-        chosen = self._indices[checked_indices(indices, count=len(self))]
+        chosen = self.indices[checked_indices(indices, count=len(self))]
         return self._source.batches(batch_size, indices=chosen)

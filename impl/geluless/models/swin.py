@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import nn
 from geluless.errors import CheckpointError, ModelError
 from geluless.models.micro import MICRO_CONFIGS, create_micro
 
+DOWNSAMPLE = re.compile(r"^layers\.(\d+)\.downsample\.")
 PAPER_MODELS = {
     "tiny": "swin_tiny_patch4_window7_224",
     "small": "swin_small_patch4_window7_224",
@@ -87,10 +89,11 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[str, SwinTransformerBlock]]
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Load weights strictly; the model is left untouched when they do not fit.
 
-    Half-precision weights are widened to the model's dtype. A missing `mlp.fc1.bias` is taken as a network trained
-    without it (see `replace_gelu(drop_bias=True)`); any other difference raises CheckpointError.
+    Half-precision weights are widened to the model's dtype. Tables that every Swin computes for itself are left out, and the
+    names of the original release become timm's. A missing `mlp.fc1.bias` is taken as a network trained without it (see
+    `replace_gelu(drop_bias=True)`); any other difference raises CheckpointError.
     """
-    state = _read_state(Path(path))
+    state = _named_as_here(_read_state(Path(path)))
     own = model.state_dict()
     without_bias = [(n, b) for n, b in named_blocks(model) if f"{n}.mlp.fc1.bias" in own.keys() - state.keys()]
     dropped = {f"{name}.mlp.fc1.bias" for name, _ in without_bias}
@@ -111,6 +114,23 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     for _, block in without_bias:
         block.mlp.fc1.bias = None
     model.load_state_dict(state)
+
+
+COMPUTED = ("relative_position_index", "attn_mask")  # buffers in released files, which no network here keeps
+
+
+def _named_as_here(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In the original release, github.com/microsoft/Swin-Transformer, the head and the downsampling have other names."""
+    original = "head.weight" in state
+    found = {}
+    for name, value in state.items():
+        if name.rpartition(".")[2] in COMPUTED:
+            continue
+        if original:
+            name = DOWNSAMPLE.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
+            name = name.replace("head.", "head.fc.", 1) if name.startswith("head.") else name
+        found[name] = value
+    return found
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geluless.peers.subject import Subject
 
 VARIABLE = "GELULESS_FASTERTRANSFORMER"
-EXAMPLE = Path("bin", "swin_int8_example")
+EXAMPLE, SEARCH = Path("bin", "swin_int8_example"), Path("bin", "swin_gemm")
 MODEL_TYPES = {  # the example's first argument
     "swin_tiny_patch4_window7_224": 0,
     "swin_small_patch4_window7_224": 1,
@@ -32,8 +32,15 @@ GUIDE = "github.com/NVIDIA/FasterTransformer/blob/main/docs/swin_guide.md"
 SOURCE = "github.com/NVIDIA/FasterTransformer/blob/main/examples/cpp/swin_int8/swin_int8_example.cc"
 TIME = re.compile(r"FT-CPP-time (\d+\.\d+) ms")
 DEVICE = re.compile(r"^Device (.+)$", re.MULTILINE)
-TIMEOUT = 300.0  # seconds
-UNNAMED = "an unnamed device"
+TIMEOUT = 900.0  # seconds, which a search for algorithms may take
+UNTUNED = re.compile(r"default (gemm )?algo", re.IGNORECASE)
+# Image, window, heads of the first stage and channels per head, as the search wants them.
+SHAPE_OF = {
+    "swin_tiny_patch4_window7_224": ("224", "7", "3", "32"),
+    "swin_small_patch4_window7_224": ("224", "7", "3", "32"),
+    "swin_base_patch4_window7_224": ("224", "7", "4", "32"),
+    "swin_large_patch4_window7_224": ("224", "7", "6", "32"),
+}
 
 
 @dataclass(frozen=True)
@@ -82,18 +89,42 @@ class Example:
     device: str
 
 
-def time_example(build: Path, model: str, batch: int) -> Example:
-    """Run the example once. Raises PeerFailure where it cannot."""
+def tune(build: Path, model: str, batch: int, folder: Path) -> None:
+    """Let FasterTransformer look for its fastest algorithms at this shape. They lie in `folder`, for this shape alone: a search
+    writes the file anew. Raises PeerFailure where it finds nothing."""
+    program = build / SEARCH
+    if not program.is_file():
+        raise PeerFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3")
+    command = [str(program.resolve()), str(batch), *SHAPE_OF[model], "1", "1"]  # fp16, and int8 beside it
+    done = _run(command, folder)
+    if done.returncode or not any(path.stat().st_size for path in folder.glob("igemm*")):
+        raise PeerFailure(Status.NEEDS_GPU, f"{program.name} found no algorithm: {_last_line(done)}")
+
+
+def time_example(build: Path, model: str, batch: int, folder: Path | None = None) -> Example:
+    """Run the example once, in the folder that `tune` filled (default: the build's). Raises PeerFailure where it cannot, or where
+    the folder has no algorithm for one of its products."""
     if model not in MODEL_TYPES:
         raise PeerFailure(Status.MISSING, f"its example knows {', '.join(MODEL_TYPES)}, not {model}")
     program = build / EXAMPLE
     if not program.is_file():
         raise PeerFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3 with -DBUILD_EXAMPLES=ON")
-    command = [str(program), str(MODEL_TYPES[model]), str(batch)]
-    # In the build folder: the example looks for igemm.config, which swin_gemm wrote, where it is started.
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=build, check=False)
+    # Where it is started the example looks for the algorithms that swin_gemm has found.
+    done = _run([str(program.resolve()), str(MODEL_TYPES[model]), str(batch)], folder or build)
     found, device = TIME.search(done.stdout), DEVICE.search(done.stdout)
     if done.returncode or not found:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise PeerFailure(Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {last[0]}")
-    return Example(float(found[1]) / 1000, device[1].strip() if device else UNNAMED)
+        raise PeerFailure(Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {_last_line(done)}")
+    if folder is not None and UNTUNED.search(done.stdout + done.stderr):
+        raise PeerFailure(Status.WRONG, f"{program.name} took default algorithms though it was tuned: its time is not its best")
+    return Example(float(found[1]) / 1000, device[1].strip() if device else "an unnamed device")
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=folder, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerFailure(Status.NEEDS_GPU, f"{Path(command[0]).name} did not end well: {error}") from error
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return ((done.stderr or done.stdout).strip().splitlines() or ["no message"])[-1]

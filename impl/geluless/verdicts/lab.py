@@ -113,7 +113,17 @@ class Lab:
 
         self._quiet()
         self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}")
-        return {batch: race(size, batch, Path(os.environ[FASTER_TRANSFORMER_VARIABLE])) for batch in BATCHES}
+        build = Path(os.environ[FASTER_TRANSFORMER_VARIABLE])
+        found = {batch: race(size, batch, build) for batch in BATCHES}
+        self._exhibits.setdefault("races", {})[size] = {
+            str(batch): {
+                "samples": {name: values.tolist() for name, values in one.samples.seconds.items()},
+                "rows": list(one.rows),
+                "environment": one.environment,
+            }
+            for batch, one in found.items()
+        }
+        return found
 
     def _show(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
         self._exhibits.setdefault("latency", {})[name] = {

@@ -11,6 +11,7 @@ IMAGENET_VARIABLE = "GELULESS_IMAGENET"
 CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
 FASTER_TRANSFORMER_VARIABLE = "GELULESS_FASTERTRANSFORMER"
 IMAGENET_CLASSES = 1000
+CARD = "NVIDIA GeForce RTX 4090"
 PEERS = ("openvino", "onnxruntime", "tensorrt")
 
 
@@ -60,8 +61,8 @@ def _rtx_4090() -> str | None:
         return f"an RTX 4090: {lacking}"
     import torch
 
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return None if any("4090" in name for name in names) else f"an RTX 4090: this machine has {', '.join(names)}"
+    name = torch.cuda.get_device_name()  # the one that everything here runs on; not a 4090 D, and no laptop's
+    return None if name == CARD else f"an {CARD} as the first device: it is an {name} (CUDA_VISIBLE_DEVICES chooses)"
 
 
 def _faster_transformer() -> str | None:
@@ -69,7 +70,8 @@ def _faster_transformer() -> str | None:
     if not root:
         return f"a FasterTransformer build with Swin INT8: set {FASTER_TRANSFORMER_VARIABLE} to its build folder"
     example = Path(root) / "bin" / "swin_int8_example"
-    return None if example.is_file() else f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {example} does not exist"
+    lacking = [path for path in (example, example.with_name("swin_gemm")) if not path.is_file()]
+    return f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {lacking[0]} does not exist" if lacking else None
 
 
 def _imagenet(split: str) -> str | None:
