@@ -11,7 +11,7 @@ import pytest
 from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import saves_time
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES
 
 FLOAT_GELU = ("gelu-separate", "gelu-fused")  # computed in floating point, as the claim says
@@ -20,7 +20,9 @@ FLOAT_GELU = ("gelu-separate", "gelu-fused")  # computed in floating point, as t
 @pytest.mark.parametrize("arm", FLOAT_GELU)
 @pytest.mark.parametrize("size", SIZES)
 def test_share_of_time_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str, arm: str) -> None:
-    if cpu_engine_missing(claim, f"Swin-{size} on this CPU: {arm} against the same network without an activation's cost"):
+    if claim.lacks(
+        Resource.CPU_ENGINE, would_run=f"Swin-{size} on this CPU: {arm} against the same network without an activation's cost"
+    ):
         return
     found = lab.arms(size)
     nothing = saves_time(found, TWIN, "relu", label="share of nothing")

@@ -9,14 +9,13 @@ import pytest
 
 from geluless.verdicts import ClaimHandle, Control, Evidence, Verdict
 from geluless.verdicts.accuracy import signature_details, spread
-from geluless.verdicts.imagenet import TRAINING_IMAGES, ImageNet, imagenet_evidence, imagenet_missing, recovery
+from geluless.verdicts.imagenet import NEEDED, ImageNet, imagenet_evidence, live, recovery
 from geluless.verdicts.judge import better_than, non_inferiority, paired_drop, real_loss
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import SEEDS, SIZES, Kind, Task
 from geluless.verdicts.verdict import all_of
 
 CONTROL = Task(Kind.SHUFFLED, "tiny")
-LIVE = f"Swin-{{}} distilled live by 'local' on {TRAINING_IMAGES:,} class-balanced training images, FP32"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -117,12 +116,13 @@ def test_other_seeds(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None
 
 @pytest.mark.parametrize("size", SIZES)
 def test_on_imagenet(claim: ClaimHandle, imagenet: ImageNet, size: str) -> None:
-    if imagenet_missing(
-        claim,
-        f"{LIVE.format(size)}; paired non-inferiority at 0.5 pp to its teacher on the 50,000 validation "
-        "images, and the loss of the naive swap",
+    ran = f"{live(size)}, FP32"
+    if claim.lacks(
+        *NEEDED,
+        would_run=f"{ran}; paired non-inferiority at 0.5 pp to its teacher on the 50,000 validation images, and the loss of the "
+        "naive swap",
     ):
         return
     part = imagenet.part(size)
     judgement, control = recovery(part)
-    claim.decide(judgement, imagenet_evidence(part, LIVE.format(size), control))
+    claim.decide(judgement, imagenet_evidence(part, ran, control))

@@ -12,7 +12,7 @@ import pytest
 
 from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement
 from geluless.verdicts.accuracy import draw_drops, spread
-from geluless.verdicts.imagenet import TRAINING_IMAGES, ImageNet, four_readings, imagenet_evidence, imagenet_missing
+from geluless.verdicts.imagenet import NEEDED, ImageNet, four_readings, imagenet_evidence, live
 from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.twins import DRAWS, SIZES, Kind, Part, Task
@@ -22,7 +22,6 @@ KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiori
 BY_SIZE = pytest.mark.parametrize(
     "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
 )
-LIVE = f"Swin-{{}} distilled live by 'local' on {TRAINING_IMAGES:,} class-balanced training images, INT8 by profile 'best'"
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
 
 
@@ -120,8 +119,9 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_on_imagenet(claim: ClaimHandle, imagenet: ImageNet, size: str) -> None:
-    if imagenet_missing(claim, f"{LIVE.format(size)}; the same four readings on the 50,000 validation images"):
+    ran = f"{live(size)}, INT8 by profile 'best'"
+    if claim.lacks(*NEEDED, would_run=f"{ran}; the same four readings on the 50,000 validation images"):
         return
     part = imagenet.part(size)
     judgement, control = four_readings(part)
-    claim.decide(judgement, imagenet_evidence(part, LIVE.format(size), control))
+    claim.decide(judgement, imagenet_evidence(part, ran, control))

@@ -6,11 +6,13 @@ from geluless.bench.kernels import STAGES
 from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab, kernels_study
 from geluless.verdicts.latency import at_every, equivalent, ratio_estimate
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 
 
 def test_against_the_bare_gemm_on_this_cpu(claim: ClaimHandle, lab: Lab) -> None:
-    if cpu_engine_missing(claim, "fc1 of every stage with the fused ReLU against the same product without activation"):
+    if claim.lacks(
+        Resource.CPU_ENGINE, would_run="fc1 of every stage with the fused ReLU against the same product without activation"
+    ):
         return
     found, whole = lab.study("fc1 kernels", kernels_study()), lab.arms("tiny")
     stages = range(1, len(STAGES) + 1)

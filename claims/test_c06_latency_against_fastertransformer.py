@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control
+from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
-from geluless.verdicts.resources import missing
 from geluless.verdicts.rtx4090 import BATCHES, NEEDED, judged
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_on_an_rtx_4090(claim: ClaimHandle, lab: Lab, size: str) -> None:
-    if any(missing(resource) is not None for resource in NEEDED):
-        claim.needs(
-            *NEEDED,
-            would_run=f"Swin-{size} INT8 ReLU against FasterTransformer's INT8 example, batches {', '.join(map(str, BATCHES))}, "
-            "processes in turns; upper bound of the latency ratio at most 0.89 at every batch, ours verified before it is timed",
-        )
+    if claim.lacks(
+        *NEEDED,
+        would_run=f"Swin-{size} INT8 ReLU against FasterTransformer's INT8 example, batches {', '.join(map(str, BATCHES))}, "
+        "processes in turns; upper bound of the latency ratio at most 0.89 at every batch, ours verified before it is timed",
+    ):
         return
     claim.decide(*judged(lab.race(size)))
 
@@ -28,7 +26,9 @@ def test_on_an_rtx_4090(claim: ClaimHandle, lab: Lab, size: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_transfer_to_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
     """Not the paper's claim: its arithmetic on other hardware. FasterTransformer's structure runs in our engine."""
-    if cpu_engine_missing(claim, f"Swin-{size} on this CPU: relu against FasterTransformer's structure in the same engine"):
+    if claim.lacks(
+        Resource.CPU_ENGINE, would_run=f"Swin-{size} on this CPU: relu against FasterTransformer's structure in the same engine"
+    ):
         return
     found = lab.arms(size)
     nothing = at_most(found, TWIN, "relu", bound=PAPER_RATIO)

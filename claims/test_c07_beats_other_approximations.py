@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence
+from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import at_every, faster
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES
 
 APPROXIMATIONS = {"gelu-poly": "I-BERT's polynomial", "gelu-shift": "I-ViT's ShiftGELU", "gelu-lut": "a table of 256 values"}
@@ -16,7 +16,7 @@ APPROXIMATIONS = {"gelu-poly": "I-BERT's polynomial", "gelu-shift": "I-ViT's Shi
 @pytest.mark.parametrize("arm", APPROXIMATIONS)
 def test_time_against(claim: ClaimHandle, lab: Lab, arm: str) -> None:
     """At every size."""
-    if cpu_engine_missing(claim, f"relu against {APPROXIMATIONS[arm]} on this CPU, at every size"):
+    if claim.lacks(Resource.CPU_ENGINE, would_run=f"relu against {APPROXIMATIONS[arm]} on this CPU, at every size"):
         return
     found = {size: lab.arms(size) for size in SIZES}
     nothing = at_every({size: faster(study, TWIN, "relu") for size, study in found.items()})
@@ -33,7 +33,7 @@ def test_time_against(claim: ClaimHandle, lab: Lab, arm: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_memory_against_all(claim: ClaimHandle, lab: Lab, size: str) -> None:
     """Packed weights, tables and buffers, in bytes."""
-    if cpu_engine_missing(claim, f"Swin-{size}: bytes of the engine per arm"):
+    if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: bytes of the engine per arm"):
         return
     found = lab.arms(size)
     taken = {arm: found.row(arm)["memory_bytes"] for arm in ("relu", TWIN, *APPROXIMATIONS)}

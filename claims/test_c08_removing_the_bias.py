@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence
+from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
 from geluless.verdicts.accuracy import bias_drop, signature_details
 from geluless.verdicts.judge import non_inferiority, paired_drop
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import contrast_estimate, equivalent, ratio_estimate
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES, Kind, Task
 
 FUSED, SEPARATE = "relu-nobias without bias", "relu-separate without bias"
@@ -20,7 +20,7 @@ INTERACTION = {"relu": 1.0, FUSED: -1.0, "relu-separate": -1.0, SEPARATE: 1.0}
 @pytest.mark.parametrize("size", SIZES)
 def test_latency_with_and_without_bias(claim: ClaimHandle, lab: Lab, size: str) -> None:
     """Judged: with the bias in the accumulator its removal is not needed for speed, the two times are equal within 2 %."""
-    if cpu_engine_missing(claim, f"Swin-{size}: fused or separate, with or without fc1's bias"):
+    if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: fused or separate, with or without fc1's bias"):
         return
     found = lab.arms(size)
     separate = equivalent(found, "gelu-separate", "relu")

@@ -7,7 +7,7 @@ import pytest
 from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab
 from geluless.verdicts.latency import contrast_above_one, contrast_estimate
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES
 
 # Logarithms of time; separate over fused, GELU over ReLU. GELU fused is the fastest that stays GELU in floating point: erf.
@@ -20,7 +20,7 @@ DIFFERENCE = {arm: ACTIVATION[arm] - FUSION[arm] for arm in FUSION}
 @pytest.mark.parametrize("size", SIZES)
 def test_factorial_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
     """Judged: removing GELU earns more than fusing it. Both effects and their interaction stand beside it."""
-    if cpu_engine_missing(claim, f"Swin-{size}: the factorial of separate or fused and GELU or ReLU"):
+    if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: the factorial of separate or fused and GELU or ReLU"):
         return
     found = lab.arms(size)
     effects = {

@@ -13,12 +13,14 @@ from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab, conditions
 from geluless.verdicts.latency import at_every, faster, holm_at_every, ratio_estimate
 from geluless.verdicts.resources import missing
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 
 
 def test_this_cpu_per_isa_and_threads(claim: ClaimHandle, lab: Lab) -> None:
     """Judged: relu is faster than FasterTransformer's structure on every instruction set and thread count of this machine."""
-    if cpu_engine_missing(claim, "relu against gelu-separate for every instruction set and thread count of this machine"):
+    if claim.lacks(
+        Resource.CPU_ENGINE, would_run="relu against gelu-separate for every instruction set and thread count of this machine"
+    ):
         return
     from geluless.engine.cpu import native
 
@@ -43,7 +45,7 @@ def test_this_cpu_per_isa_and_threads(claim: ClaimHandle, lab: Lab) -> None:
 def test_other_engines_on_this_cpu(claim: ClaimHandle, lab: Lab, request: pytest.FixtureRequest) -> None:
     """Judged: the ReLU network is faster than the GELU network in every engine, each with the GELU that it chooses itself."""
     would_run = "both networks in our engine, OpenVINO, ONNX Runtime and TorchInductor, interleaved: the gain within each engine"
-    if cpu_engine_missing(claim, would_run):
+    if claim.lacks(Resource.CPU_ENGINE, would_run=would_run):
         return
     gain = lab.engines(prepare=request.config.getoption("full")) if missing(Resource.PEERS) is None else None
     if gain is None:

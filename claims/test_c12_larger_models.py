@@ -5,13 +5,13 @@ from __future__ import annotations
 from geluless.verdicts import ClaimHandle, Control, Resource
 from geluless.verdicts.lab import TWIN, Lab, conditions
 from geluless.verdicts.latency import faster, holm_at_every
-from geluless.verdicts.timed import cpu_engine_missing, timed_evidence
+from geluless.verdicts.timed import timed_evidence
 from geluless.verdicts.twins import SIZES
 
 
 def test_latency_against_size_batch_and_resolution(claim: ClaimHandle, lab: Lab) -> None:
     """Judged: relu is faster than FasterTransformer's structure at every size, batch and resolution; the ratios are the trend."""
-    if cpu_engine_missing(claim, "relu against gelu-separate for T, S, B, L, batches up to 32, and 384 pixels"):
+    if claim.lacks(Resource.CPU_ENGINE, would_run="relu against gelu-separate for T, S, B, L, batches up to 32, and 384 pixels"):
         return
     found = {size: lab.arms(size) for size in SIZES}
     found |= {name: lab.study(name, study) for name, study in conditions(1, ()).items()}

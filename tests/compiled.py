@@ -26,6 +26,7 @@ except MissingResource as missing:
 requires_native = pytest.mark.skipif(bool(MISSING_REASON), reason=MISSING_REASON)
 each_isa = pytest.mark.parametrize("isa", ISAS)
 
+REFUSED = (ValueError, TypeError, RuntimeError)  # the last for integers that no int32 can hold
 FLOAT_ARMS = (Arm.GELU_FUSED, Arm.GELU_POLY, Arm.GELU_SEPARATE)  # may miss the reference by a last bit
 
 Tensors = dict[str, NDArray[np.int32]]

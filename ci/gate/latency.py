@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from ci.gate.judgement import Judgement, Outcome, confirm, judge
 from ci.gate.revisions import Revision
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import BLOCKS, PAIRS, Duel, duel
-
-ATTEMPTS = 3  # at a second run on a machine that is too busy
+from ci.gate.timing import BLOCKS, PAIRS, Duel, duel, until_quiet
 
 
 def judge_latency(
@@ -33,11 +31,9 @@ def judge_latency(
     suspects = [name for name, judgement in judgements.items() if judgement.outcome is Outcome.REGRESSED]
     if suspects:
         announce(f"slower: {', '.join(suspects)}; once more")
-        for _ in range(ATTEMPTS):
-            second = duel(base, head, names=suspects, pairs=pairs, blocks=blocks, seed=seed + 1, announce=announce)
-            if not second.disturbed:
-                break
-        else:
+        budget = {"pairs": pairs, "blocks": blocks, "seed": seed + 1}
+        second = until_quiet(lambda: duel(base, head, names=suspects, announce=announce, **budget))
+        if second.disturbed:
             first.disturbed = f"{', '.join(suspects)} looked slower, and the second run could not say: {second.disturbed}"
         judgements = confirm(judgements, judge(second, limits))
     return first, judgements

@@ -18,13 +18,12 @@ from ci.gate import footprint, machine_code, thresholds
 from ci.gate.judgement import judge
 from ci.gate.revisions import GateError, Revision, build, copy_of, head_revision, sources_digest
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import duel
+from ci.gate.timing import ATTEMPTS, duel, until_quiet
 from geluless.bench.environment import cpu_model
 
 RUNS = "noise.jsonl"
 SEEDS = 1_000_000  # apart from those of the gate itself
 LAYOUTS = (16, 32, 48)  # bytes, of a cache line of 64
-ATTEMPTS = 3  # at a run on a machine that is too busy
 METHOD = ("timing.py", "worker.py", "judgement.py")
 
 
@@ -82,13 +81,12 @@ def record_noise(
 
 def _one(base: Revision, head: Revision, *, seed: int, pairs: int, blocks: int) -> dict[str, float]:
     """head / base by benchmark."""
-    for _ in range(ATTEMPTS):
-        found = duel(base, head, pairs=pairs, blocks=blocks, seed=seed)
-        for name, problem in {**found.mended, **found.wrong}.items():
-            raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
-        if not found.disturbed:
-            return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}
-    raise GateError(f"{found.disturbed}, {ATTEMPTS} times: start again on a quiet machine, it goes on from here")
+    found = until_quiet(lambda: duel(base, head, pairs=pairs, blocks=blocks, seed=seed))
+    for name, problem in {**found.mended, **found.wrong}.items():
+        raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
+    if found.disturbed:
+        raise GateError(f"{found.disturbed}, {ATTEMPTS} times: start again on a quiet machine, it goes on from here")
+    return {name: judgement.ratio.value for name, judgement in judge(found, Thresholds()).items() if judgement.ratio}
 
 
 def _done(path: Path, key: dict[str, Any]) -> Iterator[dict[str, float]]:

@@ -18,11 +18,8 @@ from geluless.engine.arms import Arm
 from geluless.engine.cpu import CpuNetwork, choose_isa, native
 from geluless.engine.cpu.lowering import Network, Norm
 from geluless.errors import MissingResource
-from tests.compiled import ISAS, lowered, requires_native
+from tests.compiled import ISAS, REFUSED, lowered, requires_native
 from tests.networks import awkward_artifact, awkward_images
-
-REFUSED = (ValueError, TypeError, RuntimeError)  # the last for integers that no int32 can hold
-
 
 # ------------------------------------------------------------------------------------- a missing or broken extension
 

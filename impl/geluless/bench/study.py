@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -117,21 +117,20 @@ def _process(study: Study, number: int, expected: dict[str, str] | None) -> dict
     }
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "geluless.bench.study_worker"]
+    return answer_of(command, what="a timing process failed", request=json.dumps(request), env={**os.environ, **threads})
+
+
+def answer_of(
+    command: Sequence[str], *, what: str, request: str = "", timeout: float = TIMEOUT, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The JSON object that a process prints last. `what` begins the sentence of the StudyError that says why there is none."""
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            env={**os.environ, **threads},
-            check=False,
-        )
+        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=timeout, env=env, check=False)
     except subprocess.TimeoutExpired as error:
-        raise StudyError(f"a timing process took more than {TIMEOUT:.0f} s: is the machine busy?") from error
+        raise StudyError(f"{what}: it took more than {timeout:.0f} s: is the machine busy?") from error
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise StudyError(f"a timing process failed: {last[0]}")
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise StudyError(f"{what}: {last}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 

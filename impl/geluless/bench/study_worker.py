@@ -61,8 +61,8 @@ def building_order(entries: list[dict[str, Any]], *, seed: list[int]) -> list[in
         shape = (entry["rows"], entry["outputs"], entry["inputs"]) if entry["kernel"] else place
         groups.setdefault(shape, []).append(place)
     coin = np.random.default_rng(seed)
-    order = [list(groups.values())[index] for index in coin.permutation(len(groups))]
-    return [place for group in order for place in coin.permutation(group).tolist()]
+    shapes = list(groups.values())
+    return [place for index in coin.permutation(len(shapes)) for place in coin.permutation(shapes[index]).tolist()]
 
 
 def inputs(artifact: Artifact, batch: int, *, seed: int) -> NDArray[np.float32]:

@@ -58,6 +58,13 @@ class ClaimHandle:
             Record(self.row.id, self._item, self._node, status, f"missing: {text}", missing=text, would_run=would_run.strip())
         )
 
+    def lacks(self, *resources: Resource, would_run: str) -> bool:
+        """True, with NEEDS_x delivered, where one of the resources is missing: the check returns. False: it runs."""
+        if all(missing(resource) is None for resource in resources):
+            return False
+        self.needs(*resources, would_run=would_run)
+        return True
+
     def _measured(
         self, verdict: Verdict, sentence: str, evidence: Evidence, numbers: tuple[Estimate, ...], n_needed: int | None
     ) -> None:

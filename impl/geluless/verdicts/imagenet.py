@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geluless.bench.networks import SIZES
 from geluless.verdicts.judge import better_than, non_inferiority, paired_drop, real_loss, relative_non_inferiority
 from geluless.verdicts.resources import IMAGENET_VARIABLE, Resource, checkpoint_of, missing
 from geluless.verdicts.twins import CALIBRATION_IMAGES
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from geluless.data import ImageSource
-    from geluless.data.subset import Subset
     from geluless.distillation import Recipe
     from geluless.ptq import Artifact
-    from geluless.verdicts.handle import ClaimHandle
 
 NEEDED = (Resource.IMAGENET, Resource.IMAGENET_TRAIN, Resource.CHECKPOINTS, Resource.CPU_ENGINE)
 TRAINING_IMAGES = 2560  # class-balanced, of 1,281,167: 1,024 to fit each MLP, a tenth held out
@@ -36,6 +35,11 @@ CHECKED_IMAGES = 4  # of seconds each in the reference engine
 BATCH = 64
 
 Announce = Callable[[str], object]
+
+
+def live(size: str) -> str:
+    """What `ImageNet.part` makes, in words."""
+    return f"Swin-{size} distilled live by 'local' on {TRAINING_IMAGES:,} class-balanced training images"
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,11 @@ class ImageNet:
         self,
         *,
         announce: Announce,
-        models: Mapping[str, str] | None = None,
+        models: Mapping[str, str] = SIZES,
         recipe: str | Recipe = "local",
         training_images: int = TRAINING_IMAGES,
     ) -> None:
-        from geluless.models.swin import PAPER_MODELS
-
-        self._announce, self._models, self._recipe = announce, models or PAPER_MODELS, recipe
+        self._announce, self._models, self._recipe = announce, models, recipe
         self._training_images = training_images
         self._found: dict[str, ImageNetPart | Exception] = {}
 
@@ -106,7 +108,9 @@ class ImageNet:
         replace_gelu(naive)
         validation, everything = (folder_images(root, model=teacher, split=split) for split in ("val", "train"))
         training = Subset(everything, balanced_indices(everything.labels, self._training_images))
-        calibration = _spread(everything, CALIBRATION_IMAGES, without=training.indices)
+        others = np.setdiff1d(np.arange(len(everything)), training.indices)
+        chosen = balanced_indices(everything.labels[others], min(CALIBRATION_IMAGES, len(others)))
+        calibration = Subset(everything, others[chosen])
         self._announce(f"{model}: distilling on {len(training):,} training images")
         distilled = distill(teacher, training, recipe=self._recipe)
         predictions = {}
@@ -162,22 +166,6 @@ class ImageNet:
         return predictions
 
 
-def _spread(source: ImageSource, count: int, *, without: np.ndarray) -> Subset:
-    """At most `count` images, spread evenly over the source and so over its classes, none of `without`."""
-    from geluless.data.subset import Subset
-
-    left = np.setdiff1d(np.arange(len(source)), without)
-    return Subset(source, left[np.arange(min(count, len(left))) * len(left) // max(1, min(count, len(left)))])
-
-
-def imagenet_missing(claim: ClaimHandle, would_run: str) -> bool:
-    """True, with NEEDS_IMAGENET delivered, where images or weights are missing."""
-    if all(missing(resource) is None for resource in NEEDED):
-        return False
-    claim.needs(*NEEDED, would_run=would_run)
-    return True
-
-
 def recovery(part: ImageNetPart) -> tuple[Judgement, Control]:
     """c02: the naive swap loses, distillation keeps the network within 0.5 points of its teacher and beats the naive swap."""
     gelu, naive, relu = (part.correct(f"fp32-{arm}") for arm in ("gelu", "naive", "relu"))
@@ -190,7 +178,6 @@ def four_readings(part: ImageNetPart) -> tuple[Judgement, Control]:
     """c03: the drop of INT8 ReLU in points and in per cent, against FP32 and against INT8 GELU; all four must hold."""
     judges = (non_inferiority, relative_non_inferiority)
     references = [part.correct(arm) for arm in ("fp32-gelu", "int8-gelu")]
-
     relu = part.correct("int8-relu")
     return all_of([judge(paired_drop(right, relu)) for right in references for judge in judges]), _naive_control(part)
 

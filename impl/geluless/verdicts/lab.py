@@ -13,8 +13,9 @@ from geluless.bench.kernels import STAGES, KernelEntry
 from geluless.bench.networks import SIZES
 from geluless.bench.study import BLOCKS, Entry, Findings, Study, run_study
 from geluless.cache import default_cache
+from geluless.peers.fastertransformer import VARIABLE
 from geluless.peers.gain import Gain, measure_gain
-from geluless.verdicts.resources import FASTER_TRANSFORMER_VARIABLE
+from geluless.verdicts.rtx4090 import BATCHES, race
 
 TWIN = "relu again"  # a second engine of the arm relu: what a comparison says about nothing
 GELU_ARMS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
@@ -109,11 +110,9 @@ class Lab:
 
     def race(self, size: str) -> dict[int, Findings]:
         """Ours against FasterTransformer's on this device, by batch size."""
-        from geluless.verdicts.rtx4090 import BATCHES, race
-
         self._quiet()
         self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}")
-        build = Path(os.environ[FASTER_TRANSFORMER_VARIABLE])
+        build = Path(os.environ[VARIABLE])
         found = {batch: race(size, batch, build) for batch in BATCHES}
         self._exhibits.setdefault("races", {})[size] = {
             str(batch): {

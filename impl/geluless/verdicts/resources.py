@@ -9,7 +9,6 @@ from pathlib import Path
 
 IMAGENET_VARIABLE = "GELULESS_IMAGENET"
 CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
-FASTER_TRANSFORMER_VARIABLE = "GELULESS_FASTERTRANSFORMER"
 IMAGENET_CLASSES = 1000
 CARD = "NVIDIA GeForce RTX 4090"
 PEERS = ("openvino", "onnxruntime", "tensorrt")
@@ -66,12 +65,13 @@ def _rtx_4090() -> str | None:
 
 
 def _faster_transformer() -> str | None:
-    root = os.environ.get(FASTER_TRANSFORMER_VARIABLE)
+    from geluless.peers.fastertransformer import EXAMPLE, SEARCH, VARIABLE
+
+    root = os.environ.get(VARIABLE)
     if not root:
-        return f"a FasterTransformer build with Swin INT8: set {FASTER_TRANSFORMER_VARIABLE} to its build folder"
-    example = Path(root) / "bin" / "swin_int8_example"
-    lacking = [path for path in (example, example.with_name("swin_gemm")) if not path.is_file()]
-    return f"{FASTER_TRANSFORMER_VARIABLE} is {root}, but {lacking[0]} does not exist" if lacking else None
+        return f"a FasterTransformer build with Swin INT8: set {VARIABLE} to its build folder"
+    lacking = [path for program in (EXAMPLE, SEARCH) if not (path := Path(root) / program).is_file()]
+    return f"{VARIABLE} is {root}, but {lacking[0]} does not exist" if lacking else None
 
 
 def _imagenet(split: str) -> str | None:
@@ -94,9 +94,9 @@ def checkpoint_of(model: str) -> Path:
 
 
 def _checkpoints() -> str | None:
-    from geluless.sizes import SIZES
+    from geluless.bench.networks import SIZES
 
-    models = [f"swin_{size}_patch4_window7_224" for size in SIZES]
+    models = list(SIZES.values())
     if not os.environ.get(CHECKPOINTS_VARIABLE):
         return f"weights: set {CHECKPOINTS_VARIABLE} to a folder with {models[0]}.safetensors, or .pth, and the other three"
     lacking = [model for model in models if not checkpoint_of(model).exists()]

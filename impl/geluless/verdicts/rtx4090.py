@@ -9,7 +9,6 @@ replaying a CUDA graph, and once with its kernels launched one by one as FasterT
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 from geluless.bench.environment import environment_record
 from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.paired import Samples
-from geluless.bench.study import Findings, StudyError
+from geluless.bench.study import Findings, StudyError, answer_of
 from geluless.bench.telemetry import Telemetry
 from geluless.peers.fastertransformer import time_example, tune
 from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
@@ -110,15 +109,7 @@ def judged(races: Mapping[int, Findings]) -> tuple[Judgement, Evidence]:
 def measure(model: str, batch: int, graph: bool) -> dict[str, Any]:
     """`timed` in a process of its own. Raises StudyError where it fails."""
     command = [sys.executable, "-m", "geluless.verdicts.rtx4090", model, str(batch), *(["graph"] if graph else [])]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise StudyError(f"{model} at batch {batch}: no answer within {TIMEOUT:.0f} s") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise StudyError(f"{model} at batch {batch}: {last}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return answer_of(command, what=f"{model} at batch {batch}", timeout=TIMEOUT)
 
 
 def timed(model: str, batch: int, *, graph: bool) -> dict[str, Any]:

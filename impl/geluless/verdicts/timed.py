@@ -3,17 +3,7 @@
 from __future__ import annotations
 
 from geluless.bench.study import Findings
-from geluless.verdicts.handle import ClaimHandle
-from geluless.verdicts.resources import Resource, missing
 from geluless.verdicts.verdict import Control, Estimate, Evidence
-
-
-def cpu_engine_missing(claim: ClaimHandle, would_run: str) -> bool:
-    """True, with NEEDS_CPU_ENGINE delivered, where there is no compiled engine to time."""
-    if missing(Resource.CPU_ENGINE) is None:
-        return False
-    claim.needs(Resource.CPU_ENGINE, would_run=would_run)
-    return True
 
 
 def timed_evidence(found: Findings, ran: str, control: Control, *, numbers: tuple[Estimate, ...] = ()) -> Evidence:

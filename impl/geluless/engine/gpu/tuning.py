@@ -17,6 +17,7 @@ from typing import Any
 
 from geluless.engine.gpu.program import GRID_LIMITS, Launch, Program
 from geluless.engine.gpu.tiles import Architecture, Tile
+from geluless.files import read_json
 
 FORMAT = 1
 Shape = tuple[int, int, int, str]  # rows, outputs, inputs, epilogue
@@ -124,14 +125,14 @@ def read_record(path: Path, architecture: Architecture, *, device: str, triton: 
     """What `write_record` wrote for this device and triton. Raises ValueError for anything else: tiles reach the compiler, so
     only those pass that `tune` would have tried."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         for name, expected in {"format": FORMAT, "device": device, "triton": triton}.items():
             if content[name] != expected:
                 raise ValueError(f"its {name} is {content[name]!r}, not {expected!r}")
         rows = [_row(row, architecture) for row in content["tiles"]]
         if len(dict(rows)) != len(rows):
             raise ValueError("a layer has two tiles")
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no record of tiles for this device: {error!r}; remove it and tune again") from error
     return dict(rows)
 
