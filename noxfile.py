@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 VENV = HERE / ".venv"
 # gpu is triton, which compiles the GPU kernels without a GPU; tensorrt-rtx builds engines without one. pip leaves out what does
 # not exist for a platform.
-EXTRAS = "test,dev,gpu,export,peers,tensorrt-rtx"
+EXTRAS = "test,dev,gpu,export,baselines,tensorrt-rtx"
 BUILD_TOOLS = ("cmake>=3.18,<5", "ninja>=1.11,<2")  # and what pyproject.toml requires of a build
 OLDEST_PYTHON = (3, 11)
 
@@ -103,7 +103,7 @@ def claims(session: nox.Session) -> None:
     """The main job: distil, quantize, run and judge; one verdict per claim. `-- --full`, `-- --claim c06`, `-- --require-all`."""
     python = environment(session)
     partial = any(argument.split("=")[0] in ("--claim", "-k") for argument in session.posargs)
-    report = HERE / "report" / "partial" if partial else HERE / "report"  # as geluless.verdicts.pytest_plugin does
+    report = HERE / "report" / "partial" if partial else HERE / "report"  # as geluless.pytest_plugin does
     report.mkdir(parents=True, exist_ok=True)
     started = time.time()
     try:
@@ -162,15 +162,15 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
-def arm(session: nox.Session) -> None:
+def neon(session: nox.Session) -> None:
     """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator."""
     compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
     if not (shutil.which(compiler) and shutil.which(emulator)):
         session.error(f"{compiler} or {emulator} is missing: `apt-get install g++-aarch64-linux-gnu qemu-user` (Debian, Ubuntu)")
-    source, home = HERE / "impl" / "geluless" / "engine" / "cpu", HERE / ".build" / "arm"
+    source, home = HERE / "impl" / "geluless" / "engine" / "cpu", HERE / ".build" / "neon"
     home.mkdir(parents=True, exist_ok=True)
     dump, neon, program = (str(home / name) for name in ("awkward.bin", "isa_neon.o", "check_kernels"))
-    session.run(environment(session), "-m", "tests.native_dump", dump)
+    session.run(environment(session), "-m", "tests.support.native_dump", dump)
     flags = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-DGELULESS_WITH_NEON", "-pthread", "-Wall", "-Wextra")
     session.run(compiler, *flags, "-O3", "-march=armv8.2-a+dotprod", "-c", str(source / "isa_neon.cpp"), "-o", neon)
     others = ("network", "model", "pack", "windows", "dispatch", "isa_portable", "check_kernels")
@@ -226,7 +226,7 @@ GPU_RIVALS = (
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other arm, paired.
+    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other variant, paired.
 
     What fails is told at the end and fails the session; everything else is run all the same. Without a device it says what it
     would do. Arguments after `--` go to `geluless bench`: `-- --seconds 3`.
@@ -256,7 +256,7 @@ def gpu(session: nox.Session) -> None:
     steps = {"the laws": ("pytest", "-m", "gpu", "--gpu"), "tuning": ("geluless.cli", "tune", *shapes), "networks": networks}
     for model, batch, rival, mode in pairs:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
-        options = ("--backend", "gpu", "--model", model, "--batch", batch, "--arm", "relu", "--against", rival, *mode)
+        options = ("--backend", "gpu", "--model", model, "--batch", batch, "--variant", "relu", "--against", rival, *mode)
         output = ("--force", "--output", str(records / f"{name}.bench.json"))
         steps[name] = ("geluless.cli", "bench", *options, *session.posargs, *output)
     failed = []
@@ -282,15 +282,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
-def peers(session: nox.Session) -> None:
+def baselines(session: nox.Session) -> None:
     """Our engine beside OpenVINO, ONNX Runtime, TorchInductor and torch on one network, interleaved; wants a quiet machine."""
     python = environment(session)
-    records = HERE / "report" / "peers"
+    records = HERE / "report" / "baselines"
     records.mkdir(parents=True, exist_ok=True)
     arguments = session.posargs or ["--model", "swin_tiny_patch4_window7_224"]
     name = next((after for word, after in pairwise(arguments) if word in ("--model", "-m")), "network")
-    output = ("--force", "--output", str(records / f"{name}.peers.json"))
-    session.run(python, "-m", "geluless.cli", "peers", *arguments, *output)
+    output = ("--force", "--output", str(records / f"{name}.baselines.json"))
+    session.run(python, "-m", "geluless.cli", "baselines", *arguments, *output)
 
 
 @nox.session
@@ -308,7 +308,7 @@ def trial(session: nox.Session) -> None:
 
     `-- --equal 0 --planted 0` leaves out what is timed.
     """
-    session.run(environment(session), "-m", "ci.gate.trial", *session.posargs)
+    session.run(environment(session), "-m", "ci.gate.self_test", *session.posargs)
 
 
 @nox.session

@@ -47,7 +47,7 @@ class Row:
     name: str
     model: str
     batch: int
-    arms: str
+    variants: str
     mode: str
     ratio: float | None
     low: float | None
@@ -78,7 +78,7 @@ def judge(folder: Path) -> list[Row]:
         raise GelulessError(f"{folder} holds no *.bench.json: nothing was measured")
     machine = _machine(folder)
     rows = [_row(path, machine) for path in paths]
-    there = {(row.model, row.batch) for row in rows if row.arms == f"relu / {BASELINE}" and row.mode == MEANT}
+    there = {(row.model, row.batch) for row in rows if row.variants == f"relu / {BASELINE}" and row.mode == MEANT}
     missing = [(model, batch) for model in MODELS for batch in BATCHES if (model, batch) not in there]
     return rows + [
         Row("", model, batch, f"relu / {BASELINE}", MEANT, None, None, None, "INVALID", ("was not measured",))
@@ -90,21 +90,21 @@ def _row(path: Path, machine: Machine) -> Row:
     name = path.name.removesuffix(".bench.json")
     try:
         record = read_record(path)
-        first, other = record.contenders
+        first, other = record.candidates
         found = ratio(record.timed(), str(first["name"]), str(other["name"]))  # from the samples, whatever else it says
         gpu = record.environment.get("gpu")
         reasons = [*machine.wrong, *_device(gpu), *_watched(record, machine)]
         reasons += [f"{row['name']} is not verified" for row in (first, other) if row["verified"] is not True]
-        arms = f"{first['arm']} / {other['arm']}"
+        variants = f"{first['variant']} / {other['variant']}"
         mode = _mode(gpu)
         if not all(math.isfinite(bound) and bound > 0 for bound in (found.low, found.high)):
             raise ValueError("its samples are no times")
     except (GelulessError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return Row(name, "", 0, "", "", None, None, None, "INVALID", (f"no record of a comparison: {error}",))
-    judged = arms == f"relu / {BASELINE}" and mode == MEANT
+    judged = variants == f"relu / {BASELINE}" and mode == MEANT
     verdict = "INVALID" if reasons else _verdict(found) if judged else ""
     values = (found.value, found.low, found.high)
-    return Row(name, str(record.model).removesuffix(RANDOM), record.batch, arms, mode, *values, verdict, tuple(reasons))
+    return Row(name, str(record.model).removesuffix(RANDOM), record.batch, variants, mode, *values, verdict, tuple(reasons))
 
 
 def _verdict(found: Interval) -> str:
@@ -194,7 +194,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    paper = [row for row in rows if row.arms == f"relu / {BASELINE}" and row.mode == MEANT]
+    paper = [row for row in rows if row.variants == f"relu / {BASELINE}" and row.mode == MEANT]
     invalid = sum(row.verdict == "INVALID" for row in rows)
     about = f"`relu` against `{BASELINE}`, FasterTransformer's structure in our engine; the bound is the paper's {PAPER_RATIO:g}."
     lines = [
@@ -202,12 +202,12 @@ def markdown(rows: Sequence[Row]) -> str:
         "",
         f"{about} Intervals are of one process's blocks.",
         "",
-        "| model | batch | arms | mode | ratio | verdict | |",
+        "| model | batch | variants | mode | ratio | verdict | |",
         "|---|---:|---|---|---:|---|---|",
     ]
     for row in rows:
         figure = "–" if row.ratio is None else f"{row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        cells = (row.model or row.name, str(row.batch), row.arms, row.mode, figure, row.verdict, "; ".join(row.reasons))
+        cells = (row.model or row.name, str(row.batch), row.variants, row.mode, figure, row.verdict, "; ".join(row.reasons))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

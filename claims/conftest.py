@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from geluless.verdicts.exhibits import twin_exhibits
 from geluless.verdicts.imagenet import ImageNet
-from geluless.verdicts.lab import Lab
+from geluless.verdicts.micro_networks import Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import Task
+from geluless.verdicts.report_data import micro_network_data
+from geluless.verdicts.timing_session import TimingSession
 
-pytest_plugins = ("geluless.verdicts.pytest_plugin",)
+pytest_plugins = ("geluless.pytest_plugin",)
 
 # For trying the machinery only; the report of such a run is marked as partial.
 REDUCED = "GELULESS_CLAIM_IMAGES"
@@ -25,31 +25,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def twins(request: pytest.FixtureRequest, announce: Callable[[str], None], exhibits: dict[str, Any]) -> Iterator[EvidencePool]:
+def micro_networks(
+    request: pytest.FixtureRequest, announce: Callable[[str], None], report_data: dict[str, Any]
+) -> Iterator[EvidencePool]:
     """The evidence of all selected tests, begun at once so that both cores are busy from the start."""
     items = request.session.items
     tasks = {Task.parse(name) for item in items for mark in item.iter_markers("evidence") for name in mark.args}
     images = int(os.environ[REDUCED]) if os.environ.get(REDUCED) else None
     if images is not None:
-        exhibits["reduced"] = f"only the first {images} test images ({REDUCED})"
+        report_data["reduced"] = f"only the first {images} test images ({REDUCED})"
     pool = EvidencePool(tasks, announce=announce, images=images)
     try:
         yield pool
     finally:
-        exhibits.update(twin_exhibits(pool.finished()))
+        report_data.update(micro_network_data(pool.finished()))
         pool.close()
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest, announce: Callable[[str], None], exhibits: dict[str, Any]) -> Lab:
+def timing_session(request: pytest.FixtureRequest, announce: Callable[[str], None], report_data: dict[str, Any]) -> TimingSession:
     """Timing studies; they start when the evidence of all selected tests is made, because nothing else may run meanwhile."""
 
     def quiet() -> None:
         if any(item.get_closest_marker("evidence") for item in request.session.items):
-            pool: EvidencePool = request.getfixturevalue("twins")
+            pool: EvidencePool = request.getfixturevalue("micro_networks")
             pool.wait()
 
-    return Lab(announce=announce, quiet=quiet, exhibits=exhibits)
+    return TimingSession(announce=announce, quiet=quiet, report_data=report_data)
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Verdict
+from geluless.verdicts import ClaimFixture, Control, Evidence, Verdict
 from geluless.verdicts.accuracy import signature_details, spread
+from geluless.verdicts.equivalence import better_than, non_inferiority, paired_drop, real_loss
 from geluless.verdicts.imagenet import NEEDED, ImageNet, imagenet_evidence, live, recovery
-from geluless.verdicts.judge import better_than, non_inferiority, paired_drop, real_loss
+from geluless.verdicts.micro_networks import SEEDS, SIZES, Kind, Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import SEEDS, SIZES, Kind, Task
 from geluless.verdicts.verdict import all_of
 
 CONTROL = Task(Kind.SHUFFLED, "tiny")
@@ -39,8 +39,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}")) for size in SIZES])
-def test_naive_swap_loses(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
-    (base,) = twins.get(Task(Kind.BASE, size))
+def test_naive_swap_loses(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str) -> None:
+    (base,) = micro_networks.get(Task(Kind.BASE, size))
     gelu = base.correct("fp32-gelu")
     drop = paired_drop(gelu, base.correct("fp32-naive"))
     same = real_loss(paired_drop(gelu, gelu))
@@ -57,8 +57,8 @@ def test_naive_swap_loses(claim: ClaimHandle, twins: EvidencePool, tier: str, si
     )
 
 
-def test_distillation_recovers(claim: ClaimHandle, twins: EvidencePool, tier: str, recipe: Kind, size: str) -> None:
-    base, distilled, shuffled, control_base = twins.get(
+def test_distillation_recovers(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, recipe: Kind, size: str) -> None:
+    base, distilled, shuffled, control_base = micro_networks.get(
         Task(Kind.BASE, size), Task(recipe, size), CONTROL, Task(Kind.BASE, CONTROL.size)
     )
     gelu, naive, relu = base.correct("fp32-gelu"), base.correct("fp32-naive"), distilled.correct("fp32-relu")
@@ -89,9 +89,9 @@ def test_distillation_recovers(claim: ClaimHandle, twins: EvidencePool, tier: st
 
 
 @pytest.mark.evidence("base:tiny", *(str(Task(Kind.LOCAL, "tiny", seed)) for seed in SEEDS))
-def test_other_seeds(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None:
+def test_other_seeds(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
     """Judged: every seed recovers; the spread over seeds is reported beside it."""
-    base, *seeds = twins.get(Task(Kind.BASE, "tiny"), *(Task(Kind.LOCAL, "tiny", seed) for seed in SEEDS))
+    base, *seeds = micro_networks.get(Task(Kind.BASE, "tiny"), *(Task(Kind.LOCAL, "tiny", seed) for seed in SEEDS))
     gelu = base.correct("fp32-gelu")
     drops = [paired_drop(gelu, part.correct("fp32-relu")) for part in seeds]
     wrong = non_inferiority(paired_drop(gelu, base.correct("fp32-naive")))
@@ -115,7 +115,7 @@ def test_other_seeds(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_on_imagenet(claim: ClaimHandle, imagenet: ImageNet, size: str) -> None:
+def test_on_imagenet(claim: ClaimFixture, imagenet: ImageNet, size: str) -> None:
     ran = f"{live(size)}, FP32"
     if claim.lacks(
         *NEEDED,

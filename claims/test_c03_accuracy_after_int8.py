@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement
+from geluless.verdicts import ClaimFixture, Control, Evidence, Judgement
 from geluless.verdicts.accuracy import draw_drops, spread
+from geluless.verdicts.equivalence import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.imagenet import NEEDED, ImageNet, four_readings, imagenet_evidence, live
-from geluless.verdicts.judge import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
+from geluless.verdicts.micro_networks import DRAWS, SIZES, Kind, Part, Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import DRAWS, SIZES, Kind, Part, Task
 from geluless.verdicts.verdict import all_of
 
 KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
@@ -26,7 +26,7 @@ REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
 
 
 def _undistilled(base: Part) -> str:
-    """The arm that was swapped and not distilled, in INT8 where it was quantized."""
+    """The variant that was swapped and not distilled, in INT8 where it was quantized."""
     return "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
 
 
@@ -42,10 +42,10 @@ def _other_draws(base: Part, local: Part) -> str:
 @pytest.mark.parametrize("reference", REFERENCES)
 @BY_SIZE
 def test_int8_relu_keeps_the_accuracy(
-    claim: ClaimHandle, twins: EvidencePool, tier: str, size: str, reference: str, kind: str
+    claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str, reference: str, kind: str
 ) -> None:
     judge = KINDS[kind]
-    base, local = twins.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
+    base, local = micro_networks.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
     right = base.correct(reference)
     drop = paired_drop(right, local.correct("int8-relu"))
     naive = _undistilled(base)
@@ -63,8 +63,8 @@ def test_int8_relu_keeps_the_accuracy(
             control=Control.refused(f"the network that was swapped but not distilled ({naive}) must not pass", control),
             artifacts=artifacts,
             numbers=tuple(
-                paired_drop(base.correct("fp32-gelu"), part.correct(arm)).estimate(f"budget, {name}")
-                for name, part, arm in (
+                paired_drop(base.correct("fp32-gelu"), part.correct(variant)).estimate(f"budget, {name}")
+                for name, part, variant in (
                     ("FP32 ReLU", local, "fp32-relu"),
                     ("INT8 ReLU", local, "int8-relu"),
                     ("INT8 GELU", base, "int8-gelu"),
@@ -80,9 +80,9 @@ def test_int8_relu_keeps_the_accuracy(
 
 
 @BY_SIZE
-def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
+def test_other_calibration_draws(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str) -> None:
     """Judged: INT8 ReLU stays within 0.5 pp of FP32 GELU whichever 256 images calibrate it."""
-    base, local = twins.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
+    base, local = micro_networks.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
     relu, gelu = draw_drops(base, local, "int8-relu"), draw_drops(base, base, "int8-gelu")
     naive = _undistilled(base)
     control = non_inferiority(paired_drop(base.correct("fp32-gelu"), base.correct(naive)))
@@ -103,8 +103,8 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
             ),
             details=(
                 *(
-                    f"drop of {arm} over the draws: {min(values):.2f} to {max(values):.2f} pp"
-                    for arm, drops in (("INT8 ReLU", relu), ("INT8 GELU", gelu))
+                    f"drop of {variant} over the draws: {min(values):.2f} to {max(values):.2f} pp"
+                    for variant, drops in (("INT8 ReLU", relu), ("INT8 GELU", gelu))
                     if (values := [drop.drop_pp.value for drop in drops])
                 ),
                 *(
@@ -118,7 +118,7 @@ def test_other_calibration_draws(claim: ClaimHandle, twins: EvidencePool, tier: 
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_on_imagenet(claim: ClaimHandle, imagenet: ImageNet, size: str) -> None:
+def test_on_imagenet(claim: ClaimFixture, imagenet: ImageNet, size: str) -> None:
     ran = f"{live(size)}, INT8 by profile 'best'"
     if claim.lacks(*NEEDED, would_run=f"{ran}; the same four readings on the 50,000 validation images"):
         return

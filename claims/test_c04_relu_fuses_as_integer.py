@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from geluless.engine.epilogue import INT16_MAX, INT16_MIN, Requant, requantize
-from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
+from geluless.integer.requantization import INT16_MAX, INT16_MIN, Requant, requantize
+from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
 from geluless.verdicts.laws import count_differences, every_pair_differences, random_gemms
+from geluless.verdicts.micro_networks import ENGINE_CONTROL, SIZES, Kind, Task
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.resources import missing
-from geluless.verdicts.twins import ENGINE_CONTROL, SIZES, Kind, Task
 
 if TYPE_CHECKING:
-    from geluless.engine.gpu.audit import MachineCode
+    from geluless.engine.gpu.codegen_check import MachineCode
 
 GEMMS = 400
 TARGET = "sm_89"  # Ada, the paper's RTX 4090
 
 
-def test_lower_clamp_is_relu_for_every_value_and_zero_point(claim: ClaimHandle) -> None:
+def test_lower_clamp_is_relu_for_every_value_and_zero_point(claim: ClaimFixture) -> None:
     started = time.perf_counter()
     wrong = every_pair_differences(clamp_offset=0)
     off_by_one = [every_pair_differences(clamp_offset=offset) for offset in (-1, 1)]
@@ -44,7 +44,7 @@ def test_lower_clamp_is_relu_for_every_value_and_zero_point(claim: ClaimHandle) 
     deliver(claim, wrong, 65_536, "pairs", evidence)
 
 
-def test_fused_clamp_equals_gemm_then_relu(claim: ClaimHandle) -> None:
+def test_fused_clamp_equals_gemm_then_relu(claim: ClaimFixture) -> None:
     started = time.perf_counter()
     outputs = wrong = at_output = at_accumulator = 0
     for case in random_gemms(GEMMS, seed=4):
@@ -69,7 +69,7 @@ def test_fused_clamp_equals_gemm_then_relu(claim: ClaimHandle) -> None:
     deliver(claim, wrong, 2 * outputs, "outputs", evidence)
 
 
-def test_negative_accumulators_become_the_zero_point(claim: ClaimHandle) -> None:
+def test_negative_accumulators_become_the_zero_point(claim: ClaimFixture) -> None:
     """The monotone law behind the fusion: y(acc) is non-decreasing and y(0) is the zero point, for every multiplier and shift."""
     started = time.perf_counter()
     edges = np.unique(
@@ -97,9 +97,11 @@ def test_negative_accumulators_become_the_zero_point(claim: ClaimHandle) -> None
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"local:{size}")) for size in SIZES])
-def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: EvidencePool, tier: str, size: str) -> None:
+def test_compiled_engines_give_the_reference_bits(
+    claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str
+) -> None:
     """The whole network, fused on every instruction set of this machine and unfused on the best: no bit of any logit differs."""
-    (local,) = twins.get(Task(Kind.LOCAL, size))
+    (local,) = micro_networks.get(Task(Kind.LOCAL, size))
     if not local.engines:
         claim.needs(Resource.CPU_ENGINE, would_run="the INT8 ReLU network on every instruction set against the reference")
         return
@@ -107,7 +109,7 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
     caught, images = differences.pop(ENGINE_CONTROL)
     compared = ", ".join(f"{name} ({count:,} images)" for name, (_, count) in differences.items())
     evidence = Evidence(
-        ran=f"INT8 ReLU Swin-{size} twin on {local.images}: logits of {compared} against the reference engine",
+        ran=f"INT8 ReLU micro network {size} on {local.images}: logits of {compared} against the reference engine",
         tier=tier,
         seconds=local.seconds["INT8 ReLU, compiled"],
         control=Control(
@@ -122,9 +124,9 @@ def test_compiled_engines_give_the_reference_bits(claim: ClaimHandle, twins: Evi
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"local:{size}")) for size in SIZES])
-def test_gpu_code_gives_the_reference_bits(claim: ClaimHandle, twins: EvidencePool, size: str) -> None:
+def test_gpu_code_gives_the_reference_bits(claim: ClaimFixture, micro_networks: EvidencePool, size: str) -> None:
     """The whole network as compiled for the paper's GPU, every instruction of its PTX executed on the CPU."""
-    (local,) = twins.get(Task(Kind.LOCAL, size))
+    (local,) = micro_networks.get(Task(Kind.LOCAL, size))
     if not local.gpu_code:
         claim.needs(Resource.GPU_ENGINE, would_run=f"the INT8 ReLU network compiled for {TARGET}, its PTX executed on this CPU")
         return
@@ -132,7 +134,7 @@ def test_gpu_code_gives_the_reference_bits(claim: ClaimHandle, twins: EvidencePo
     caught, images = differences.pop(ENGINE_CONTROL)
     ((name, (wrong, cases)),) = differences.items()
     evidence = Evidence(
-        ran=f"INT8 ReLU Swin-{size} twin on {cases} test images: {name}, executed thread by thread on this CPU, against the "
+        ran=f"INT8 ReLU micro network {size} on {cases} test images: {name}, executed thread by thread on this CPU, against the "
         "reference engine",
         tier=TARGET,
         seconds=local.seconds["INT8 ReLU, PTX"],
@@ -146,7 +148,7 @@ def test_gpu_code_gives_the_reference_bits(claim: ClaimHandle, twins: EvidencePo
     deliver(claim, wrong, cases, "logit vectors", evidence)
 
 
-def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
+def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimFixture) -> None:
     if lacking := missing(Resource.GPU_ENGINE):
         claim.needs(
             Resource.GPU_ENGINE,
@@ -175,7 +177,7 @@ def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimHandle) -> None:
         claim.reproduced(f"none of {total:,} instructions is floating point", evidence)
 
 
-def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimHandle) -> None:
+def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimFixture) -> None:
     if lacking := missing(Resource.GPU_ENGINE):
         claim.needs(
             Resource.GPU_ENGINE,
@@ -207,8 +209,8 @@ def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimHandle) -> None:
 @cache
 def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
     """fc1 of every stage of Swin T/S/B/L with one epilogue, compiled for TARGET and disassembled."""
-    from geluless.engine.gpu.audit import machine_code
-    from geluless.engine.gpu.audit.shapes import fc1_program
+    from geluless.engine.gpu.codegen_check import machine_code
+    from geluless.engine.gpu.codegen_check.shapes import fc1_program
     from geluless.engine.gpu.compiler import Target, compile_source, sources_of
     from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
     from geluless.sizes import SIZES as SHAPES
@@ -218,7 +220,7 @@ def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
     return tuple(machine_code(compile_source(source, target), target) for source in sources_of(programs))
 
 
-def deliver(claim: ClaimHandle, wrong: int, cases: int, unit: str, evidence: Evidence) -> None:
+def deliver(claim: ClaimFixture, wrong: int, cases: int, unit: str, evidence: Evidence) -> None:
     if wrong:
         claim.refuted(f"{wrong:,} of {cases:,} {unit} differ", evidence)
     else:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from geluless.bench.kernels import STAGES
-from geluless.verdicts import ClaimHandle, Control, Resource
-from geluless.verdicts.lab import TWIN, Lab, kernels_study
+from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import at_every, equivalent, ratio_estimate
-from geluless.verdicts.timed import timed_evidence
+from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_session import CONTROL, TimingSession, kernels_study
 
 
-def test_against_the_bare_gemm_on_this_cpu(claim: ClaimHandle, lab: Lab) -> None:
+def test_against_the_bare_gemm_on_this_cpu(claim: ClaimFixture, timing_session: TimingSession) -> None:
     if claim.lacks(
         Resource.CPU_ENGINE, would_run="fc1 of every stage with the fused ReLU against the same product without activation"
     ):
         return
-    found, whole = lab.study("fc1 kernels", kernels_study()), lab.arms("tiny")
+    found, whole = timing_session.study("fc1 kernels", kernels_study()), timing_session.variants("tiny")
     stages = range(1, len(STAGES) + 1)
     separate = equivalent(whole, "gelu-separate", "relu")
     claim.decide(
@@ -26,12 +26,12 @@ def test_against_the_bare_gemm_on_this_cpu(claim: ClaimHandle, lab: Lab) -> None
             Control.refused(
                 "the network with a separate GELU must not pass as equivalent to the one with the fused ReLU", separate
             ),
-            numbers=tuple(ratio_estimate(found, f"stage {i} {TWIN}", f"stage {i} relu") for i in stages),
+            numbers=tuple(ratio_estimate(found, f"stage {i} {CONTROL}", f"stage {i} relu") for i in stages),
         ),
     )
 
 
-def test_against_the_bare_gemm_on_a_gpu(claim: ClaimHandle) -> None:
+def test_against_the_bare_gemm_on_a_gpu(claim: ClaimFixture) -> None:
     claim.needs(
         Resource.GPU,
         Resource.GPU_ENGINE,

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Resource
-from geluless.verdicts.lab import TWIN, Lab
+from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
+from geluless.verdicts.micro_networks import SIZES
 from geluless.verdicts.rtx4090 import BATCHES, NEEDED, judged
-from geluless.verdicts.timed import timed_evidence
-from geluless.verdicts.twins import SIZES
+from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_on_an_rtx_4090(claim: ClaimHandle, lab: Lab, size: str) -> None:
+def test_on_an_rtx_4090(claim: ClaimFixture, timing_session: TimingSession, size: str) -> None:
     if claim.lacks(
         *NEEDED,
         would_run=f"Swin-{size} INT8 ReLU against FasterTransformer's INT8 example, batches {', '.join(map(str, BATCHES))}, "
         "processes in turns; upper bound of the latency ratio at most 0.89 at every batch, ours verified before it is timed",
     ):
         return
-    claim.decide(*judged(lab.race(size)))
+    claim.decide(*judged(timing_session.race(size)))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_transfer_to_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
+def test_transfer_to_this_cpu(claim: ClaimFixture, timing_session: TimingSession, size: str) -> None:
     """Not the paper's claim: its arithmetic on other hardware. FasterTransformer's structure runs in our engine."""
     if claim.lacks(
         Resource.CPU_ENGINE, would_run=f"Swin-{size} on this CPU: relu against FasterTransformer's structure in the same engine"
     ):
         return
-    found = lab.arms(size)
-    nothing = at_most(found, TWIN, "relu", bound=PAPER_RATIO)
+    found = timing_session.variants(size)
+    nothing = at_most(found, CONTROL, "relu", bound=PAPER_RATIO)
     fused = ratio_estimate(found, "relu", "gelu-fused")
     claim.decide(
         at_most(found, "relu", "gelu-separate", bound=PAPER_RATIO),
@@ -39,7 +39,7 @@ def test_transfer_to_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
             found,
             f"transfer to this CPU: Swin-{size}, batch 1, one thread; relu (fused) against gelu-separate, the structure of "
             "FasterTransformer's INT8 MLP, in one engine that differs in nothing else",
-            Control.refused("relu against its twin must not be 11 % faster", nothing),
+            Control.refused("relu against its A/A control must not be 11 % faster", nothing),
             numbers=(fused, ratio_estimate(found, "relu", "gelu-lut")),
         ),
     )

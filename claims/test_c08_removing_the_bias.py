@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Resource
+from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
 from geluless.verdicts.accuracy import bias_drop, signature_details
-from geluless.verdicts.judge import non_inferiority, paired_drop
-from geluless.verdicts.lab import TWIN, Lab
+from geluless.verdicts.equivalence import non_inferiority, paired_drop
 from geluless.verdicts.latency import contrast_estimate, equivalent, ratio_estimate
+from geluless.verdicts.micro_networks import SIZES, Kind, Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.timed import timed_evidence
-from geluless.verdicts.twins import SIZES, Kind, Task
+from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 FUSED, SEPARATE = "relu-nobias without bias", "relu-separate without bias"
 INTERACTION = {"relu": 1.0, FUSED: -1.0, "relu-separate": -1.0, SEPARATE: 1.0}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_latency_with_and_without_bias(claim: ClaimHandle, lab: Lab, size: str) -> None:
+def test_latency_with_and_without_bias(claim: ClaimFixture, timing_session: TimingSession, size: str) -> None:
     """Judged: with the bias in the accumulator its removal is not needed for speed, the two times are equal within 2 %."""
     if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: fused or separate, with or without fc1's bias"):
         return
-    found = lab.arms(size)
+    found = timing_session.variants(size)
     separate = equivalent(found, "gelu-separate", "relu")
     claim.decide(
         equivalent(found, FUSED, "relu"),
@@ -32,16 +32,16 @@ def test_latency_with_and_without_bias(claim: ClaimHandle, lab: Lab, size: str) 
             Control.refused("a change that costs time, the separate GELU, must not pass as equivalent", separate),
             numbers=(
                 contrast_estimate(found, INTERACTION, label="interaction of bias and fusion"),
-                ratio_estimate(found, TWIN, "relu", label="relu again over relu"),
+                ratio_estimate(found, CONTROL, "relu", label="relu again over relu"),
             ),
         ),
     )
 
 
 @pytest.mark.evidence("base:tiny", "local:tiny", "nobias:tiny")
-def test_accuracy_with_and_without_bias(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None:
+def test_accuracy_with_and_without_bias(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
     """Judged: distilled without fc1's bias, the INT8 network is within 0.5 pp of the one distilled with it."""
-    base, local, without = twins.get(*(Task(kind, "tiny") for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS)))
+    base, local, without = micro_networks.get(*(Task(kind, "tiny") for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS)))
     wrong = non_inferiority(paired_drop(local.correct("fp32-relu"), without.correct("fp32-naive")))
     drop = bias_drop(local, without, "int8-relu")
     claim.decide(

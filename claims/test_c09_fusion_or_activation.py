@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Resource
-from geluless.verdicts.lab import TWIN, Lab
+from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import contrast_above_one, contrast_estimate
-from geluless.verdicts.timed import timed_evidence
-from geluless.verdicts.twins import SIZES
+from geluless.verdicts.micro_networks import SIZES
+from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 # Logarithms of time; separate over fused, GELU over ReLU. GELU fused is the fastest that stays GELU in floating point: erf.
 FUSION = {"gelu-separate": 0.5, "gelu-fused": -0.5, "relu-separate": 0.5, "relu": -0.5}
 ACTIVATION = {"gelu-separate": 0.5, "relu-separate": -0.5, "gelu-fused": 0.5, "relu": -0.5}
 INTERACTION = {"gelu-separate": 1.0, "gelu-fused": -1.0, "relu-separate": -1.0, "relu": 1.0}
-DIFFERENCE = {arm: ACTIVATION[arm] - FUSION[arm] for arm in FUSION}
+DIFFERENCE = {variant: ACTIVATION[variant] - FUSION[variant] for variant in FUSION}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_factorial_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
+def test_factorial_on_this_cpu(claim: ClaimFixture, timing_session: TimingSession, size: str) -> None:
     """Judged: removing GELU earns more than fusing it. Both effects and their interaction stand beside it."""
     if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: the factorial of separate or fused and GELU or ReLU"):
         return
-    found = lab.arms(size)
+    found = timing_session.variants(size)
     effects = {
         "separate over fused": FUSION,
         "GELU over ReLU": ACTIVATION,
         "interaction": INTERACTION,
         "GELU over ReLU when GELU is a table": {"gelu-lut": 1.0, "relu": -1.0},
     }
-    nothing = contrast_above_one(found, {TWIN: 1.0, "relu": -1.0}, label="effect of a new label")
+    nothing = contrast_above_one(found, {CONTROL: 1.0, "relu": -1.0}, label="effect of a new label")
     claim.decide(
         contrast_above_one(found, DIFFERENCE, label="activation's effect over fusion's"),
         timed_evidence(
@@ -41,5 +41,5 @@ def test_factorial_on_this_cpu(claim: ClaimHandle, lab: Lab, size: str) -> None:
     )
 
 
-def test_factorial_on_a_gpu(claim: ClaimHandle) -> None:
+def test_factorial_on_a_gpu(claim: ClaimFixture) -> None:
     claim.needs(Resource.GPU, Resource.GPU_ENGINE, would_run="the same factorial with CUDA events")

@@ -1,20 +1,20 @@
 """c13: how sensitive is the distillation to its hyper-parameters and data?
 
-One factor at a time around a base recipe, on the tiny twin. By default the cheap settings of 'local', one seed; `--full` adds the
-dear ones, the paper's recipe (whose blocks can also be taken backwards: 'local' fits each block to the student's earlier ones and
-walks forward by construction), and three seeds.
+One factor at a time around a base recipe, on the tiny micro network. By default the cheap settings of 'local', one seed;
+`--full` adds the dear ones, the paper's recipe (whose blocks can also be taken backwards: 'local' fits each block to the
+student's earlier ones and walks forward by construction), and three seeds.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Evidence, Judgement, Resource, Verdict
+from geluless.verdicts import ClaimFixture, Control, Evidence, Judgement, Resource, Verdict
 from geluless.verdicts.ablation import CONTROL, SETTINGS
 from geluless.verdicts.accuracy import ablation_table
-from geluless.verdicts.judge import better_than, non_inferiority, paired_drop
+from geluless.verdicts.equivalence import better_than, non_inferiority, paired_drop
+from geluless.verdicts.micro_networks import SEED, SEEDS, Kind, Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.twins import SEED, SEEDS, Kind, Task
 from geluless.verdicts.verdict import all_of
 
 SIZE = "tiny"
@@ -41,11 +41,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("factor", [pytest.param(name, id=name.replace(" ", "-"), marks=marks) for name in factors])
 
 
-def test_ablation_on_the_embedded_twins(claim: ClaimHandle, twins: EvidencePool, tier: str, factor: str) -> None:
+def test_ablation_on_the_embedded_networks(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, factor: str) -> None:
     """Judged: the recovery holds at every value of this factor, with every seed, within 0.5 pp of the teacher."""
     tasks = family(full=claim.full)
-    parts = dict(zip(tasks, twins.get(*tasks), strict=True))
-    base, nothing = twins.get(BASE, NOTHING)
+    parts = dict(zip(tasks, micro_networks.get(*tasks), strict=True))
+    base, nothing = micro_networks.get(BASE, NOTHING)
     gelu, naive, still = base.correct("fp32-gelu"), base.correct("fp32-naive"), nothing.correct("fp32-relu")
     table = ablation_table(parts, SIZE)
     own = {task: part for task, part in parts.items() if task.setting and SETTINGS[task.setting].factor == factor}
@@ -85,7 +85,7 @@ def _named(name: str, judgement: Judgement) -> Judgement:
     return Judgement(judgement.verdict, f"{name}: {judgement.sentence}", judgement.estimates, judgement.n_needed)
 
 
-def test_data_fraction_on_imagenet(claim: ClaimHandle) -> None:
+def test_data_fraction_on_imagenet(claim: ClaimFixture) -> None:
     claim.needs(
         Resource.IMAGENET,
         Resource.IMAGENET_TRAIN,

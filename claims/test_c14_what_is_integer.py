@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimHandle, Control, Estimate, Evidence, Verdict
-from geluless.verdicts.judge import ratio_above_one
+from geluless.verdicts import ClaimFixture, Control, Estimate, Evidence, Verdict
+from geluless.verdicts.equivalence import ratio_above_one
+from geluless.verdicts.micro_networks import ROUNDING_SIZE, Kind, Task
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.statistics import deal_at_random, mean_ratio
-from geluless.verdicts.twins import ROUNDING_SIZE, Kind, Task
 
 TASK = Task(Kind.LOCAL, ROUNDING_SIZE)
 MLP_PATH = ("norm2", "fc1", "hidden", "fc2")
 
 
 @pytest.mark.evidence(str(TASK))
-def test_the_mlp_path_is_integer(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None:
-    (local,) = twins.get(TASK)
+def test_the_mlp_path_is_integer(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
+    (local,) = micro_networks.get(TASK)
     manifest = local.manifests["int8-relu"]
     on_path = [row for row in manifest if row["tensor"].split()[0] in MLP_PATH]
     floats = [row for row in on_path if "float" in row["dtype"]]
@@ -44,14 +44,14 @@ def test_the_mlp_path_is_integer(claim: ClaimHandle, twins: EvidencePool, tier: 
 
 
 @pytest.mark.evidence(str(TASK))
-def test_one_rounding_is_closer_than_two(claim: ClaimHandle, twins: EvidencePool, tier: str) -> None:
-    (local,) = twins.get(TASK)
+def test_one_rounding_is_closer_than_two(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
+    (local,) = micro_networks.get(TASK)
     errors = local.errors
     single = errors["single"]
     identical = bool((errors["single-again"] == single).all())
     # At 99.9 % instead of 95 %: a sound check may raise a false alarm once in a thousand data sets, not once in twenty.
     dealt = ratio_above_one(
-        *deal_at_random(errors["double"], single, seed=14), name="error ratio of randomly dealt arms", confidence=0.999
+        *deal_at_random(errors["double"], single, seed=14), name="error ratio of randomly dealt variants", confidence=0.999
     )
     beside = []
     for name in ("ft1", "ft2"):
@@ -60,12 +60,12 @@ def test_one_rounding_is_closer_than_two(claim: ClaimHandle, twins: EvidencePool
     claim.decide(
         ratio_above_one(errors["double"], single, name="mean squared logit error, two roundings over one"),
         Evidence(
-            ran=f"the distilled {TASK.size} twin quantized twice with profile best, the rounding of every linear layer being the "
-            f"only difference; squared logit error against FP32 on {len(single):,} test images, paired bootstrap",
+            ran=f"the distilled micro network {TASK.size} quantized twice with profile best, only the rounding of "
+            f"every linear layer being different; squared logit error to FP32, {len(single):,} test images, paired bootstrap",
             tier=tier,
             seconds=sum(value for step, value in local.seconds.items() if step.startswith("rounding")),
             control=Control(
-                "A/A: the same artifact made and run twice must be identical, and randomly dealt arms must show no difference",
+                "A/A: the same artifact made and run twice must be identical, randomly dealt roundings must show no difference",
                 f"{'identical' if identical else 'NOT identical'}; {dealt.sentence}",
                 identical and dealt.verdict is not Verdict.REPRODUCED,
             ),

@@ -13,7 +13,7 @@ from ci.gate.gpu_code import KernelChange
 from ci.gate.judgement import Judgement, Outcome
 from ci.gate.machine_code import Change
 from ci.gate.record import Point
-from geluless.report.peers_plot import standalone
+from geluless.report.baselines_plot import standalone
 from geluless.report.plots import FAINT, SERIES, frame, svg
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ Announce = Callable[[str], object]
 
 @dataclass
 class Duel:
-    """samples: contenders (side, name) as "side name". isa: the instruction set, or both where they differ. wrong: what the head
+    """samples: candidates (side, name) as "side name". isa: the instruction set, or both where they differ. wrong: what the head
     computes wrongly, by name; mended: what only the base does. missing: of the base's workloads, those that the head does not
     have; new: the reverse. changed: those whose outputs differ between the two. disturbed: why something that can be timed was
     not: the machine was too busy."""

@@ -17,21 +17,21 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from geluless.distillation import distill as distill
     from geluless.engine.engine import Engine as Engine
+    from geluless.integer.artifact import Artifact as Artifact
+    from geluless.integer.artifact import load_artifact as load_artifact
     from geluless.models.activations import replace_gelu as replace_gelu
     from geluless.models.swin import create_model as create_model
-    from geluless.ptq.artifact import Artifact as Artifact
-    from geluless.ptq.artifact import load_artifact as load_artifact
     from geluless.ptq.profiles import Profile as Profile
     from geluless.ptq.quantize import quantize as quantize
 
 # Imported on first use, so that `geluless --help` does not wait for torch.
 _HOME = {
-    "Artifact": "geluless.ptq.artifact",
+    "Artifact": "geluless.integer.artifact",
     "Engine": "geluless.engine.engine",
     "Profile": "geluless.ptq.profiles",
     "create_model": "geluless.models.swin",
     "distill": "geluless.distillation",
-    "load_artifact": "geluless.ptq.artifact",
+    "load_artifact": "geluless.integer.artifact",
     "quantize": "geluless.ptq.quantize",
     "replace_gelu": "geluless.models.activations",
 }

@@ -15,6 +15,7 @@ from contextlib import nullcontext, redirect_stdout
 
 from geluless.commands import (
     audit,
+    baselines,
     bench,
     compare,
     distill,
@@ -22,7 +23,6 @@ from geluless.commands import (
     export,
     harness,
     import_,
-    peers,
     predict,
     quantize,
     report,
@@ -32,7 +32,7 @@ from geluless.commands import (
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
-VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, peers, tune, audit, predict, report)
+VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, audit, predict, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

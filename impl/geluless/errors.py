@@ -25,8 +25,8 @@ class ArtifactError(GelulessError):
     """The artifact is truncated, altered, forged, or contradicts itself."""
 
 
-class ArmError(GelulessError):
-    """The arm does not exist or does not fit the artifact's activation."""
+class VariantError(GelulessError):
+    """The variant does not exist or does not fit the artifact's activation."""
 
 
 class ExportError(GelulessError):

@@ -1,4 +1,4 @@
-"""Which code a record is of: a verdict made by other code says nothing about this one."""
+"""Which code a record is of: what other code has made says nothing about this one."""
 
 from __future__ import annotations
 
@@ -10,37 +10,51 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 CLAIMS = PACKAGE.parent.parent / "claims"  # beside the package in a clone; elsewhere there is none
 SUFFIXES = (".py", ".h", ".cpp", ".toml")
-ONLY_SHOW = ("report", "commands", "cli.py")  # what draws and prints: it changes no verdict
-BENCH = ("intervals", "load", "networks", "paired", "study", "study_worker", "verification")
-TIMING = (*(f"bench/{name}.py" for name in BENCH), "engine", "verdicts/latency.py", "verdicts/harness.py")
+ONLY_SHOW = ("report", "commands", "cli.py", "pytest_plugin.py")  # what draws and prints: it changes no verdict
+ARTIFACTS = ("integer", "models", "ptq")
+TIMING = ("bench", "engine", "integer", "verdicts/latency.py", "verdicts/harness.py")
+COMPARISON = ("baselines", "bench", "engine/__init__.py", "engine/engine.py", "engine/cpu", "integer", "ptq")
 
 
 @cache
 def verdict_sources() -> str:
-    """sha256 in hex over everything that decides a verdict: the package but for ONLY_SHOW, and the claims."""
-    shown = {path for name in ONLY_SHOW for path in _files(PACKAGE / name)}
-    return _digest([path for path in (*_files(PACKAGE), *_files(CLAIMS)) if path not in shown])
+    """Everything that decides a verdict: the package but for ONLY_SHOW, and the claims."""
+    names = [path.name for path in PACKAGE.iterdir() if path.name not in ONLY_SHOW]
+    return digest(*(PACKAGE / name for name in names), *([CLAIMS] if CLAIMS.is_dir() else []))
 
 
 @cache
 def timing_sources() -> str:
-    """The same over what is timed and how."""
-    return _digest([path for name in TIMING for path in _files(PACKAGE / name)])
+    """What is timed, and how."""
+    return digest(*(PACKAGE / name for name in TIMING))
 
 
-def _files(root: Path) -> Iterator[Path]:
-    found = [root] if root.is_file() else sorted(root.rglob("*"))
-    return (path for path in found if path.suffix in SUFFIXES)
+@cache
+def comparison_sources() -> str:
+    """What the comparison with other engines depends on, and what they are prepared from."""
+    return digest(*(PACKAGE / name for name in COMPARISON))
 
 
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        root = CLAIMS if path.is_relative_to(CLAIMS) else PACKAGE
-        digest.update(source_line(path, root))
-    return digest.hexdigest()
+@cache
+def artifact_sources() -> str:
+    """What makes an artifact of a network."""
+    return digest(*(PACKAGE / name for name in ARTIFACTS))
 
 
-def source_line(path: Path, root: Path) -> bytes:
-    """What a file adds to a digest: its place and its content."""
-    return f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+def digest(*places: Path) -> str:
+    """sha256 in hex over the sources in files and folders, their places and their contents.
+
+    Raises FileNotFoundError for a place that is not there: a digest that silently leaves out what was renamed vouches for code
+    it has not seen.
+    """
+    found = hashlib.sha256()
+    for path in sorted({path for place in places for path in _files(place)}):
+        name = path.relative_to(PACKAGE.parent.parent).as_posix()
+        found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _files(place: Path) -> Iterator[Path]:
+    if not place.exists():
+        raise FileNotFoundError(f"{place} is not there: if it was renamed, name it anew in {Path(__file__).name}")
+    return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.suffix in SUFFIXES)

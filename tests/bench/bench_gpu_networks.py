@@ -1,7 +1,8 @@
 """Whole networks on a CUDA device: `pytest tests/bench/bench_gpu_networks.py --gpu`, or `nox -s gpu`, which writes the JSON.
 
 pytest-benchmark's own columns are the host's: a call and the wait for the device. What the device took is in the extra
-information, between two events on it, as `geluless bench --backend gpu` measures it. Every arm is verified before it is timed.
+information, between two events on it, as `geluless bench --backend gpu` measures it. Every variant is verified before it is
+timed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from geluless.bench import intervals
-from geluless.bench.contenders import prepare
+from geluless.bench.candidates import prepare
 from geluless.bench.gpu_timing import GpuTiming
 from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.paired import time_paired
@@ -20,29 +21,29 @@ from geluless.bench.telemetry import Telemetry
 
 ROUNDS = 30
 SECONDS = 2.0  # of samples between events
-ARMS = ("relu", "gelu-separate", "gelu-lut")
+VARIANTS = ("relu", "gelu-separate", "gelu-lut")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("batch", [1, 32])
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("size", SIZES)
-def test_network(benchmark: BenchmarkFixture, size: str, arm: str, batch: int) -> None:
+def test_network(benchmark: BenchmarkFixture, size: str, variant: str, batch: int) -> None:
     import torch
 
-    artifact = random_artifact(SIZES[size], relu=arm.startswith("relu"))
-    contender = prepare(artifact, arm, random_images(artifact, batch), backend="gpu", isa=None, threads=1, gpu=GpuTiming())
-    assert contender.verified, contender.correctness
+    artifact = random_artifact(SIZES[size], relu=variant.startswith("relu"))
+    candidate = prepare(artifact, variant, random_images(artifact, batch), backend="gpu", isa=None, threads=1, gpu=GpuTiming())
+    assert candidate.verified, candidate.correctness
 
     def call() -> None:
-        contender.call()
+        candidate.call()
         torch.cuda.synchronize()
 
     with Telemetry() as telemetry:
-        samples = time_paired({arm: contender.call}, seconds=SECONDS, stopwatch=contender.stopwatch)
+        samples = time_paired({variant: candidate.call}, seconds=SECONDS, stopwatch=candidate.stopwatch)
         benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=3)
-    benchmark.extra_info["device_seconds"] = asdict(intervals.median(samples, arm))
-    benchmark.extra_info["correctness"] = contender.correctness
+    benchmark.extra_info["device_seconds"] = asdict(intervals.median(samples, variant))
+    benchmark.extra_info["correctness"] = candidate.correctness
     benchmark.extra_info["gpu"] = telemetry.record()
     assert telemetry.rows, telemetry.missing
     assert not telemetry.throttled, "the device held its clocks down meanwhile"

@@ -27,7 +27,7 @@ from geluless.errors import GelulessError, MissingResource
 
 if TYPE_CHECKING:
     from geluless.engine.engine import Engine
-    from geluless.engine.gpu.machines.cuda import CudaMachine, Loaded
+    from geluless.engine.gpu.executors.cuda import CudaMachine, Loaded
 
 FLUSH_FACTOR = 4  # buffers of this many times the level-2 cache leave nothing of it
 MOST_AHEAD = 64  # passes before the timed one: a device that is through with so many at once is not worth timing this way
@@ -46,7 +46,7 @@ class GpuTiming:
         import torch
 
         from geluless.engine.gpu import GpuNetwork
-        from geluless.engine.gpu.machines.cuda import CudaMachine
+        from geluless.engine.gpu.executors.cuda import CudaMachine
 
         network = engine.network
         if not isinstance(network, GpuNetwork) or not isinstance(network.machine, CudaMachine):

@@ -1,13 +1,13 @@
 """Medians, ratios of medians and shares of peak, with intervals.
 
-Within a process, blocks are resampled (bootstrap). A block is resampled whole: its contenders stay together, so drift that moves
+Within a process, blocks are resampled (bootstrap). A block is resampled whole: its candidates stay together, so drift that moves
 a block moves both sides of a ratio alike. For the same reason a ratio is the median of the blocks' quotients, not the quotient of
 two medians, which needs twice the width where the clock drifts.
 
 A process keeps its memory layout for life, and layouts differ by a percent or two: what matters for a claim is the next process.
 `ratio_over_processes` is therefore Student's interval over the processes' own medians, on the log scale. A bootstrap of processes
 and then blocks is no substitute: of five processes it covers between 86 and 97 % where it says 90, depending on which of the two
-varies more; Student's covers 88 to 93 (tests/unit/test_bench_coverage.py simulates both).
+varies more; Student's covers 88 to 93 (tests/bench/test_interval_coverage.py simulates both).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Interval:
 
 
 def median(samples: Samples, name: str, *, seed: int = 0) -> Interval:
-    """Median time of a contender in seconds."""
+    """Median time of a candidate in seconds."""
     return _bootstrap(samples, lambda rows: np.median(samples.seconds[name][rows], axis=-1), seed=seed)
 
 

@@ -77,7 +77,7 @@ def kernel_call(entry: KernelEntry, *, seed: int) -> tuple[Callable[[], object],
         raise SystemExit(f"{entry.name} is not timed: WRONG: {wrong}")
     row = {
         "name": entry.name,
-        "arm": entry.epilogue,
+        "variant": entry.epilogue,
         "isa": isa,
         "threads": 1,
         "batch": 1,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geluless import sizes
 from geluless.cache import default_cache
+from geluless.sources import artifact_sources
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from geluless.ptq.artifact import Artifact
+    from geluless.integer.artifact import Artifact
 
 RANDOM = " (random)"  # behind the name of a network with random weights
 SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # timm's names
@@ -23,18 +23,18 @@ SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # tim
 def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int = 0, cache: Path | None = None) -> Artifact:
     """An artifact of profile `best` of timm's network `name` with random weights, calibrated on one random batch.
 
-    With `drop_bias` a ReLU network has no fc1 bias: the arm relu-nobias. For timing and for comparing engines only; its
+    With `drop_bias` a ReLU network has no fc1 bias: the variant relu-nobias. For timing and for comparing engines only; its
     predictions mean nothing. Kept in `cache` (default: the user's cache folder), one file per network, kind and seed: 29 MB
     for Swin-T, 198 MB for Swin-L. Making it takes 5 to 20 s on two cores and up to 2.2 GB of memory, reading it again a
     second. Raises ModelError for an unknown name, OSError where the cache cannot be written.
     """
     from geluless.errors import ArtifactError
-    from geluless.ptq.artifact import SUFFIX, load_artifact
+    from geluless.integer.artifact import SUFFIX, load_artifact
 
     folder = cache or default_cache()
     kind = "gelu" if not relu else "relu-nobias" if drop_bias else "relu"
     stem = f"{name}_{kind}_{seed}"
-    path = folder / f"{stem}_{_recipe_digest()}{SUFFIX}"
+    path = folder / f"{stem}_{artifact_sources()[:12]}{SUFFIX}"
     if path.exists():
         try:
             return load_artifact(path)
@@ -72,14 +72,3 @@ def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
     if relu:
         replace_gelu(model, drop_bias=drop_bias)
     return quantize(model, [images], profile="best", name=f"{name}{RANDOM}")
-
-
-def _recipe_digest() -> str:
-    """Changes with the code that makes artifacts, so that a cache never outlives it."""
-    from geluless import engine, ptq
-
-    digest = hashlib.sha256()
-    for module in (ptq, engine):
-        for path in sorted(Path(str(module.__file__)).parent.glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]

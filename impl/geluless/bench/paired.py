@@ -1,7 +1,7 @@
-"""Paired, interleaved timing: every contender is timed in every block, in random order.
+"""Paired, interleaved timing: every candidate is timed in every block, in random order.
 
 What is measured: the wall-clock time of one call, on one machine, with caches warmed by the calls before it. Clocks drift
-by several percent within seconds; two contenders are comparable only block by block, and a rate only against a peak loop
+by several percent within seconds; two candidates are comparable only block by block, and a rate only against a peak loop
 that was timed right beside it. What is not measured: cold starts, memory, anything under load from other processes (the
 spread of the peak loop tells when that happened).
 
@@ -27,9 +27,9 @@ Stopwatch = Callable[[Callable[[], object]], float]  # runs the call and returns
 class Samples:
     """Times of one comparison.
 
-    seconds: float64 [blocks] per contender, in the order of the blocks. peak: operations per second of the peak loop around
-    each of those samples, float64 [blocks] per contender; empty without a peak loop. order: int64 [blocks, contenders], the
-    contenders of a block (by their place in `seconds`) as they ran; empty where it is not known. processes: the number of
+    seconds: float64 [blocks] per candidate, in the order of the blocks. peak: operations per second of the peak loop around
+    each of those samples, float64 [blocks] per candidate; empty without a peak loop. order: int64 [blocks, candidates], the
+    candidates of a block (by their place in `seconds`) as they ran; empty where it is not known. processes: the number of
     blocks of each process, one process after the other; () means that all blocks are of one.
     """
 
@@ -41,7 +41,7 @@ class Samples:
     def __post_init__(self) -> None:
         lengths = {len(values) for values in (*self.seconds.values(), *self.peak.values())}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"every contender needs the same number of samples, at least one: not {sorted(lengths)}")
+            raise ValueError(f"every candidate needs the same number of samples, at least one: not {sorted(lengths)}")
         if self.processes and (sum(self.processes) != self.blocks or min(self.processes) < 1):
             raise ValueError(f"{self.blocks} blocks cannot come from processes with {list(self.processes)}")
 
@@ -60,7 +60,7 @@ class Samples:
 
 
 def time_paired(
-    contenders: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Callable[[], object]],
     *,
     seconds: float = 10.0,
     min_blocks: int = 15,
@@ -71,22 +71,22 @@ def time_paired(
     watch: Callable[[float], object] | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Samples:
-    """Time all contenders in blocks until `seconds` are over, but at least `min_blocks` blocks.
+    """Time all candidates in blocks until `seconds` are over, but at least `min_blocks` blocks.
 
     `peak` runs a loop of known work and returns its rate; it runs before and after each sample, and the mean of the two
     counts. `watch` gets the seconds since the first block, between blocks. `stopwatch` times a call where the wall clock cannot:
-    work that runs on after the call returns, as a GPU's does. Raises ValueError without contenders or blocks.
+    work that runs on after the call returns, as a GPU's does. Raises ValueError without candidates or blocks.
     """
-    if not contenders:
-        raise ValueError("nothing to time: give at least one contender")
+    if not candidates:
+        raise ValueError("nothing to time: give at least one candidate")
     if min_blocks < 1:
         raise ValueError(f"min_blocks must be at least 1, not {min_blocks}")
-    names, coin = list(contenders), np.random.default_rng(seed)
+    names, coin = list(candidates), np.random.default_rng(seed)
     order: list[NDArray[np.intp]] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(warm_up):
-        for call in contenders.values():
+        for call in candidates.values():
             call()
     collecting = gc.isenabled()
     gc.disable()
@@ -98,10 +98,10 @@ def time_paired(
                 name = names[index]
                 before = peak() if peak else 0.0
                 if stopwatch:
-                    times[name].append(stopwatch(contenders[name]))
+                    times[name].append(stopwatch(candidates[name]))
                 else:
                     started = clock()
-                    contenders[name]()
+                    candidates[name]()
                     times[name].append((clock() - started) / 1e9)
                 if peak:
                     rates[name].append((before + peak()) / 2)
@@ -118,13 +118,13 @@ def time_paired(
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
-    """The samples of several processes as one. Raises ValueError unless all timed the same contenders in the same way."""
+    """The samples of several processes as one. Raises ValueError unless all timed the same candidates in the same way."""
     if not parts:
         raise ValueError("nothing to join: give the samples of at least one process")
     first = parts[0]
     for part in parts:
         if list(part.seconds) != list(first.seconds) or list(part.peak) != list(first.peak):
-            raise ValueError(f"these samples are of other contenders: {list(part.seconds)}, not {list(first.seconds)}")
+            raise ValueError(f"these samples are of other candidates: {list(part.seconds)}, not {list(first.seconds)}")
     known = all(len(part.order) for part in parts)
     return Samples(
         {name: np.concatenate([part.seconds[name] for part in parts]) for name in first.seconds},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geluless.bench import intervals
-from geluless.bench.contenders import Contender
+from geluless.bench.candidates import Candidate
 from geluless.bench.environment import environment_record
 from geluless.bench.paired import Samples
 from geluless.errors import GelulessError
@@ -26,7 +26,7 @@ class Record:
     """JSON values. `samples`, `peak` and `order` are those of paired.Samples; everything else follows from them or names what
     they are samples of.
 
-    contenders: one row each in the order given, with its intervals. ratios: the first contender's time over that of each other.
+    candidates: one row each in the order given, with its intervals. ratios: the first candidate's time over that of each other.
     """
 
     format: int
@@ -35,10 +35,10 @@ class Record:
     batch: int
     threads: int
     operations: int  # multiply-accumulates per call
-    blocks: int  # samples of each contender
+    blocks: int  # samples of each candidate
     processes: list[int]
     peak_spread: float
-    contenders: list[dict[str, Any]]
+    candidates: list[dict[str, Any]]
     ratios: list[dict[str, Any]]
     unit: str  # of `samples`
     samples: dict[str, list[float]]
@@ -47,8 +47,8 @@ class Record:
     environment: dict[str, Any]
 
     def to_json(self) -> str:
-        """What is kept in a file. Raises ValueError when a contender is not verified: a speed of wrong results is no speed."""
-        for row in self.contenders:
+        """What is kept in a file. Raises ValueError when a candidate is not verified: a speed of wrong results is no speed."""
+        for row in self.candidates:
             if not row["verified"]:
                 raise ValueError(f"{row['name']} is not kept: {row['correctness']}")
         return json.dumps(asdict(self), indent=1, allow_nan=False)
@@ -67,9 +67,9 @@ class Record:
         )
 
 
-def make_record(samples: Samples, contenders: Sequence[Contender], *, batch: int, operations: int) -> Record:
+def make_record(samples: Samples, candidates: Sequence[Candidate], *, batch: int, operations: int) -> Record:
     """`operations`: multiply-accumulates of one call, for the share of peak."""
-    first = contenders[0]
+    first = candidates[0]
     return Record(
         format=FORMAT,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,10 +80,10 @@ def make_record(samples: Samples, contenders: Sequence[Contender], *, batch: int
         blocks=samples.blocks,
         processes=list(samples.processes or (samples.blocks,)),
         peak_spread=samples.peak_spread,
-        contenders=[_row(samples, contender, operations) for contender in contenders],
+        candidates=[_row(samples, candidate, operations) for candidate in candidates],
         ratios=[
             {"of": first.name, "to": other.name, **asdict(intervals.ratio(samples, first.name, other.name))}
-            for other in contenders[1:]
+            for other in candidates[1:]
         ],
         unit="seconds",
         samples={name: values.tolist() for name, values in samples.seconds.items()},
@@ -111,18 +111,18 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _row(samples: Samples, contender: Contender, operations: int) -> dict[str, Any]:
-    time, share = intervals.median(samples, contender.name), None
-    if contender.name in samples.peak:
-        share = asdict(intervals.share_of_peak(samples, contender.name, operations=operations, threads=contender.threads))
+def _row(samples: Samples, candidate: Candidate, operations: int) -> dict[str, Any]:
+    time, share = intervals.median(samples, candidate.name), None
+    if candidate.name in samples.peak:
+        share = asdict(intervals.share_of_peak(samples, candidate.name, operations=operations, threads=candidate.threads))
     return {
-        "name": contender.name,
-        "arm": contender.arm,
-        "artifact": contender.artifact_hash,
-        "backend": contender.backend,
-        "isa": contender.isa,
-        "verified": contender.verified,
-        "correctness": contender.correctness,
+        "name": candidate.name,
+        "variant": candidate.variant,
+        "artifact": candidate.artifact_hash,
+        "backend": candidate.backend,
+        "isa": candidate.isa,
+        "verified": candidate.verified,
+        "correctness": candidate.correctness,
         "milliseconds": {key: 1000 * value for key, value in asdict(time).items()},
         "share_of_peak": share,
     }

@@ -1,4 +1,4 @@
-"""Several arms or networks timed together, block by block, in several fresh processes: what the claims about latency read.
+"""Several variants or networks timed together, block by block, in several fresh processes: what the claims about latency read.
 
 The protocol, fixed beforehand. A process builds every entry, in an order of its own, verifies it (the first process against the
 reference, the others against the logits that were verified there, bit for bit), warms up for WARM_UP seconds, and times all
@@ -37,11 +37,11 @@ class StudyError(GelulessError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing to time. `arm` decides the activation; weights are random, which takes the same time."""
+    """One thing to time. `variant` decides the activation; weights are random, which takes the same time."""
 
     name: str
     model: str  # timm's name
-    arm: str
+    variant: str
     drop_bias: bool = False
     isa: str | None = None  # None: the best one here
     threads: int = 1

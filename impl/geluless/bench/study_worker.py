@@ -20,7 +20,7 @@ from geluless.bench.study import WARM_UP, Entry
 from geluless.bench.verification import verify_call
 from geluless.engine.cpu import CpuNetwork
 from geluless.engine.engine import Engine
-from geluless.ptq import Artifact
+from geluless.integer.artifact import Artifact
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -36,14 +36,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             calls[kernel.name], rows[kernel.name] = kernel_call(kernel, seed=request["seed"])
             continue
         entry = Entry(**fields)
-        key = (entry.model, entry.arm.startswith("relu"), entry.drop_bias)
+        key = (entry.model, entry.variant.startswith("relu"), entry.drop_bias)
         if key not in artifacts:
             artifacts[key] = random_artifact(entry.model, relu=key[1], drop_bias=entry.drop_bias)
-        engine = Engine(artifacts[key], "cpu", arm=entry.arm, threads=entry.threads, isa=entry.isa)
+        engine = Engine(artifacts[key], "cpu", variant=entry.variant, threads=entry.threads, isa=entry.isa)
         if not isinstance(engine.network, CpuNetwork):
             raise SystemExit("the compiled engine is missing: nothing would be timed but numpy")
         images = inputs(artifacts[key], entry.batch, seed=request["seed"])
-        calls[entry.name], row = contender(entry, engine, images, request["expected"], verified)
+        calls[entry.name], row = candidate(entry, engine, images, request["expected"], verified)
         rows[entry.name] = {**row, "memory_bytes": engine.network.bytes}
     calls = {name: calls[name] for name in names}
     warm_up(calls)
@@ -54,7 +54,7 @@ def building_order(entries: list[dict[str, Any]], *, seed: list[int]) -> list[in
     """Places of the entries, in the order in which this process builds them: drawn anew for every process.
 
     Where an entry's memory comes to lie can take several per cent, and depends on what was built before. So it is noise between
-    processes and no property of an arm. Kernels of one shape stay together: they share their buffers.
+    processes and no property of a variant. Kernels of one shape stay together: they share their buffers.
     """
     groups: dict[object, list[int]] = {}
     for place, entry in enumerate(entries):
@@ -73,17 +73,17 @@ def inputs(artifact: Artifact, batch: int, *, seed: int) -> NDArray[np.float32]:
     return images
 
 
-Verified = dict[tuple[str, str, str], str]  # by artifact, arm and logits: how this process verified them
+Verified = dict[tuple[str, str, str], str]  # by artifact, variant and logits: how this process verified them
 
 
-def contender(
+def candidate(
     entry: Entry, engine: Engine, images: NDArray[np.float32], expected: dict[str, str] | None, verified: Verified
 ) -> tuple[Callable[[], object], dict[str, Any]]:
     """The call to time and what it is. Ends the process when its logits are wrong: a wrong result has no speed."""
     logits = engine(images)
     digest = hashlib.sha256(logits.tobytes()).hexdigest()
-    key = (engine.artifact.content_hash, engine.arm, digest)
-    if expected is None and key in verified:  # a twin: the very logits that the reference confirmed
+    key = (engine.artifact.content_hash, engine.variant, digest)
+    if expected is None and key in verified:  # an A/A control: the very logits that the reference confirmed
         correctness, good = verified[key], True
     elif expected is None:
         correctness, good = verify_call(engine, images, lambda: engine(images))
@@ -95,7 +95,7 @@ def contender(
         raise SystemExit(f"{entry.name} is not timed: {correctness}")
     row = {
         "name": entry.name,
-        "arm": engine.arm,
+        "variant": engine.variant,
         "isa": engine.isa,
         "threads": entry.threads,
         "batch": entry.batch,

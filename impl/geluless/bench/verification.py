@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 Run = Callable[[], NDArray[np.float32]]
 
-# Arms whose fp32 GELU may miss the reference's by its last bit. That moves a hidden value by one step where the value lies on
+# Variants whose fp32 GELU may miss the reference's by its last bit. That moves a hidden value by one step where the value lies on
 # a tie, a few times in a million; another GELU moves every fourth.
-FLOAT_ARMS = frozenset({"gelu-fused", "gelu-poly", "gelu-separate"})
-GPU_FLOAT_ARMS = FLOAT_ARMS | {"gelu-shift"}  # its last product is fp32 there
+FLOAT_VARIANTS = frozenset({"gelu-fused", "gelu-poly", "gelu-separate"})
+GPU_FLOAT_VARIANTS = FLOAT_VARIANTS | {"gelu-shift"}  # its last product is fp32 there
 MOVED_SHARE = 1e-3  # of the values of one hidden tensor; one value is always allowed
 
 
@@ -29,7 +29,7 @@ def verify_call(engine: Engine, images: NDArray[np.float32], run: Run) -> tuple[
     from geluless.engine.engine import Engine
 
     logits = run()
-    floats = engine.arm in {"cpu": FLOAT_ARMS, "gpu": GPU_FLOAT_ARMS}.get(engine.backend, ())
+    floats = engine.variant in {"cpu": FLOAT_VARIANTS, "gpu": GPU_FLOAT_VARIANTS}.get(engine.backend, ())
     others: list[int] = []
     if len(images) > 1 and engine.backend != "reference":
         others = [i for i in range(len(images)) if not np.array_equal(engine(images[i : i + 1])[0], logits[i])]
@@ -37,7 +37,7 @@ def verify_call(engine: Engine, images: NDArray[np.float32], run: Run) -> tuple[
         return f"WRONG: image {others[0]} alone has other logits than in the batch", False
     if floats:
         return _step_by_step(engine, images, logits, sorted({0, *others}))
-    expected = Engine(engine.artifact, arm=engine.arm, threads=1)(images[:1])
+    expected = Engine(engine.artifact, variant=engine.variant, threads=1)(images[:1])
     if np.array_equal(logits[:1], expected):
         return "equal to the reference", True
     distance = float(np.abs(logits[:1] - expected).max() / max(float(expected.std()), 1e-30))
@@ -50,7 +50,7 @@ def _step_by_step(engine: Engine, images: NDArray[np.float32], logits: NDArray[n
     The logits alone tell nothing: one hidden value on a tie moves them as far, by the end, as another GELU does. With the
     engine's hidden tensors as its own, the reference must agree on everything else to the bit, logits included.
     """
-    from geluless.engine import reference
+    from geluless.integer import reference
 
     plan, tensors = engine.artifact.plan, engine.artifact.tensors
     problems: list[str] = []
@@ -72,7 +72,7 @@ def _step_by_step(engine: Engine, images: NDArray[np.float32], logits: NDArray[n
         again, traced = _traced(engine, images, i)
         if not np.array_equal(again, logits[i]):
             return "WRONG: a second run gives other logits", False
-        expected = reference.forward(images[i : i + 1], plan, tensors, engine.arm, compare)
+        expected = reference.forward(images[i : i + 1], plan, tensors, engine.variant, compare)
         if not problems and not np.array_equal(logits[i], expected[0]):
             problems.append("the logits are others")
         if problems:

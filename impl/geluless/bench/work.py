@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geluless.engine.plan import Attention, Linear, Plan, Stage
+from geluless.integer.plan import Attention, Linear, Plan, Stage
 
 
 def macs(plan: Plan) -> int:

@@ -22,7 +22,7 @@ from geluless.bench.verification import verify_call
 from geluless.engine.cpu import native
 from geluless.engine.cpu.lowering import Attention, Layer, Norm, shift_gelu_constants
 from geluless.engine.engine import Engine
-from geluless.engine.plan import Linear, Mlp, Rounding
+from geluless.integer.plan import Linear, Mlp, Rounding
 
 Call = Callable[[], NDArray[Any]]
 
@@ -34,7 +34,7 @@ EPILOGUES = (
 # fc1 of the first stage (rows, outputs, inputs), where the inner dimension is shortest and an epilogue weighs most.
 FC1 = (784, 384, 96)
 HEADS, HEAD_DIM, TOKENS = 3, 32, 49  # of one window
-NETWORK_ARMS = ("relu", "gelu-separate", "gelu-lut")
+NETWORK_VARIANTS = ("relu", "gelu-separate", "gelu-lut")
 LINE = 64  # bytes of a cache line
 
 
@@ -99,15 +99,15 @@ def _kernel(name: str, macs: int, build: Callable[[str], Call]) -> Workload:
 
 
 def _networks() -> list[Workload]:
-    return [_network(f"network/tiny-{arm}", SIZES["tiny"], arm) for arm in NETWORK_ARMS]
+    return [_network(f"network/tiny-{variant}", SIZES["tiny"], variant) for variant in NETWORK_VARIANTS]
 
 
-def _network(name: str, model: str, arm: str) -> Workload:
+def _network(name: str, model: str, variant: str) -> Workload:
     """One image through a network with random weights, on one thread -> float32 [1, classes]."""
 
     def engine_for(isa: str) -> tuple[Engine, NDArray[np.float32]]:
-        artifact = random_artifact(model, relu=arm.startswith("relu"))
-        return Engine(artifact, "cpu", arm=arm, threads=1, isa=isa), random_images(artifact, 1)
+        artifact = random_artifact(model, relu=variant.startswith("relu"))
+        return Engine(artifact, "cpu", variant=variant, threads=1, isa=isa), random_images(artifact, 1)
 
     def build(isa: str) -> Call:
         engine, images = engine_for(isa)

@@ -17,8 +17,8 @@ from geluless.sizes import SIZES, WINDOWS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from geluless.engine.gpu.audit import AuditRecord
-    from geluless.engine.gpu.audit.record import KernelRow
+    from geluless.engine.gpu.codegen_check import AuditRecord
+    from geluless.engine.gpu.codegen_check.record import KernelRow
 
 SUFFIX = ".audit.json"
 
@@ -44,8 +44,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.engine.gpu.audit import audit, compare, coverage
-    from geluless.engine.gpu.audit.record import require_comparable
+    from geluless.engine.gpu.codegen_check import audit, compare, coverage
+    from geluless.engine.gpu.codegen_check.record import require_comparable
     from geluless.engine.gpu.compiler import Target, require_triton
     from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> Result:
 
 def read_audit(path: Path) -> AuditRecord:
     """A record that `geluless audit --output` wrote. Raises DataError for anything else."""
-    from geluless.engine.gpu.audit import AuditRecord
+    from geluless.engine.gpu.codegen_check import AuditRecord
 
     try:
         return AuditRecord.from_json(path.read_text())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from geluless.ptq import Artifact
+    from geluless.integer.artifact import Artifact
 
 
 def add_parser(verbs: Any) -> None:
@@ -29,9 +29,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.exchange.compare import compare_layers
-    from geluless.exchange.onnx_file import import_own
-    from geluless.exchange.runtimes import RUNTIMES
+    from geluless.interop.compare import compare_layers
+    from geluless.interop.onnx_export.onnx_file import import_own
+    from geluless.interop.runtimes import RUNTIMES
 
     exported = import_own(options.model)
     images = _images(options, exported.artifact)

@@ -13,7 +13,7 @@ from geluless.commands.result import OptionError, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from geluless.exchange.onnx_file import Exported
+    from geluless.interop.onnx_export.onnx_file import Exported
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "openvino": ".xml"}
 DIALECTS = {"onnx": "exact", "tensorrt": "tensorrt", "openvino": "fused"}  # by default
@@ -30,7 +30,9 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--artifact", type=Path, required=True, metavar="FILE.int8.safetensors")
     parser.add_argument("--to", choices=tuple(SUFFIXES), required=True, help="the format")
     parser.add_argument("--dialect", choices=tuple(PROMISES), help="how an ONNX or OpenVINO file rounds (default: exact, fused)")
-    parser.add_argument("--arm", metavar="NAME", help="how the MLP's activation runs (default: the artifact's own fused arm)")
+    parser.add_argument(
+        "--variant", metavar="NAME", help="how the MLP's activation runs (default: the artifact's own fused variant)"
+    )
     parser.add_argument("--batch", type=positive, metavar="N", help="images per call (default: any number)")
     target = parser.add_argument_group("TensorRT")
     target.add_argument("--arch", metavar="sm_NN", help="build ahead of time for this GPU (default: the one that is here)")
@@ -48,8 +50,8 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.exchange.onnx_file import export_onnx, summary
-    from geluless.ptq import load_artifact
+    from geluless.integer.artifact import load_artifact
+    from geluless.interop.onnx_export.onnx_file import export_onnx, summary
 
     dialect = options.dialect or DIALECTS[options.to]
     if (options.to == "tensorrt") != (dialect == "tensorrt") and options.to != "onnx":
@@ -57,7 +59,7 @@ def run(options: argparse.Namespace) -> Result:
     if options.to != "tensorrt" and (options.arch or options.flavour or options.batches or options.trtexec):
         raise OptionError("--arch, --flavour, --batches and --trtexec are about TensorRT: they need --to tensorrt")
     output = checked_output(options.output, suffix=SUFFIXES[options.to], force=options.force)
-    exported = export_onnx(load_artifact(options.artifact), dialect=dialect, arm=options.arm, batch=options.batch)
+    exported = export_onnx(load_artifact(options.artifact), dialect=dialect, variant=options.variant, batch=options.batch)
     data: dict[str, Any] = {"output": str(output), "to": options.to, **summary(exported)}
     lines = [f"{dialect}: {PROMISES[dialect]}"]
     if options.to == "tensorrt":
@@ -69,7 +71,7 @@ def run(options: argparse.Namespace) -> Result:
     data["bytes"] = output.stat().st_size
 
     def show(console: Console) -> None:
-        console.print(f"{output}: {data['bytes'] / 1e6:.2f} MB, dialect {dialect}, arm {data['arm']}", soft_wrap=True)
+        console.print(f"{output}: {data['bytes'] / 1e6:.2f} MB, dialect {dialect}, variant {data['variant']}", soft_wrap=True)
         for line in lines:
             console.print(line, soft_wrap=True)
 
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> Result:
 
 def _tensorrt(options: argparse.Namespace, exported: Exported, output: Path, data: dict[str, Any]) -> list[str]:
     """The engine, and what TensorRT made of each matrix product."""
-    from geluless.exchange.tensorrt import Settings, build, trtexec_line
+    from geluless.interop.tensorrt import Settings, build, trtexec_line
 
     settings = Settings(batches=options.batches) if options.batches else None
     report = build(exported, output, arch=options.arch, flavour=options.flavour, settings=settings)
@@ -92,7 +94,7 @@ def _tensorrt(options: argparse.Namespace, exported: Exported, output: Path, dat
 
 
 def _openvino(exported: Exported, output: Path, data: dict[str, Any]) -> list[str]:
-    from geluless.exchange.openvino_ir import export_openvino
+    from geluless.interop.openvino import export_openvino
 
     report = export_openvino(exported, output)
     data["fusion"] = report.fusion.data()

@@ -31,7 +31,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.exchange.onnx_file import import_own, is_own, read_model
+    from geluless.interop.onnx_export.onnx_file import import_own, is_own, read_model
 
     output = checked_output(options.output, suffix=SUFFIX, force=options.force)
     data: dict[str, Any] = {"output": str(output)}
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> Result:
         artifact, report = exported.artifact, f"exported by geluless, dialect {exported.dialect.value}"
         data["own"] = True
     else:
-        from geluless.exchange.foreign import import_onnx
+        from geluless.interop.onnx_import import import_onnx
 
         artifact, found = import_onnx(options.file, batches=_batches(options), name=options.model)
         data |= {"own": False, "report": found.as_dict()}

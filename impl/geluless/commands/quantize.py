@@ -42,7 +42,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.data.balance import balanced_indices
-    from geluless.ptq import PROFILES
+    from geluless.ptq.profiles import PROFILES
     from geluless.ptq.quantize import quantize
 
     if options.profile not in PROFILES:

@@ -29,13 +29,13 @@ def run(options: argparse.Namespace) -> Result:
 
     from geluless.bench.gpu_timing import time_ms
     from geluless.bench.networks import random_artifact
-    from geluless.engine.arms import available_arms
+    from geluless.engine.gpu.executors.cuda import CudaMachine
+    from geluless.engine.gpu.executors.device import TorchDevice
     from geluless.engine.gpu.lowering import lower
-    from geluless.engine.gpu.machines.cuda import CudaMachine
-    from geluless.engine.gpu.machines.device import TorchDevice
     from geluless.engine.gpu.program import Launch, Program
     from geluless.engine.gpu.tiles import Tile, Tiles
     from geluless.engine.gpu.tuning import Shape, tune, write_record
+    from geluless.integer.variants import available_variants
 
     device = TorchDevice()
     machine, path = CudaMachine(device), device.tuned_path
@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> Result:
         for name in options.model:
             for relu in (True, False):
                 artifact = random_artifact(name, relu=relu)
-                for arm in available_arms(artifact.plan):
+                for variant in available_variants(artifact.plan):
                     for batch in options.batch or (1, 8, 32):
                         tiles = Tiles(device.architecture, best)
-                        program = lower(artifact.plan, artifact.tensors, arm, batch=batch, tiles=tiles)
+                        program = lower(artifact.plan, artifact.tensors, variant, batch=batch, tiles=tiles)
                         best |= tune([program], device.architecture, measure, known=best, report=keep)
                         machine.forget(program)
                         write_record(path, device.name, device.triton, best)  # nothing measured is lost by an interruption

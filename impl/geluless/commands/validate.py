@@ -37,7 +37,9 @@ def add_parser(verbs: Any) -> None:
         "--backend", choices=("cpu", "reference", "gpu"), default="cpu", help="default: cpu; the bits are the same"
     )
     parser.add_argument("--isa", metavar="NAME", help="instruction set of the cpu backend (default: the best one here)")
-    parser.add_argument("--arm", metavar="NAME", help="how the MLP's activation runs (default: the artifact's own fused arm)")
+    parser.add_argument(
+        "--variant", metavar="NAME", help="how the MLP's activation runs (default: the artifact's own fused variant)"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="only N images, the same number of each class")
     add_batch_size(parser, default=250)
     add_data(parser, split="val")
@@ -51,15 +53,15 @@ def run(options: argparse.Namespace) -> Result:
 
     from geluless.data.balance import balanced_indices
     from geluless.engine.engine import Engine
+    from geluless.integer.artifact import load_artifact
     from geluless.models.swin import create_model
-    from geluless.ptq import load_artifact
 
     set_threads(options)
     artifact = load_artifact(options.artifact)
     compare = options.checkpoint is not None or options.pretrained
     options.model = options.model or artifact.plan.model
     check_isa(options)
-    engine = Engine(artifact, backend=options.backend, arm=options.arm, threads=options.threads, isa=options.isa)
+    engine = Engine(artifact, backend=options.backend, variant=options.variant, threads=options.threads, isa=options.isa)
     if compare:
         model = open_model(options, activation=options.activation)
     else:  # only its preprocessing is wanted: the weights stay random
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace) -> Result:
         "activation": artifact.activation,
         "backend": engine.backend,
         "isa": engine.isa,
-        "arm": engine.arm,
+        "variant": engine.variant,
         "images": {"source": images.name, "tier": images.tier, "digest": images.digest},
         "n": len(labels),
         "top1": _percent(ranked[:, 0] == labels),
@@ -111,7 +113,7 @@ def top(logits: np.ndarray, *, k: int) -> np.ndarray:
 
 def compared(candidate: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Agreement and paired drop of the artifact against the float network, top-1 classes int64 [N] each."""
-    from geluless.verdicts.judge import paired_drop
+    from geluless.verdicts.equivalence import paired_drop
 
     drop = paired_drop(reference == labels, candidate == labels)
     return {
@@ -139,7 +141,7 @@ def _show(console: Console, data: dict[str, Any]) -> None:
     """A sentence for the reader, then timm's `--result` line for scripts."""
     source = data["images"]
     console.print(
-        f"{data['artifact']} ({data['arm']}, {data['backend']} {data['isa']}): top-1 {data['top1']:.2f} %, "
+        f"{data['artifact']} ({data['variant']}, {data['backend']} {data['isa']}): top-1 {data['top1']:.2f} %, "
         f"top-5 {data['top5']:.2f} % on {data['n']} images of {source['source']} ({source['tier']} tier)",
         soft_wrap=True,
     )

@@ -1,1 +1,1 @@
-"""Engines run artifacts: the exact reference here, the fast ones beside it."""
+"""Engines run artifacts fast: `Engine` is the public face, `cpu` the compiled kernels, `gpu` those of Triton."""

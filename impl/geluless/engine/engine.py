@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine import reference
-from geluless.engine.arms import Arm, choose_arm
 from geluless.errors import DataError, MissingResource
+from geluless.integer import reference
+from geluless.integer.variants import Variant, choose_variant
 
 if TYPE_CHECKING:
     from geluless.engine.cpu import CpuNetwork
     from geluless.engine.gpu import GpuNetwork
-    from geluless.ptq.artifact import Artifact
+    from geluless.integer.artifact import Artifact
 
 MAX_THREADS = 1024
 CHUNK = 32  # images per piece of the reference's work: enough to pay for widening the weights, few enough for the cache
@@ -28,13 +28,13 @@ class Engine:
     """Runs an artifact: float32 images [B, C, H, W], normalised -> float32 logits [B, classes].
 
     `backend` is "cpu" (compiled kernels), "gpu" (Triton kernels) or "reference" (numpy; the exact meaning of an artifact). All
-    give the same bits; arms that compute GELU in fp32 may differ in a last bit of the hidden tensor. `arm=None` means the
-    artifact's own fused arm; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa` names
-    it); `machine` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
+    give the same bits; variants that compute GELU in fp32 may differ in a last bit of the hidden tensor. `variant=None` means the
+    artifact's own fused variant; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa`
+    names it); `machine` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
     A threaded run gives the bits of a single-threaded one. Engines may be used from several threads.
 
     Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
-    `engine.backend` before timing anything. Raises ArmError for an arm that does not fit the artifact, MissingResource for
+    `engine.backend` before timing anything. Raises VariantError for a variant that does not fit the artifact, MissingResource for
     a backend this version lacks, ValueError for an instruction set this processor lacks.
     """
 
@@ -43,7 +43,7 @@ class Engine:
         artifact: Artifact,
         backend: str = "reference",
         *,
-        arm: str | None = None,
+        variant: str | None = None,
         threads: int | None = None,
         isa: str | None = None,
         machine: str | None = None,
@@ -56,9 +56,9 @@ class Engine:
             raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
         if isa is not None and backend != "cpu":
             raise ValueError("isa= chooses among the compiled kernels: it needs backend='cpu'")
-        chosen = choose_arm(artifact.plan, arm)
+        chosen = choose_variant(artifact.plan, variant)
         self.artifact = artifact
-        self.arm = chosen.value
+        self.variant = chosen.value
         self.threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
         self._compiled: CpuNetwork | GpuNetwork | None = None
         self.backend, self.isa = "reference", "numpy"
@@ -87,7 +87,7 @@ class Engine:
         batch = self._checked(images)
         if self._compiled is not None:
             return self._compiled.trace(batch, see)
-        return reference.forward(batch, self.artifact.plan, self.artifact.tensors, self.arm, see)
+        return reference.forward(batch, self.artifact.plan, self.artifact.tensors, self.variant, see)
 
     @property
     def network(self) -> CpuNetwork | GpuNetwork | None:
@@ -95,7 +95,7 @@ class Engine:
         return self._compiled
 
     def _reference(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
-        return reference.forward(piece, self.artifact.plan, self.artifact.tensors, self.arm)
+        return reference.forward(piece, self.artifact.plan, self.artifact.tensors, self.variant)
 
     def _checked(self, images: Any) -> NDArray[np.float32]:
         stem = self.artifact.plan.stem
@@ -115,7 +115,7 @@ def _refuse_non_finite(batch: NDArray[np.float32]) -> None:
         raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
 
 
-def _cpu_network(artifact: Artifact, arm: Arm, threads: int, isa: str | None) -> CpuNetwork | None:
+def _cpu_network(artifact: Artifact, variant: Variant, threads: int, isa: str | None) -> CpuNetwork | None:
     from geluless.engine import cpu
 
     try:
@@ -125,10 +125,10 @@ def _cpu_network(artifact: Artifact, arm: Arm, threads: int, isa: str | None) ->
             raise
         warnings.warn(f"backend 'cpu' runs the reference: {missing}", RuntimeWarning, stacklevel=3)
         return None
-    return cpu.CpuNetwork(artifact.plan, artifact.tensors, arm, isa=isa, threads=threads)
+    return cpu.CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads)
 
 
-def _gpu_network(artifact: Artifact, arm: Arm, machine: str) -> GpuNetwork:
+def _gpu_network(artifact: Artifact, variant: Variant, machine: str) -> GpuNetwork:
     from geluless.engine.gpu import GpuNetwork
 
-    return GpuNetwork(artifact.plan, artifact.tensors, arm, machine=machine)
+    return GpuNetwork(artifact.plan, artifact.tensors, variant, machine=machine)

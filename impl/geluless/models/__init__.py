@@ -1,4 +1,4 @@
-"""The networks: timm's Swin v1 by name, small twins of it, and the surgery on their activations."""
+"""The networks: timm's Swin v1 by name, micro networks of it, and the surgery on their activations."""
 
 from geluless.models.activations import SwapReport, activation_of, gelu_modules, replace_gelu
 from geluless.models.micro import MICRO_CONFIGS, MICRO_INPUT_SIZE, MICRO_MEAN, MICRO_STD

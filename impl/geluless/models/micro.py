@@ -1,6 +1,6 @@
-"""Micro Swin: one small twin per size of the paper, with the real depth pattern.
+"""Micro Swin: one micro network per size of the paper, with the real depth pattern.
 
-A twin keeps what the claims are about (four stages, shifted windows, every MLP in its place, 12 or 24 blocks) and gives
+A micro network keeps what the claims are about (four stages, shifted windows, every MLP in its place, 12 or 24 blocks) and gives
 up width and resolution, so that distilling, quantizing and judging it takes seconds on two cores. The 28x28 grey input
 is Fashion-MNIST's. Token grids are 14x14, 7x7, 4x4 (the odd grid is padded) and 2x2; the shifted window with its mask
 occurs in stage 1.
@@ -21,7 +21,7 @@ class MicroConfig:
 
     embed_dim: int
     depths: tuple[int, int, int, int]
-    twin_of: str  # the timm model of the paper whose depth pattern it has
+    paper_model: str  # the timm model of the paper whose depth pattern it has
 
     @property
     def num_heads(self) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def create_micro(name: str, *, num_classes: int = 10) -> SwinTransformer:
     )
 
 
-def init_twin(model: SwinTransformer, *, fc2_gain: float) -> None:
+def init_micro(model: SwinTransformer, *, fc2_gain: float) -> None:
     """Initialise so that the MLPs matter as they do in a trained full-size network.
 
     timm's std of 0.02 is tuned for widths of 96 and more: at width 16 it leaves every MLP a few per cent of the residual

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import nn
 
-from geluless.engine import plan as p
-from geluless.engine.epilogue import encode_multiplier, gelu_erf, gelu_table
 from geluless.errors import CalibrationError, ModelError
-from geluless.ptq.artifact import Artifact
+from geluless.integer import plan as p
+from geluless.integer.artifact import Artifact
+from geluless.integer.gelu import gelu_erf, gelu_table
+from geluless.integer.requantization import encode_multiplier
+from geluless.integer.schema import MAX_SHIFT, POOLED, SOFTMAX_STEPS
 from geluless.ptq.calibrate import Observations
 from geluless.ptq.folding import (
     ACCUMULATOR_MARGIN,
@@ -29,7 +31,7 @@ from geluless.ptq.folding import (
     given_weight,
     quantize_weight,
 )
-from geluless.ptq.given import Given
+from geluless.ptq.overrides import Given
 from geluless.ptq.profiles import Profile, RangeRule
 
 INT8, UINT8, INT16 = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
@@ -61,7 +63,7 @@ class Builder:
         self.raised: dict[str, None] = {}
 
     def build(self, name: str, parents: dict[str, str]) -> Artifact:
-        steps = np.arange(p.SOFTMAX_STEPS)
+        steps = np.arange(SOFTMAX_STEPS)
         self.tensors["softmax_table"] = np.rint(255 * np.exp(-SOFTMAX_STEP * steps)).astype(np.uint8)
         residual_scales = [self._prepare_stage(i) for i in range(len(self.swin.layers))]
         stem = self._stem(residual_scales[0])
@@ -101,7 +103,7 @@ class Builder:
             self.raised[tensor] = None
 
     def _emit(self, name: str, linear: IntLinear, output: Output) -> p.Linear:
-        if name.rsplit(".", 1)[-1] in self.profile.double_rounding:
+        if name.rsplit(".", 1)[-1] in self.profile.two_stage_layers:
             return emit_double(name, linear, output, self._after_gemm(name), self.tensors)
         return emit_single(name, linear, output, self.tensors)
 
@@ -212,13 +214,13 @@ class Builder:
         scales = np.maximum(scales, finest)  # [3, heads]
         # Scores too small for the widest shift would leave the position bias, which shares their unit, no room in int16.
         step = scales[0] * scales[1] * head_dim**-0.5 / SOFTMAX_STEP  # of the table, per accumulator step
-        scales[:2] *= np.sqrt(np.maximum(1, SCORE_RESOLUTION * 2.0**-p.MAX_SHIFT / step))
+        scales[:2] *= np.sqrt(np.maximum(1, SCORE_RESOLUTION * 2.0**-MAX_SHIFT / step))
         qkv = self._emit(f"{name}.qkv", linear, Output(np.repeat(scales.reshape(-1), head_dim), 0, *INT8))
 
         table_steps = scales[0] * scales[1] * head_dim**-0.5 / SOFTMAX_STEP
         if (table_steps >= 1).any():
             raise CalibrationError(f"{name}: attention scores are too large to quantize; is the checkpoint the right one?")
-        shift = np.clip(np.floor(np.log2(SCORE_RESOLUTION / table_steps)), 0, p.MAX_SHIFT).astype(np.uint8)
+        shift = np.clip(np.floor(np.log2(SCORE_RESOLUTION / table_steps)), 0, MAX_SHIFT).astype(np.uint8)
         unit = table_steps * 2.0**shift
         self.tensors[f"{name}.score_shift"] = shift
         self.tensors[f"{name}.score_multiplier"] = np.rint(unit * 2**15).clip(0, INT16[1]).astype(np.int16)
@@ -252,8 +254,8 @@ class Builder:
     def _mlp(self, name: str, block: SwinTransformerBlock, stream: Output) -> p.Mlp:
         owner = name.removesuffix(".mlp")
         hidden, linear = self._hidden_side(owner, block), self._fc1(owner, block)
-        double = "fc1" in self.profile.double_rounding
-        if self.activation is p.Activation.GELU and not double:
+        two_stage = "fc1" in self.profile.two_stage_layers
+        if self.activation is p.Activation.GELU and not two_stage:
             pre = self._pre_activation(name, hidden, linear.finest_output)
             function = self.given.activations.get(name, gelu_erf)
             table = gelu_table(float(pre.scale), pre.zero_point, hidden.scale, hidden.zero_point, function=function)
@@ -287,18 +289,18 @@ class Builder:
         seen = self.seen["norm:normalized" if folded else "norm:out"]
         norm_scale = HEADROOM * seen.symmetric(RangeRule.MIN_MAX) / INT16[1]
         norm = emit_norm("norm", self.swin.norm, residual_scale, Output(norm_scale, 0, *INT16), self.tensors, folded=folded)
-        pooled = Side(self._pooled_scale(norm_scale / tokens * ACCUMULATOR_MARGIN, folded=folded), 0, *p.POOLED)
+        pooled = Side(self._pooled_scale(norm_scale / tokens * ACCUMULATOR_MARGIN, folded=folded), 0, *POOLED)
         multiplier, shift = encode_multiplier(np.array([norm_scale / (tokens * pooled.scale)]), bits=15)
         layer = fold_norm(float_linear(fc), self.swin.norm) if folded else float_linear(fc)
         linear = self._quantized("head.fc", layer, pooled, per_channel=True)
         self.tensors["head.fc.weight"], self.tensors["head.fc.bias"] = linear.weight, linear.bias
         self.tensors["head.fc.logit_scale"] = linear.step.astype(np.float32)
         classes, channels = linear.weight.shape
-        plan = p.Linear(channels, classes, *p.POOLED, p.Rounding.SINGLE, 0, -(2**31), 2**31 - 1)
+        plan = p.Linear(channels, classes, *POOLED, p.Rounding.SINGLE, 0, -(2**31), 2**31 - 1)
         return p.Head(norm, tokens, int(multiplier[0]), int(shift[0]), plan)
 
     def _pooled_scale(self, finest: float, *, folded: bool) -> float:
         if (side := self.given.sides.get("head.fc:in")) is not None:
             return self._no_finer("head.fc:in", side.scale, finest)
         largest = POOLED_HEADROOM * self.seen["head:pooled" if folded else "head.fc:in"].symmetric(RangeRule.MIN_MAX)
-        return max(largest / p.POOLED[1], finest)
+        return max(largest / POOLED[1], finest)

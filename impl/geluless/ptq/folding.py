@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from geluless.engine.epilogue import encode_multiplier, gelu_erf
-from geluless.engine.plan import Linear, Norm, Rounding
 from geluless.errors import CalibrationError
+from geluless.integer.gelu import gelu_erf
+from geluless.integer.plan import Linear, Norm, Rounding
+from geluless.integer.requantization import encode_multiplier
 from geluless.ptq.observers import RangeObserver
 
 Float64 = NDArray[np.float64]
@@ -142,7 +143,7 @@ def emit_double(name: str, linear: IntLinear, output: Output, after_gemm_scale: 
     tensors[f"{name}.alpha"] = (linear.step / after_gemm_scale).astype(np.float32)
     tensors[f"{name}.gain"] = (after_gemm_scale / scale).astype(np.float32)
     tensors[f"{name}.offset"] = (linear.source.bias / scale).astype(np.float32)
-    return _spec(linear, output, Rounding.DOUBLE)
+    return _spec(linear, output, Rounding.TWO_STAGE)
 
 
 def _spec(linear: IntLinear, output: Output, rounding: Rounding) -> Linear:

@@ -26,7 +26,7 @@ class Profile:
     per_head_scales: bool  # q, k and v get one scale per head instead of one per tensor
     fold_norms: bool  # LayerNorm's affine part moves into the next weights
     unsigned_hidden: bool  # uint8 after the activation: all 256 levels for a tensor that is (almost) non-negative
-    double_rounding: frozenset[str]  # which linears round before and after the bias: of qkv, proj, fc1, fc2, reduction
+    two_stage_layers: frozenset[str]  # which linears round before and after the bias: of qkv, proj, fc1, fc2, reduction
 
 
 LINEARS = frozenset({"qkv", "proj", "fc1", "fc2", "reduction"})
@@ -41,7 +41,7 @@ PROFILES = {
             per_head_scales=True,
             fold_norms=True,
             unsigned_hidden=True,
-            double_rounding=frozenset(),
+            two_stage_layers=frozenset(),
         ),
         # FasterTransformer int8_mode 1: every GEMM int8-in int8-out, per-tensor scales, percentile 99.99.
         Profile(
@@ -51,7 +51,7 @@ PROFILES = {
             per_head_scales=False,
             fold_norms=False,
             unsigned_hidden=False,
-            double_rounding=LINEARS,
+            two_stage_layers=LINEARS,
         ),
         # int8_mode 2: fc2 and patch merging keep int32 outputs, hence one rounding.
         Profile(
@@ -61,7 +61,7 @@ PROFILES = {
             per_head_scales=False,
             fold_norms=False,
             unsigned_hidden=False,
-            double_rounding=LINEARS - {"fc2", "reduction"},
+            two_stage_layers=LINEARS - {"fc2", "reduction"},
         ),
     )
 }
@@ -73,6 +73,6 @@ def resolve_profile(profile: str | Profile) -> Profile:
         if profile not in PROFILES:
             raise CalibrationError(f"no profile is called {profile!r}; choose one of {', '.join(PROFILES)}")
         return PROFILES[profile]
-    if unknown := profile.double_rounding - LINEARS:
-        raise CalibrationError(f"double_rounding names {min(unknown)!r}; the linears are {', '.join(sorted(LINEARS))}")
+    if unknown := profile.two_stage_layers - LINEARS:
+        raise CalibrationError(f"two_stage_layers names {min(unknown)!r}; the linears are {', '.join(sorted(LINEARS))}")
     return profile

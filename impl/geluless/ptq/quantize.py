@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from geluless.engine import plan as p
 from geluless.errors import CalibrationError, ModelError
+from geluless.integer import plan as p
+from geluless.integer.artifact import Artifact
 from geluless.models.activations import activation_of
 from geluless.models.swin import require_swin, weights_digest
-from geluless.ptq.artifact import Artifact
 from geluless.ptq.builder import Builder
 from geluless.ptq.calibrate import observe
 from geluless.ptq.profiles import Profile, resolve_profile

@@ -8,7 +8,7 @@ from typing import Any
 
 from geluless.report.document import headline_text, number_text, rerun_command, tone
 from geluless.report.figures import Drawn
-from geluless.report.strips import strip_lines
+from geluless.report.interval_plot import strip_lines
 
 Links = Sequence[tuple[str, str]]  # anchor and title of sections that are no figures
 

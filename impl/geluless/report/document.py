@@ -22,7 +22,7 @@ def build_document(
     records: Sequence[Record],
     *,
     claims: Sequence[Claim],
-    exhibits: Mapping[str, Any],
+    report_data: Mapping[str, Any],
     partial: Sequence[str],
     started: float,
 ) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def build_document(
             }
             for row in claims
         ],
-        "exhibits": dict(exhibits),
+        "report_data": dict(report_data),
     }
     finite = _finite(document)
     assert isinstance(finite, dict)

@@ -18,11 +18,11 @@ from geluless.report.plots import accuracy_plot, agreement_plot, curves_plot, fi
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the figures come from: exhibits of the record, and the summaries of peers' records."""
+    """Where the figures come from: report_data of the record, and the summaries of baselines' records."""
 
-    twins: Mapping[str, Any]
+    networks: Mapping[str, Any]
     latency: Mapping[str, Any]
-    peers: Sequence[Mapping[str, Any]] = ()
+    baselines: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Drawn:
 
 
 def _accuracy_caption(sources: Sources) -> str:
-    counts = sorted({drop["n"] for twin in sources.twins.values() for drop in finite_drops(twin)})
+    counts = sorted({drop["n"] for network in sources.networks.values() for drop in finite_drops(network)})
     n = f"n = {counts[0]:,}" if counts[0] == counts[-1] else f"n from {counts[0]:,} to {counts[-1]:,}"
     return (
         f"Accuracy lost against the FP32 GELU teacher on the same images, in percentage points ({n} test images of the embedded "
@@ -61,18 +61,23 @@ FIGURES = (
         "accuracy against latency",
         "",
         ("c03", "c06", "c10", "c12"),
-        lambda s: pareto.pareto_plot(s.latency, s.twins, s.peers),
-        lambda s: pareto.caption(s.twins),
+        lambda s: pareto.pareto_plot(s.latency, s.networks, s.baselines),
+        lambda s: pareto.caption(s.networks),
     ),
     Figure(
-        "fig-accuracy", "accuracy lost per size and arm", "c03", ("c02",), lambda s: accuracy_plot(s.twins), _accuracy_caption
+        "fig-accuracy",
+        "accuracy lost per size and variant",
+        "c03",
+        ("c02",),
+        lambda s: accuracy_plot(s.networks),
+        _accuracy_caption,
     ),
     Figure(
         "fig-agreement",
         "agreement with the teacher, block after block",
         "c02",
         ("c13",),
-        lambda s: agreement_plot(s.twins),
+        lambda s: agreement_plot(s.networks),
         lambda _: (
             "Top-1 agreement with the teacher after each converted block, in per cent of held-out images. "
             "A single run with one seed: no interval."
@@ -83,13 +88,13 @@ FIGURES = (
         "distillation curves",
         "c02",
         ("c13",),
-        lambda s: curves_plot(s.twins),
+        lambda s: curves_plot(s.networks),
         lambda _: "Loss over its first value, against the step; one line per block, the later the stronger. One run, one seed.",
-        lambda s: block_tables(s.twins),
+        lambda s: block_tables(s.networks),
     ),
     Figure(
         "fig-forest",
-        "every arm against the fused ReLU",
+        "every variant against the fused ReLU",
         "c06",
         ("c01", "c05", "c07", "c08", "c12"),
         lambda s: forest_plot(s.latency),
@@ -108,9 +113,9 @@ FIGURES = (
         "quantization error per layer",
         "c14",
         ("c03",),
-        lambda s: quantization.quantization_plot(s.twins),
+        lambda s: quantization.quantization_plot(s.networks),
         lambda _: quantization.CAPTION,
-        lambda s: quantization.quantization_tables(s.twins),
+        lambda s: quantization.quantization_tables(s.networks),
     ),
 )
 
@@ -130,13 +135,13 @@ def draw_figures(sources: Sources) -> list[Drawn]:
     return drawn
 
 
-def block_tables(twins: Mapping[str, Any]) -> list[str]:
+def block_tables(networks: Mapping[str, Any]) -> list[str]:
     """What the MLPs of each teacher do, folded, and what the distillation warned of."""
     lines: list[str] = []
-    for size, twin in twins.items():
-        if twin.get("blocks"):
-            lines += _blocks(size, twin["blocks"])
-        for recipe, run in twin.get("distillation", {}).items():
+    for size, network in networks.items():
+        if network.get("blocks"):
+            lines += _blocks(size, network["blocks"])
+        for recipe, run in network.get("distillation", {}).items():
             lines += [
                 f'<p class="warning">{escape(size)}, {escape(recipe)}: {escape(str(text))}</p>'
                 for text in run.get("warnings", [])

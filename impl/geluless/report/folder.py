@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from geluless.files import atomic_output
+from geluless.report.baselines import find_records
 from geluless.report.document import build_document
 from geluless.report.html import render_html
 from geluless.report.markdown import render_markdown
-from geluless.report.peers import find_records
-from geluless.report.peers_forms import markdown_lines
 from geluless.report.readme import update_readme
 from geluless.report.records import ReportError, read_document, read_harness
+from geluless.report.render_baselines import markdown_lines
 from geluless.report.summary import render_summary
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
@@ -25,18 +25,18 @@ def write_report(
     folder: str | Path,
     *,
     claims: Sequence[Claim],
-    exhibits: Mapping[str, Any],
+    report_data: Mapping[str, Any],
     partial: Sequence[str],
     started: float,
 ) -> Path:
     """Write claims.json, claims.md, claims.summary.md and claims.html into `folder`, made if need be; returns the folder.
 
-    `exhibits` holds what plots are drawn from (see geluless.report.plots), `partial` the reasons why the run does not
+    `report_data` holds what plots are drawn from (see geluless.report.plots), `partial` the reasons why the run does not
     speak for all rows, `started` its start in seconds since the epoch.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    document = build_document(records, claims=claims, exhibits=exhibits, partial=partial, started=started)
+    document = build_document(records, claims=claims, report_data=report_data, partial=partial, started=started)
     _replace(folder / "claims.json", json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     _draw(document, folder)
     return folder
@@ -57,16 +57,16 @@ def quote(folder: str | Path, readme: Path) -> None:
     """Write the figures of `folder`'s whole run into `readme`. Raises ReportError and ReadmeError."""
     folder = Path(folder)
     document = read_document(folder)
-    update_readme(readme, document, find_records(folder / "peers"), read_harness(folder, cpu=document["environment"]["cpu"]))
+    update_readme(readme, document, find_records(folder / "baselines"), read_harness(folder, cpu=document["environment"]["cpu"]))
 
 
 def _draw(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     markdown, page = folder / "claims.md", folder / "claims.html"
-    peers = find_records(folder / "peers")
+    baselines = find_records(folder / "baselines")
     harness = read_harness(folder, cpu=document["environment"]["cpu"])
-    document = {**document, "exhibits": {**document["exhibits"], "harness": harness}}
-    _replace(markdown, render_markdown(document, markdown_lines(peers)))
-    _replace(page, render_html(document, peers))
+    document = {**document, "report_data": {**document["report_data"], "harness": harness}}
+    _replace(markdown, render_markdown(document, markdown_lines(baselines)))
+    _replace(page, render_html(document, baselines))
     _replace(folder / "claims.summary.md", render_summary(document))
     return markdown, page
 

@@ -9,30 +9,30 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from geluless.report.baselines import TITLE, Found
 from geluless.report.cards import claim_lines
 from geluless.report.document import headline_text, tone, totals_text
 from geluless.report.figures import Drawn, Sources, draw_figures
 from geluless.report.latency import latency_table
-from geluless.report.peers import TITLE, Found
-from geluless.report.peers_forms import html_lines
 from geluless.report.provenance import provenance_lines
+from geluless.report.render_baselines import html_lines
 from geluless.report.style import STYLE
 
-NO_PEERS = Found()
-PEERS_SERVE = ("c06", "c10")
+NO_BASELINES = Found()
+BASELINES_SERVE = ("c06", "c10")
 MEDIANS_SERVE = ("c01", "c05", "c06", "c07", "c08", "c09", "c10", "c12")
 
 
-def render_html(document: Mapping[str, Any], peers: Found = NO_PEERS) -> str:
-    """The whole page as a string; `peers` are records of `nox -s peers`."""
-    exhibits, rows = document["exhibits"], document["claims"]
-    sources = Sources(exhibits.get("twins", {}), exhibits.get("latency", {}), peers.records)
+def render_html(document: Mapping[str, Any], baselines: Found = NO_BASELINES) -> str:
+    """The whole page as a string; `baselines` are records of `nox -s baselines`."""
+    report_data, rows = document["report_data"], document["claims"]
+    sources = Sources(report_data.get("micro_networks", {}), report_data.get("latency", {}), baselines.records)
     drawn = draw_figures(sources)
-    medians, beside = latency_table(sources.latency), html_lines(peers)
+    medians, beside = latency_table(sources.latency), html_lines(baselines)
     across = _across(drawn, rows)
     sections = {"claims": "Claims", **({"across": "Across the claims"} if across else {})}
     sections |= {"time": "Time on this machine"} if medians else {}
-    sections |= {"peers": TITLE} if beside else {}
+    sections |= {"baselines": TITLE} if beside else {}
     return "\n".join(
         [
             "<!doctype html>",
@@ -47,7 +47,7 @@ def render_html(document: Mapping[str, Any], peers: Found = NO_PEERS) -> str:
             *(line for row in rows for line in claim_lines(row, drawn, _links(row["id"], sections))),
             "</section>",
             *(['<section id="time"><h2>Time on this machine</h2>', *medians, "</section>"] if medians else []),
-            *(['<section id="peers">', *beside, "</section>"] if beside else []),
+            *(['<section id="baselines">', *beside, "</section>"] if beside else []),
             *provenance_lines(document),
             "</body></html>",
             "",
@@ -58,7 +58,7 @@ def render_html(document: Mapping[str, Any], peers: Found = NO_PEERS) -> str:
 def _links(claim: str, sections: Mapping[str, str]) -> list[tuple[str, str]]:
     """What a card points to beside figures."""
     links = [("time", "every median that was measured")] if claim in MEDIANS_SERVE and "time" in sections else []
-    return [*links, *([("peers", TITLE.lower())] if claim in PEERS_SERVE and "peers" in sections else [])]
+    return [*links, *([("baselines", TITLE.lower())] if claim in BASELINES_SERVE and "baselines" in sections else [])]
 
 
 def _head(document: Mapping[str, Any], sections: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
-"""What was timed, as plots: every arm against `relu`, and where the time between FasterTransformer's structure and `relu` goes.
+"""What was timed, as plots: every variant against `relu`, and where the time between FasterTransformer's structure and `relu`
+goes.
 
-Drawn from `exhibits["latency"]`: by study, the samples of all entries, the processes they are of, and rows that say what ran.
+Drawn from `report_data["latency"]`: by study, the samples of all entries, the processes they are of, and rows that say what ran.
 """
 
 from __future__ import annotations
@@ -52,30 +53,30 @@ def samples_of(study: Mapping[str, Any]) -> Samples:
     return Samples(seconds, {}, processes=tuple(study["processes"]))
 
 
-def arm_ratios(study: Mapping[str, Any]) -> dict[str, Interval]:
-    """time(arm) / time(relu) of every other entry, two-sided at 95 % over processes."""
+def variant_ratios(study: Mapping[str, Any]) -> dict[str, Interval]:
+    """time(variant) / time(relu) of every other entry, two-sided at 95 % over processes."""
     samples = samples_of(study)
     return {name: ratio_over_processes(samples, name, "relu") for name in samples.seconds if name != "relu"}
 
 
 def forest_plot(studies: Mapping[str, Any]) -> str | None:
-    """One row per arm, one mark per size; a value right of one is slower than `relu`."""
-    sizes = {name: arm_ratios(study) for name, study in _networks(studies).items()}
+    """One row per variant, one mark per size; a value right of one is slower than `relu`."""
+    sizes = {name: variant_ratios(study) for name, study in _networks(studies).items()}
     if not sizes:
         return None
-    arms = list(dict.fromkeys(arm for ratios in sizes.values() for arm in ratios))
-    arms.sort(key=lambda arm: max(ratios[arm].value for ratios in sizes.values() if arm in ratios))
+    variants = list(dict.fromkeys(variant for ratios in sizes.values() for variant in ratios))
+    variants.sort(key=lambda variant: max(ratios[variant].value for ratios in sizes.values() if variant in ratios))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(1, color=FAINT, linewidth=1)
         axes.axvline(PAPER_RATIO, color=INK, linestyle="--", linewidth=1)
         for index, (size, ratios) in enumerate(sizes.items()):
-            values = [ratios[arm] for arm in arms if arm in ratios]
+            values = [ratios[variant] for variant in variants if variant in ratios]
             offset = 0.6 * ((len(sizes) - 1) / 2 - index) / len(sizes)
             axes.errorbar(
                 [v.value for v in values],
-                [row + offset for row, arm in enumerate(arms) if arm in ratios],
+                [row + offset for row, variant in enumerate(variants) if variant in ratios],
                 xerr=[[v.value - v.low for v in values], [v.high - v.value for v in values]],
                 fmt=MARKERS[index % len(MARKERS)],
                 color=SERIES[index % len(SERIES)],
@@ -83,17 +84,19 @@ def forest_plot(studies: Mapping[str, Any]) -> str | None:
                 markersize=4,
                 capsize=2,
             )
-        axes.set_yticks(range(len(arms)), arms)
+        axes.set_yticks(range(len(variants)), variants)
         axes.set_xlabel("time over that of relu; dashed: where relu has 11 % lower latency")
         axes.legend(loc="lower right", frameon=False)
         frame(axes)
 
-    return svg(draw, height=1.2 + 0.42 * len(arms), salt="forest", label="Time of every arm over that of the fused ReLU, by size")
+    return svg(
+        draw, height=1.2 + 0.42 * len(variants), salt="forest", label="Time of every variant over that of the fused ReLU, by size"
+    )
 
 
 def forest_caption(studies: Mapping[str, Any]) -> str:
     return (
-        "Time of every arm over that of the fused ReLU, a ratio without unit: above one is slower. All arms of a size were timed "
+        "Time of every variant over that of the fused ReLU, a ratio without unit: above one is slower. All of a size were timed "
         f"in the same blocks ({_counts(studies)}); batch 1, one thread. Bars: two-sided 95 % intervals for a process yet to "
         "come (Student's, over the processes). “relu again” is the control: it must lie on one."
     )
@@ -101,7 +104,7 @@ def forest_caption(studies: Mapping[str, Any]) -> str:
 
 def waterfall_plot(studies: Mapping[str, Any]) -> str | None:
     """Milliseconds that each change takes off, one panel per size."""
-    sizes = {name: study for name, study in drawable(studies).items() if all(arm in study["samples"] for _, arm in STEPS)}
+    sizes = {name: study for name, study in drawable(studies).items() if all(variant in study["samples"] for _, variant in STEPS)}
     if not sizes:
         return None
     rows = (len(sizes) + 1) // 2
@@ -110,7 +113,7 @@ def waterfall_plot(studies: Mapping[str, Any]) -> str | None:
         panels = figure.subplots(rows, 2 if len(sizes) > 1 else 1, squeeze=False).flatten()
         for number, (axes, (size, study)) in enumerate(zip(panels, sizes.items(), strict=False)):
             samples = samples_of(study)
-            times = [1000 * median(samples, arm).value for _, arm in STEPS]
+            times = [1000 * median(samples, variant).value for _, variant in STEPS]
             _waterfall(axes, times)
             axes.set_yticks(range(len(STEPS)), [label for label, _ in STEPS] if number % 2 == 0 else [""] * len(STEPS))
             axes.set_title(f"Swin-{size}", fontsize=9)
@@ -181,7 +184,7 @@ def latency_table(studies: Mapping[str, Any]) -> list[str]:
 
 
 def _networks(studies: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The studies of whole networks with every arm, by size."""
+    """The studies of whole networks with every variant, by size."""
     return {name: study for name, study in drawable(studies).items() if {"relu", "gelu-lut"} <= study["samples"].keys()}
 
 

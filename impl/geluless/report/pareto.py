@@ -1,8 +1,8 @@
-"""Accuracy against latency over sizes, arms and engines.
+"""Accuracy against latency over sizes, variants and engines.
 
 Two measurements meet here that are not of one network: latency is that of the full-size Swin (timed with random weights, which
-takes the same time), accuracy that of its embedded twin of the same size name. The caption says so. An arm gets the accuracy
-of the artifact that it runs: all GELU arms here run one artifact, and differ by rounding only.
+takes the same time), accuracy that of its micro network of the same size name. The caption says so. A variant gets the accuracy
+of the artifact that it runs: all GELU variants here run one artifact, and differ by rounding only.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Legend, the entry that was timed, the predictions of the twin. gelu-poly and gelu-shift compute another function, whose
+# Legend, the entry that was timed, the predictions of the micro network. gelu-poly and gelu-shift compute another function, whose
 # accuracy nobody measured: they have no place here.
-ARMS = (
+VARIANTS = (
     ("GELU separate, INT8", "gelu-separate", "base int8-gelu"),
     ("GELU fused (erf), INT8", "gelu-fused", "base int8-gelu"),
     ("GELU as a table, INT8", "gelu-lut", "base int8-gelu"),
     ("ReLU fused, distilled, INT8", "relu", "local int8-relu"),
     ("ReLU fused, naive swap, INT8", "relu", "base int8-naive"),
 )
-PEERS_MODEL = "swin_tiny_patch4_window7_224"
+BASELINES_MODEL = "swin_tiny_patch4_window7_224"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One arm of one size: milliseconds per image and top-1 in per cent."""
+    """One variant of one size: milliseconds per image and top-1 in per cent."""
 
-    arm: str
+    variant: str
     size: str
     milliseconds: float
     top1: float
 
 
-def points(studies: Mapping[str, Any], twins: Mapping[str, Any]) -> list[Point]:
-    """Every arm of every size of which both latency and accuracy are known."""
+def points(studies: Mapping[str, Any], networks: Mapping[str, Any]) -> list[Point]:
+    """Every variant of every size of which both latency and accuracy are known."""
     found = []
     for size, study in drawable(studies).items():
-        top1 = twins.get(size, {}).get("top1", {})
+        top1 = networks.get(size, {}).get("top1", {})
         samples = samples_of(study)
-        for arm, entry, predictions in ARMS:
+        for variant, entry, predictions in VARIANTS:
             if entry in samples.seconds and top1.get(predictions) is not None:
-                found.append(Point(arm, size, 1000 * median(samples, entry).value, top1[predictions]))
+                found.append(Point(variant, size, 1000 * median(samples, entry).value, top1[predictions]))
     return found
 
 
@@ -62,13 +62,13 @@ def pareto_front(among: Sequence[Point]) -> list[Point]:
     return front
 
 
-def pareto_plot(studies: Mapping[str, Any], twins: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> str | None:
+def pareto_plot(studies: Mapping[str, Any], networks: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> str | None:
     """Top-1 against latency with the front; below it, on the same axis, other engines on Swin-T. None without a point."""
-    among = points(studies, twins)
+    among = points(studies, networks)
     if not among:
         return None
-    others = peer_rows(peers)
-    engines = list(dict.fromkeys(row["peer"] for row in others))
+    others = baseline_rows(baselines)
+    engines = list(dict.fromkeys(row["baseline"] for row in others))
 
     def draw(figure: Figure) -> None:
         heights = [3.4, 0.4 + 0.2 * len(engines)] if engines else [3.4]
@@ -79,18 +79,18 @@ def pareto_plot(studies: Mapping[str, Any], twins: Mapping[str, Any], peers: Seq
         log_axis(panels[-1])
         panels[-1].set_xlabel("latency at batch 1 on one thread, ms (full-size network)")
 
-    label = "Top-1 accuracy of the embedded twins against latency of the full-size networks, with the Pareto front"
+    label = "Top-1 accuracy of the micro networks against latency of the full-size networks, with the Pareto front"
     return svg(draw, height=4.4 + (0.6 + 0.2 * len(engines) if engines else 0), salt="pareto", label=label)
 
 
 def _accuracy_panel(axes: Axes, among: Sequence[Point], others: Sequence[Mapping[str, Any]]) -> None:
     front = pareto_front(among)
     axes.step([p.milliseconds for p in front], [p.top1 for p in front], where="post", color=FAINT, linewidth=1.5, zorder=1)
-    for index, (arm, _, _) in enumerate(ARMS):
-        own = [point for point in among if point.arm == arm]
+    for index, (variant, _, _) in enumerate(VARIANTS):
+        own = [point for point in among if point.variant == variant]
         if own:
             times, top1 = [point.milliseconds for point in own], [point.top1 for point in own]
-            axes.plot(times, top1, MARKERS[index], color=SERIES[index], markersize=6, label=arm)
+            axes.plot(times, top1, MARKERS[index], color=SERIES[index], markersize=6, label=variant)
     tested = [row for row in others if row.get("test")]
     if tested:
         times, top1 = [row["latency_ms"]["value"] for row in tested], [row["test"]["top1"] for row in tested]
@@ -100,7 +100,7 @@ def _accuracy_panel(axes: Axes, among: Sequence[Point], others: Sequence[Mapping
         where = (highest.milliseconds, highest.top1)
         axes.annotate(size, where, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
     axes.margins(y=0.12)
-    axes.set_ylabel("top-1 of the embedded twin, %")
+    axes.set_ylabel("top-1 of the micro network, %")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False, columnspacing=1, handletextpad=0.2)
     frame(axes)
 
@@ -111,7 +111,7 @@ def _engines_panel(axes: Axes, engines: Sequence[str], others: Sequence[Mapping[
         times = [row["latency_ms"] for row in rows]
         axes.errorbar(
             [time["value"] for time in times],
-            [engines.index(row["peer"]) for row in rows],
+            [engines.index(row["baseline"]) for row in rows],
             xerr=[[t["value"] - t["low"] for t in times], [t["high"] - t["value"] for t in times]],
             fmt=MARKERS[index],
             color=SERIES[(0, 3)[index % 2]],
@@ -126,20 +126,20 @@ def _engines_panel(axes: Axes, engines: Sequence[str], others: Sequence[Mapping[
     frame(axes)
 
 
-def peer_rows(peers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Latencies of other engines on the full-size Swin-T at batch 1 on one thread, from the records of `nox -s peers`."""
-    records = [data for data in peers if data["model"] == PEERS_MODEL and data["batch"] == 1]
+def baseline_rows(baselines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Latencies of other engines on the full-size Swin-T at batch 1 on one thread, from the records of `nox -s baselines`."""
+    records = [data for data in baselines if data["model"] == BASELINES_MODEL and data["batch"] == 1]
     return [row for data in records for row in data["rows"] if row["threads"] == 1 and row["latency_ms"] is not None]
 
 
-def caption(twins: Mapping[str, Any]) -> str:
+def caption(networks: Mapping[str, Any]) -> str:
     """Units, counts, and that the two axes speak of two networks."""
-    counts = sorted({twin["images"] for twin in twins.values() if twin.get("images")})
+    counts = sorted({network["images"] for network in networks.values() if network.get("images")})
     images = f"n = {counts[-1]:,} test images" if counts else "its test images"
     return (
         "Latency: median milliseconds of one image on one thread, full-size Swin-T, S, B and L in our engine, random weights. "
-        f"Accuracy: top-1 in per cent of the embedded twin of the same size ({images} of the embedded tier, not ImageNet). Two "
-        "networks, then: within a size the heights compare arms, and nothing here is an accuracy on ImageNet. Line: Pareto "
-        "front, no arm is faster without being less accurate. Intervals: of the medians in the table of all medians, of the "
+        f"Accuracy: top-1 in per cent of the micro network of the same size ({images} of the embedded tier, not ImageNet). Two "
+        "networks, then: within a size the heights compare variants, and nothing here is an accuracy on ImageNet. Line: Pareto "
+        "front, no variant is faster without being less accurate. Intervals: of the medians in the table of all medians, of the "
         "accuracies as paired drops in the accuracy plot."
     )

@@ -1,9 +1,9 @@
 """Plots as inline SVG that follow the page's colours: light or dark is the reader's choice, not the plot's.
 
 matplotlib draws with placeholder colours, which are then replaced by the page's CSS variables; text stays text in the
-page's font. What is drawn comes from `exhibits["twins"]`, by size:
+page's font. What is drawn comes from `report_data["micro_networks"]`, by size:
 
-    drops         [{arm, value, low, high, n}]  pp against FP32 GELU on the same images
+    drops         [{variant, value, low, high, n}]  pp against FP32 GELU on the same images
     distillation  {recipe: Distillation.to_json()}, whose records hold block, phase, agreement, curve [[step, loss], ...]
 """
 
@@ -27,27 +27,28 @@ MARGIN_PP = 0.5
 MARKERS = "os^Dvp"
 
 
-def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
-    """Drop in pp with intervals per size, one mark per arm, the 0.5 pp bound as a line; None when there is nothing to draw."""
-    drops = {size: finite_drops(twin) for size, twin in twins.items()}
+def accuracy_plot(networks: Mapping[str, Any]) -> str | None:
+    """Drop in pp with intervals per size, one mark per variant, the 0.5 pp bound as a line; None when there is nothing to
+    draw."""
+    drops = {size: finite_drops(network) for size, network in networks.items()}
     sizes = [size for size, rows in drops.items() if rows]
     if not sizes:
         return None
-    arms = list(dict.fromkeys(drop["arm"] for size in sizes for drop in drops[size]))
+    variants = list(dict.fromkeys(drop["variant"] for size in sizes for drop in drops[size]))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(0, color=FAINT, linewidth=1)
         axes.axvline(MARGIN_PP, color=ALARM, linestyle="--", linewidth=1.2)
-        for index, arm in enumerate(arms):
-            rows = [(row, d) for row, size in enumerate(sizes) for d in drops[size] if d["arm"] == arm]
+        for index, variant in enumerate(variants):
+            rows = [(row, d) for row, size in enumerate(sizes) for d in drops[size] if d["variant"] == variant]
             axes.errorbar(
                 [d["value"] for _, d in rows],
-                [row + 0.7 * (index - (len(arms) - 1) / 2) / max(len(arms), 1) for row, _ in rows],
+                [row + 0.7 * (index - (len(variants) - 1) / 2) / max(len(variants), 1) for row, _ in rows],
                 xerr=[[d["value"] - d["low"] for _, d in rows], [d["high"] - d["value"] for _, d in rows]],
                 fmt=MARKERS[index % len(MARKERS)],
                 color=SERIES[index % len(SERIES)],
-                label=arm,
+                label=variant,
                 markersize=5,
                 capsize=3,
             )
@@ -58,21 +59,24 @@ def accuracy_plot(twins: Mapping[str, Any]) -> str | None:
         frame(axes)
 
     return svg(
-        draw, height=1.6 + 0.75 * len(sizes), salt="accuracy", label="Accuracy lost per size and arm, with the 0.5 point bound"
+        draw,
+        height=1.6 + 0.75 * len(sizes),
+        salt="accuracy",
+        label="Accuracy lost per size and variant, with the 0.5 point bound",
     )
 
 
-def finite_drops(twin: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The drops of a twin that can be drawn: value and both bounds are numbers."""
-    return [drop for drop in twin.get("drops", []) if None not in (drop["value"], drop["low"], drop["high"])]
+def finite_drops(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The drops of a micro network that can be drawn: value and both bounds are numbers."""
+    return [drop for drop in network.get("drops", []) if None not in (drop["value"], drop["low"], drop["high"])]
 
 
-def agreement_plot(twins: Mapping[str, Any]) -> str | None:
+def agreement_plot(networks: Mapping[str, Any]) -> str | None:
     """Held-out agreement with the teacher after each block, one line per size and recipe."""
     lines = [
         (f"{size}, {recipe}", points)
-        for size, twin in twins.items()
-        for recipe, run in twin.get("distillation", {}).items()
+        for size, network in networks.items()
+        for recipe, run in network.get("distillation", {}).items()
         if len(points := [r["agreement"] for r in run.get("records", []) if r.get("agreement") is not None]) > 1
     ]
     if not lines:
@@ -93,12 +97,12 @@ def agreement_plot(twins: Mapping[str, Any]) -> str | None:
     )
 
 
-def curves_plot(twins: Mapping[str, Any]) -> str | None:
+def curves_plot(networks: Mapping[str, Any]) -> str | None:
     """Learning curves: loss relative to its first value against the step, one panel per size and recipe, one line per block."""
     panels = [
         (f"{size}, {recipe}", curves)
-        for size, twin in twins.items()
-        for recipe, run in twin.get("distillation", {}).items()
+        for size, network in networks.items()
+        for recipe, run in network.get("distillation", {}).items()
         if (curves := [points for r in run.get("records", []) if len(points := finite_points(r.get("curve"))) > 1])
     ]
     if not panels:

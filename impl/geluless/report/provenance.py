@@ -11,31 +11,31 @@ from scipy.stats import binomtest
 
 def provenance_lines(document: Mapping[str, Any]) -> list[str]:
     """The whole section; parts without data are left out."""
-    exhibits = document["exhibits"]
+    report_data = document["report_data"]
     return [
         '<section id="environment"><h2>Where this ran</h2>',
         *_facts(document),
-        *_harness(exhibits.get("harness")),
-        *_studies(exhibits.get("latency", {})),
+        *_harness(report_data.get("harness")),
+        *_studies(report_data.get("latency", {})),
         *_artifacts(document),
-        *_durations(exhibits.get("durations", {})),
+        *_durations(report_data.get("durations", {})),
         "</section>",
     ]
 
 
 def _facts(document: Mapping[str, Any]) -> list[str]:
-    environment, exhibits = document["environment"], document["exhibits"]
+    environment, report_data = document["environment"], document["report_data"]
     git = environment["git"]
     facts = {
         "processor": f"{environment['cpu']} ({', '.join(environment['isa']) or 'no vector extension known to us'})",
         "cores": environment["cores"],
-        "clock": _clock(exhibits.get("latency", {})),
+        "clock": _clock(report_data.get("latency", {})),
         "system": environment["system"],
         "python": environment["python"],
         **environment["packages"],
         "git": (git["revision"] or "no repository") + (" with local changes" if git["dirty"] else ""),
-        "test images": "; ".join(exhibits.get("data", [])) or "none",
-        "seed": exhibits.get("seed", "none"),
+        "test images": "; ".join(report_data.get("data", [])) or "none",
+        "seed": report_data.get("seed", "none"),
         "whole run": f"{document['seconds'] / 60:.1f} min, ended {document['created']}",
     }
     return [
@@ -55,10 +55,10 @@ def _clock(studies: Mapping[str, Any]) -> str:
 
 
 def _harness(harness: Mapping[str, Any] | None) -> list[str]:
-    """False positives of an arm against itself, and how often a planted slowdown was found."""
+    """False positives of a variant against itself, and how often a planted slowdown was found."""
     if not harness:
         return []
-    rows = [("an arm against itself: called different", harness["false_positives"], harness["pairs"])]
+    rows = [("a variant against itself: called different", harness["false_positives"], harness["pairs"])]
     rows += [(f"slowed down by {p['percent']:g} %: found", p["found"], p["pairs"]) for p in harness["planted"]]
     cells = [(what, f"{hits} of {pairs}", *_share(hits, pairs)) for what, hits, pairs in rows if pairs]
     when = f"{harness['created']} on {harness['cpu']}"
@@ -95,20 +95,20 @@ def _studies(studies: Mapping[str, Any]) -> list[str]:
 
 
 def _artifacts(document: Mapping[str, Any]) -> list[str]:
-    """Content hashes: networks and inputs that were timed, twins, and what each claim's evidence names."""
+    """Content hashes: networks and inputs that were timed, networks, and what each claim's evidence names."""
     rows: dict[tuple[str, str], None] = {}
-    for study in document["exhibits"].get("latency", {}).values():
+    for study in document["report_data"].get("latency", {}).values():
         for row in study["rows"]:
-            activation = "GELU" if str(row.get("arm", "")).startswith("gelu") else "ReLU"
+            activation = "GELU" if str(row.get("variant", "")).startswith("gelu") else "ReLU"
             if row.get("artifact"):
                 rows[f"timed: {row.get('model')}, {activation}", str(row["artifact"])] = None
             if row.get("input"):
                 rows[f"input of {row.get('model')}, batch {row.get('batch')}", str(row["input"])] = None
-    for size, twin in document["exhibits"].get("twins", {}).items():
-        if twin.get("teacher_sha256"):
-            rows[f"twin {size}: teacher's weights", str(twin["teacher_sha256"])] = None
-        for name, digest in twin.get("artifacts", {}).items():
-            rows[f"twin {size}: {name}", str(digest)] = None
+    for size, network in document["report_data"].get("micro_networks", {}).items():
+        if network.get("teacher_sha256"):
+            rows[f"micro network {size}: teacher's weights", str(network["teacher_sha256"])] = None
+        for name, digest in network.get("artifacts", {}).items():
+            rows[f"micro network {size}: {name}", str(digest)] = None
     for claim in document["claims"]:
         for record in claim["records"]:
             for name, digest in (record["evidence"] or {"artifacts": {}})["artifacts"].items():

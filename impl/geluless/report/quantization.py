@@ -1,7 +1,7 @@
 """Per-layer quantization error: how far an integer network lies, after each layer, from the float network it was made from.
 
-Drawn from `exhibits["twins"][size]["quantization_error"]`: [{layer, relative_error, arm}] in the order of the network, arm being
-"int8-relu" or "int8-gelu"; see geluless.verdicts.layer_errors for what the error is.
+Drawn from `report_data["micro_networks"][size]["quantization_error"]`: [{layer, relative_error, variant}] in the order of the
+network, variant being "int8-relu" or "int8-gelu"; see geluless.verdicts.layer_errors for what the error is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from geluless.report.plots import MARKERS, SERIES, frame, log_axis, svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Errors = dict[str, dict[str, float]]  # by arm, then by layer
+Errors = dict[str, dict[str, float]]  # by variant, then by layer
 CAPTION = (
     "Relative error in per cent after each layer (embedding, patch mergings, blocks, in the order of the network; their names "
     "are in the tables): norm of integer minus float over norm of float, over all values of the same test images; logarithmic. "
@@ -24,34 +24,34 @@ CAPTION = (
 )
 
 
-def errors_of(twin: Mapping[str, Any]) -> Errors:
-    """What can be drawn of one twin: errors that are numbers above zero."""
+def errors_of(network: Mapping[str, Any]) -> Errors:
+    """What can be drawn of one network: errors that are numbers above zero."""
     errors: Errors = {}
-    for row in twin.get("quantization_error") or ():
+    for row in network.get("quantization_error") or ():
         error = row["relative_error"]
         if error is not None and math.isfinite(error) and error > 0:
-            errors.setdefault(row["arm"], {})[row["layer"]] = error
+            errors.setdefault(row["variant"], {})[row["layer"]] = error
     return errors
 
 
-def quantization_plot(twins: Mapping[str, Any]) -> str | None:
-    """Error in per cent against the layer's place, one panel per size, one line per arm; None without any error."""
-    sizes = {size: errors for size, twin in twins.items() if (errors := errors_of(twin))}
+def quantization_plot(networks: Mapping[str, Any]) -> str | None:
+    """Error in per cent against the layer's place, one panel per size, one line per variant; None without any error."""
+    sizes = {size: errors for size, network in networks.items() if (errors := errors_of(network))}
     if not sizes:
         return None
-    arms = list(dict.fromkeys(arm for errors in sizes.values() for arm in errors))
+    variants = list(dict.fromkeys(variant for errors in sizes.values() for variant in errors))
     rows = (len(sizes) + 1) // 2
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(rows, 2 if len(sizes) > 1 else 1, sharey=True, squeeze=False).flatten()
         for axes, (size, errors) in zip(panels, sizes.items(), strict=False):
             places = {layer: place for place, layer in enumerate(_layers(errors), start=1)}
-            for arm, by_layer in errors.items():
-                index = arms.index(arm)
+            for variant, by_layer in errors.items():
+                index = variants.index(variant)
                 where, errors_percent = [places[layer] for layer in by_layer], [100 * error for error in by_layer.values()]
                 colour = SERIES[index % len(SERIES)]
                 axes.plot(where, errors_percent, color=colour, linewidth=0.9, alpha=0.7)
-                axes.plot(where, errors_percent, MARKERS[index % len(MARKERS)], color=colour, markersize=2.5, label=arm)
+                axes.plot(where, errors_percent, MARKERS[index % len(MARKERS)], color=colour, markersize=2.5, label=variant)
             log_axis(axes, "y")
             axes.set_title(size, fontsize=9)
             axes.set_xlabel("layer")
@@ -61,18 +61,20 @@ def quantization_plot(twins: Mapping[str, Any]) -> str | None:
             axes.set_visible(False)
         panels[0].legend(loc="best", frameon=False)
 
-    return svg(draw, height=0.4 + 2.4 * rows, salt="quantization", label="Relative quantization error per layer, by size and arm")
+    return svg(
+        draw, height=0.4 + 2.4 * rows, salt="quantization", label="Relative quantization error per layer, by size and variant"
+    )
 
 
-def quantization_tables(twins: Mapping[str, Any]) -> list[str]:
-    """One folded table per size: a row per layer, a column per arm."""
+def quantization_tables(networks: Mapping[str, Any]) -> list[str]:
+    """One folded table per size: a row per layer, a column per variant."""
     lines: list[str] = []
-    for size, twin in twins.items():
-        if not (errors := errors_of(twin)):
+    for size, network in networks.items():
+        if not (errors := errors_of(network)):
             continue
         lines += [
             f"<details><summary>Relative quantization error of every layer, {escape(size)}</summary>",
-            f'<div class="scroll"><table><tr><th>layer</th>{"".join(f"<th>{escape(arm)}, %</th>" for arm in errors)}</tr>',
+            f'<div class="scroll"><table><tr><th>layer</th>{"".join(f"<th>{escape(name)}, %</th>" for name in errors)}</tr>',
         ]
         for layer in _layers(errors):
             cells = (f"{100 * by_layer[layer]:.3g}" if layer in by_layer else "–" for by_layer in errors.values())

@@ -9,8 +9,8 @@ from typing import Any
 
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
+from geluless.report.baselines import Found
 from geluless.report.document import totals_text
-from geluless.report.peers import Found
 
 BEGIN = "<!-- figures: begin (`nox -s report -- --readme README.md` writes what stands between the marks) -->"
 END = "<!-- figures: end -->"
@@ -22,7 +22,7 @@ class ReadmeError(GelulessError):
     """The README has no place for figures, or the record is none to quote."""
 
 
-def update_readme(path: Path, document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any] | None) -> None:
+def update_readme(path: Path, document: Mapping[str, Any], baselines: Found, harness: Mapping[str, Any] | None) -> None:
     """Replace what stands between BEGIN and END. Raises ReadmeError; the file is replaced as a whole or not at all."""
     if document["partial"]:
         raise ReadmeError(f"{path} quotes whole runs only, and this one was partial ({'; '.join(document['partial'])})")
@@ -31,10 +31,10 @@ def update_readme(path: Path, document: Mapping[str, Any], peers: Found, harness
         raise ReadmeError(f"{path} needs the two marks once each, in this order:\n{BEGIN}\n{END}")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     with atomic_output(path) as partial:
-        partial.write_text("\n".join([before + BEGIN, *figures(document, peers, harness), after]), encoding="utf-8")
+        partial.write_text("\n".join([before + BEGIN, *figures(document, baselines, harness), after]), encoding="utf-8")
 
 
-def figures(document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any] | None) -> list[str]:
+def figures(document: Mapping[str, Any], baselines: Found, harness: Mapping[str, Any] | None) -> list[str]:
     """Markdown lines."""
     environment = document["environment"]
     revision = (environment["git"]["revision"] or "no revision")[:10]
@@ -47,7 +47,7 @@ def figures(document: Mapping[str, Any], peers: Found, harness: Mapping[str, Any
         "",
         *_sizes(document),
         *_engines(document),
-        *_peers(peers),
+        *_baselines(baselines),
         *_harness(harness),
         "",
     ]
@@ -57,8 +57,8 @@ def _sizes(document: Mapping[str, Any]) -> list[str]:
     records = {(row["id"], record["item"]): record for row in document["claims"] for record in row["records"]}
     lines = [
         (
-            "| Swin | accuracy lost, INT8 ReLU against FP32 GELU (twin, points) | `relu` over FasterTransformer's structure | "
-            "over fused erf | over a table |"
+            "| Swin | accuracy lost, INT8 ReLU against FP32 GELU (micro networks, points) | `relu` over "
+            "FasterTransformer's structure | over fused erf | over a table |"
         ),
         "|---|---|---|---|---|",
     ]
@@ -76,7 +76,7 @@ def _sizes(document: Mapping[str, Any]) -> list[str]:
         "",
         (
             "Ratios of latency at batch 1 on one thread, below 1 is faster; brackets: one-sided 95 % bounds. Accuracy is that of "
-            "the embedded twins, latency that of the full-size networks; the paper's own claim is about ImageNet and an RTX 4090."
+            "the micro networks, latency that of the full-size networks; the paper's own claim is about ImageNet and an RTX 4090."
         ),
     ]
 
@@ -103,28 +103,28 @@ def _engines(document: Mapping[str, Any]) -> list[str]:
     return ["", f"ReLU against GELU within each engine: {gains}."]
 
 
-def _peers(peers: Found) -> list[str]:
+def _baselines(baselines: Found) -> list[str]:
     lines: list[str] = []
-    for record in peers.records:
+    for record in baselines.records:
         rows = [row for row in record["rows"] if row["threads"] == 1 and row["latency_ms"] is not None]
-        by_peer: dict[str, dict[str, Mapping[str, Any]]] = {}
+        by_baseline: dict[str, dict[str, Mapping[str, Any]]] = {}
         for row in rows:
-            by_peer.setdefault(row["peer"], {})[row["activation"]] = row
-        if not by_peer:
+            by_baseline.setdefault(row["baseline"], {})[row["activation"]] = row
+        if not by_baseline:
             continue
         activations = sorted({row["activation"] for row in rows})
         lines += ["", f"`{record['model']}`, batch {record['batch']}, one thread, ms (and times ours):", ""]
         lines += [f"| engine | runs in | {' | '.join(activations)} |", f"|---|---|{'---|' * len(activations)}"]
-        for peer, found in by_peer.items():
+        for baseline, found in by_baseline.items():
             precision = next(iter(found.values()))["precision"]
-            lines.append(f"| {peer} | {precision} | {' | '.join(_latency(found.get(name)) for name in activations)} |")
+            lines.append(f"| {baseline} | {precision} | {' | '.join(_latency(found.get(name)) for name in activations)} |")
     return lines
 
 
 def _latency(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return NONE
-    ratio = row["ratio_to_ours"]
+    ratio = row["ratio_to_geluless"]
     return f"{row['latency_ms']['value']:.1f}" + (f" ({ratio['value']:.2f})" if ratio else "")
 
 

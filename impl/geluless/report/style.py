@@ -1,6 +1,6 @@
 """The page's style: colours as CSS variables, light and dark, and a layout that fits a phone.
 
-Text colours keep a contrast of at least 4.5 to 1 against both grounds (WCAG 2.2, level AA); tests/unit/test_report_browser.py
+Text colours keep a contrast of at least 4.5 to 1 against both grounds (WCAG 2.2, level AA); tests/report/test_report_browser.py
 measures it.
 """
 

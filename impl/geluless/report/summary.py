@@ -27,7 +27,7 @@ def render_summary(document: Mapping[str, Any]) -> str:
         mark = MARKS[row["headline"]["status"]]
         lines.append(f"| {mark} {escape(row['id'])} | {escape(row['title'])} | {verdict} | {escape(_short(decisive(row)))} |")
     lines += ["", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
-    if harness := document["exhibits"].get("harness"):
+    if harness := document["report_data"].get("harness"):
         lines += [escape(_harness(harness)), ""]
     lines += [where(document), "", AGAIN, ""]
     return "\n".join(lines)

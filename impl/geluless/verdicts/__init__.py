@@ -1,13 +1,13 @@
 """Verdicts on the paper's claims: the registry, the statistics, and the rules of the game."""
 
-from geluless.verdicts.handle import ClaimHandle, ClaimProtocolError
+from geluless.verdicts.claim_fixture import ClaimFixture, ClaimProtocolError
 from geluless.verdicts.registry import Claim, RegistryError, load_registry
 from geluless.verdicts.resources import Resource, missing
 from geluless.verdicts.verdict import Control, Estimate, Evidence, Judgement, Record, Verdict
 
 __all__ = [
     "Claim",
-    "ClaimHandle",
+    "ClaimFixture",
     "ClaimProtocolError",
     "Control",
     "Estimate",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
-from geluless.verdicts.judge import PairedDrop, paired_drop
+from geluless.verdicts.equivalence import PairedDrop, paired_drop
 from geluless.verdicts.statistics import Interval, mean_difference
 from geluless.verdicts.verdict import Estimate
 
@@ -36,7 +36,7 @@ class Setting:
     to: Mapping[str, float] = field(default_factory=dict)
     backwards: bool = False  # the last block is swapped first
     default: bool = False  # runs without --full
-    seconds: float = 50  # on one quiet core, tiny twin
+    seconds: float = 50  # on one quiet core, tiny micro network
 
 
 # The embedded training images, 6,000, are 10 % of their data set, whence the per cents; a tenth of them is held out.
@@ -143,8 +143,8 @@ def table(
         if len(own) == 1:
             interval = next(iter(own.values())).drop_pp
         else:
-            arms = [np.stack([pairs[name, seed][arm] for seed in own]) for arm in (0, 1)]  # bool [seeds, N]
-            found = mean_difference(*arms)
+            variants = [np.stack([pairs[name, seed][variant] for seed in own]) for variant in (0, 1)]  # bool [seeds, N]
+            found = mean_difference(*variants)
             interval = Interval(100 * found.value, 100 * found.low, 100 * found.high)
         rows.append(Row(setting_of(name), own, interval, min(p_holm[name, seed] for seed in own)))
     return tuple(rows)

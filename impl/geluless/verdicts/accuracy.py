@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from geluless.verdicts.ablation import Row, table
-from geluless.verdicts.judge import PairedDrop, paired_drop
+from geluless.verdicts.equivalence import PairedDrop, paired_drop
+from geluless.verdicts.failure_signs import agreement, describe
+from geluless.verdicts.micro_networks import DRAWS, Kind, Part, Task
 from geluless.verdicts.predictions import pack_predictions
-from geluless.verdicts.signatures import agreement, describe
 from geluless.verdicts.statistics import deviation, student
-from geluless.verdicts.twins import DRAWS, Kind, Part, Task
 from geluless.verdicts.verdict import Estimate
 
 Parts = Mapping[Task, Part]
@@ -31,10 +31,10 @@ def _is_recipe(task: Task) -> bool:
     return task.kind in (Kind.LOCAL, Kind.PAPER, Kind.LOCAL_KD)
 
 
-def draw_drops(reference: Part, candidate: Part, arm: str) -> tuple[PairedDrop, ...]:
-    """FP32 GELU against each draw of calibration images of `arm`, over the images that the draw has seen."""
+def draw_drops(reference: Part, candidate: Part, variant: str) -> tuple[PairedDrop, ...]:
+    """FP32 GELU against each draw of calibration images of `variant`, over the images that the draw has seen."""
     gelu = reference.correct("fp32-gelu")
-    return tuple(paired_drop(gelu[: len(correct)], correct) for correct in candidate.correct_by_draw(arm))
+    return tuple(paired_drop(gelu[: len(correct)], correct) for correct in candidate.correct_by_draw(variant))
 
 
 def spread(drops: list[PairedDrop], name: str) -> tuple[Estimate, Estimate]:
@@ -47,72 +47,72 @@ def spread(drops: list[PairedDrop], name: str) -> tuple[Estimate, Estimate]:
     )
 
 
-def signature_details(base: Part, distilled: Part, arm: str = "fp32-relu") -> tuple[str, ...]:
+def signature_details(base: Part, distilled: Part, variant: str = "fp32-relu") -> tuple[str, ...]:
     """The failure signatures of one distilled network as sentences, the naive swap's agreement beside its own."""
     gelu = base.predictions["fp32-gelu"]
-    own, naive = (agreement(gelu, part.predictions[name]) for part, name in ((distilled, arm), (base, "fp32-naive")))
+    own, naive = (agreement(gelu, part.predictions[name]) for part, name in ((distilled, variant), (base, "fp32-naive")))
     same = f"top-1 agreement with the teacher: {own} distilled, {naive} naive swap; by chance kappa would be 0"
     return (same, *describe(distilled.distillation, distilled.dead_units))
 
 
-def accuracy_exhibits(parts: Parts, size: str) -> dict[str, Any]:
+def accuracy_report_data(parts: Parts, size: str) -> dict[str, Any]:
     """Of one size: {"ablation", "seeds", "calibration_draws", "quantization_error", "dead_units", "without_bias"}.
 
     ablation            [{factor, value, recipe, drop_pp: {value, low, high}, p_holm, seeds, n}], against the base recipe
-    seeds               [{recipe, seed, arm, drop_pp}], against FP32 GELU; unchanged recipes
-    calibration_draws   [{arm, draw, n, drop_pp}], against FP32 GELU
-    quantization_error  [{layer, relative_error, arm}] in the order of the network
+    seeds               [{recipe, seed, variant, drop_pp}], against FP32 GELU; unchanged recipes
+    calibration_draws   [{variant, draw, n, drop_pp}], against FP32 GELU
+    quantization_error  [{layer, relative_error, variant}] in the order of the network
     dead_units          {task: {block: share}}
-    without_bias        {arm: drop_pp} from with to without fc1's bias, None where it was not run
+    without_bias        {variant: drop_pp} from with to without fc1's bias, None where it was not run
     """
     own = {task: part for task, part in parts.items() if task.size == size}
     base, local, without = (own.get(Task(kind, size)) for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
     seeds, draws = [], []
     if base is not None:
         for task in sorted((task for task in own if _is_recipe(task)), key=str):
-            for arm, values in own[task].predictions.items():
+            for variant, values in own[task].predictions.items():
                 drop = _prefix_drop(base.correct("fp32-gelu"), values == own[task].labels[: len(values)])
-                seeds.append({"recipe": task.kind.value, "seed": task.seed, "arm": arm, "drop_pp": _json(drop)})
+                seeds.append({"recipe": task.kind.value, "seed": task.seed, "variant": variant, "drop_pp": _json(drop)})
         for part in (local, base):
-            for arm in part.draws if part is not None else ():
+            for variant in part.draws if part is not None else ():
                 assert part is not None
-                rows = zip(DRAWS, draw_drops(base, part, arm), strict=True)
-                draws += [{"arm": arm, "draw": draw, "n": drop.n, "drop_pp": _json(drop)} for draw, drop in rows]
+                rows = zip(DRAWS, draw_drops(base, part, variant), strict=True)
+                draws += [{"variant": variant, "draw": draw, "n": drop.n, "drop_pp": _json(drop)} for draw, drop in rows]
     return {
         "ablation": [row.to_json() for row in ablation_table(own, size)],
         "seeds": seeds,
         "calibration_draws": draws,
         "quantization_error": [
-            {"layer": error.layer, "relative_error": error.relative_error, "arm": arm}
+            {"layer": error.layer, "relative_error": error.relative_error, "variant": variant}
             for part in (local, base)
             if part is not None
-            for arm, errors in part.layer_errors.items()
+            for variant, errors in part.layer_errors.items()
             for error in errors
         ],
         "dead_units": {str(task): dict(part.dead_units) for task, part in own.items() if part.dead_units},
         "without_bias": None
         if local is None or without is None
-        else {arm: _json(bias_drop(local, without, arm)) for arm in ("fp32-relu", "int8-relu")},
+        else {variant: _json(bias_drop(local, without, variant)) for variant in ("fp32-relu", "int8-relu")},
     }
 
 
-def bias_drop(local: Part, without: Part, arm: str) -> PairedDrop:
+def bias_drop(local: Part, without: Part, variant: str) -> PairedDrop:
     """From the distilled network with fc1's bias to the one without, over the images that both have seen."""
-    values = without.predictions[arm]
-    return _prefix_drop(local.correct(arm), values == without.labels[: len(values)])
+    values = without.predictions[variant]
+    return _prefix_drop(local.correct(variant), values == without.labels[: len(values)])
 
 
 def stored_predictions(parts: Parts) -> dict[str, Any]:
     """Every prediction of every image, packed; `geluless.verdicts.predictions.read_predictions` reads it back.
 
-    Draws of calibration images beyond the first are arms of their own: "int8-relu, draw 1".
+    Draws of calibration images beyond the first are variants of their own: "int8-relu, draw 1".
     """
-    arms: dict[str, dict[str, np.ndarray]] = {}
+    variants: dict[str, dict[str, np.ndarray]] = {}
     for task, part in parts.items():
-        arms[str(task)] = dict(part.predictions)
-        for arm, values in part.draws.items():
-            arms[str(task)] |= {f"{arm}, draw {draw}": drawn for draw, drawn in zip(DRAWS[1:], values[1:], strict=True)}
-    return pack_predictions({str(task): part.labels for task, part in parts.items()}, arms)
+        variants[str(task)] = dict(part.predictions)
+        for variant, values in part.draws.items():
+            variants[str(task)] |= {f"{variant}, draw {draw}": drawn for draw, drawn in zip(DRAWS[1:], values[1:], strict=True)}
+    return pack_predictions({str(task): part.labels for task, part in parts.items()}, variants)
 
 
 def _prefix_drop(reference: np.ndarray, candidate: np.ndarray) -> PairedDrop:

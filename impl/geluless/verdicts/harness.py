@@ -1,6 +1,6 @@
 """The stopwatch on trial: how often it calls two equal engines different, and which planted slowdowns it finds.
 
-Judged by the very functions and the very budget that the claims about latency use, on disjoint pairs of engines of one arm:
+Judged by the very functions and the very budget that the claims about latency use, on disjoint pairs of engines of one variant:
 
     A/A          a pair of equal engines: neither may be called faster
     planted      one of them waits after each call for a share of its time: it must be called slower, or, where the share is
@@ -26,7 +26,7 @@ from geluless.verdicts.verdict import Verdict
 PLANTED = (0.2, 2.0, 3.0)  # per cent of a call's time
 PAIRS = 10  # of one study; each fifth entry more costs a second per process
 MODEL = SIZES["tiny"]
-ARM = "relu"
+VARIANT = "relu"
 
 Announce = Callable[[str], None]
 
@@ -62,7 +62,7 @@ class Trial:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "cpu": self.environment.get("cpu", ""),
             "model": MODEL,
-            "arm": ARM,
+            "variant": VARIANT,
             "processes": PROCESSES,
             "blocks": BLOCKS,
             "resolution": RESOLUTION,
@@ -108,9 +108,9 @@ def trial_study(*, seed: int, pairs: int = PAIRS, model: str = MODEL) -> Study:
     """Disjoint pairs; every second pair's first engine is compared with slowed ones too."""
     entries = []
     for i in range(pairs):
-        entries += [Entry(f"pair {i} first", model, ARM), Entry(f"pair {i} second", model, ARM)]
+        entries += [Entry(f"pair {i} first", model, VARIANT), Entry(f"pair {i} second", model, VARIANT)]
         if i % 2 == 0:
-            entries += [Entry(slowed(i, percent), model, ARM, handicap=percent / 100) for percent in PLANTED]
+            entries += [Entry(slowed(i, percent), model, VARIANT, handicap=percent / 100) for percent in PLANTED]
     return Study(tuple(entries), seed=seed)
 
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geluless.bench.networks import SIZES
-from geluless.verdicts.judge import better_than, non_inferiority, paired_drop, real_loss, relative_non_inferiority
+from geluless.verdicts.equivalence import better_than, non_inferiority, paired_drop, real_loss, relative_non_inferiority
+from geluless.verdicts.micro_networks import CALIBRATION_IMAGES
 from geluless.verdicts.resources import IMAGENET_VARIABLE, Resource, checkpoint_of, missing
-from geluless.verdicts.twins import CALIBRATION_IMAGES
 from geluless.verdicts.verdict import Control, Evidence, Judgement, all_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from geluless.data import ImageSource
     from geluless.distillation import Recipe
-    from geluless.ptq import Artifact
+    from geluless.integer.artifact import Artifact
 
 NEEDED = (Resource.IMAGENET, Resource.IMAGENET_TRAIN, Resource.CHECKPOINTS, Resource.CPU_ENGINE)
 TRAINING_IMAGES = 2560  # class-balanced, of 1,281,167: 1,024 to fit each MLP, a tenth held out
@@ -44,8 +44,8 @@ def live(size: str) -> str:
 
 @dataclass(frozen=True)
 class ImageNetPart:
-    """What was found at one size. Predictions are class indices, int64 [N], by arm: fp32-gelu, fp32-naive, fp32-relu, int8-gelu
-    and int8-relu."""
+    """What was found at one size. Predictions are class indices, int64 [N], by variant: fp32-gelu, fp32-naive, fp32-relu,
+    int8-gelu and int8-relu."""
 
     images: str
     tier: str  # "imagenet" for the whole validation set of its 1,000 classes
@@ -57,9 +57,9 @@ class ImageNetPart:
     warnings: tuple[str, ...]
     seconds: float
 
-    def correct(self, arm: str) -> np.ndarray:
-        """bool [N]: which images this arm classifies correctly."""
-        return self.predictions[arm] == self.labels
+    def correct(self, variant: str) -> np.ndarray:
+        """bool [N]: which images this variant classifies correctly."""
+        return self.predictions[variant] == self.labels
 
 
 class ImageNet:
@@ -114,13 +114,13 @@ class ImageNet:
         self._announce(f"{model}: distilling on {len(training):,} training images")
         distilled = distill(teacher, training, recipe=self._recipe)
         predictions = {}
-        for arm, net in (("fp32-gelu", teacher), ("fp32-naive", naive), ("fp32-relu", distilled.student)):
-            predictions[arm] = self._float(model, arm, net, validation)
+        for variant, net in (("fp32-gelu", teacher), ("fp32-naive", naive), ("fp32-relu", distilled.student)):
+            predictions[variant] = self._float(model, variant, net, validation)
         artifacts, engines = {}, set[str]()
-        for arm, net in (("int8-gelu", teacher), ("int8-relu", distilled.student)):
+        for variant, net in (("int8-gelu", teacher), ("int8-relu", distilled.student)):
             artifact = quantize(net, calibration.batches(BATCH), profile="best")
-            predictions[arm], engine = self._integer(model, arm, artifact, validation)
-            artifacts[arm] = artifact.content_hash
+            predictions[variant], engine = self._integer(model, variant, artifact, validation)
+            artifacts[variant] = artifact.content_hash
             engines.add(engine)
         return ImageNetPart(
             images=f"{validation.name}, {len(validation):,} images, {validation.digest[:16]}",
@@ -134,7 +134,7 @@ class ImageNet:
             seconds=time.perf_counter() - started,
         )
 
-    def _float(self, model: str, arm: str, network: nn.Module, images: ImageSource) -> np.ndarray:
+    def _float(self, model: str, variant: str, network: nn.Module, images: ImageSource) -> np.ndarray:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -142,9 +142,9 @@ class ImageNet:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             found = [network(batch.to(device)).argmax(1).cpu().numpy() for batch in images.batches(BATCH)]
         network.to("cpu")
-        return self._told(model, arm, np.concatenate(found), images)
+        return self._told(model, variant, np.concatenate(found), images)
 
-    def _integer(self, model: str, arm: str, artifact: Artifact, images: ImageSource) -> tuple[np.ndarray, str]:
+    def _integer(self, model: str, variant: str, artifact: Artifact, images: ImageSource) -> tuple[np.ndarray, str]:
         """(predictions, engine). Raises RuntimeError where the engine does not give the reference's bits: then nothing counts."""
         import torch
 
@@ -157,18 +157,20 @@ class ImageNet:
             if number == 0:
                 first = batch[:CHECKED_IMAGES]
                 if not np.array_equal(logits[: len(first)], Engine(artifact, "reference")(first)):
-                    raise RuntimeError(f"{model}, {arm}: the {engine.backend} engine's logits are not the reference's")
+                    raise RuntimeError(f"{model}, {variant}: the {engine.backend} engine's logits are not the reference's")
             found.append(logits.argmax(1))
-        return self._told(model, arm, np.concatenate(found), images), f"{engine.backend} ({engine.isa})"
+        return self._told(model, variant, np.concatenate(found), images), f"{engine.backend} ({engine.isa})"
 
-    def _told(self, model: str, arm: str, predictions: np.ndarray, images: ImageSource) -> np.ndarray:
-        self._announce(f"{model}: {arm} {100 * (predictions == images.labels).mean():.2f} % top-1 of {len(predictions):,} images")
+    def _told(self, model: str, variant: str, predictions: np.ndarray, images: ImageSource) -> np.ndarray:
+        self._announce(
+            f"{model}: {variant} {100 * (predictions == images.labels).mean():.2f} % top-1 of {len(predictions):,} images"
+        )
         return predictions
 
 
 def recovery(part: ImageNetPart) -> tuple[Judgement, Control]:
     """c02: the naive swap loses, distillation keeps the network within 0.5 points of its teacher and beats the naive swap."""
-    gelu, naive, relu = (part.correct(f"fp32-{arm}") for arm in ("gelu", "naive", "relu"))
+    gelu, naive, relu = (part.correct(f"fp32-{variant}") for variant in ("gelu", "naive", "relu"))
     swapped, distilled = paired_drop(gelu, naive), paired_drop(gelu, relu)
     judgement = all_of([real_loss(swapped), non_inferiority(distilled), better_than(paired_drop(naive, relu))])
     return judgement, _naive_control(part)
@@ -177,7 +179,7 @@ def recovery(part: ImageNetPart) -> tuple[Judgement, Control]:
 def four_readings(part: ImageNetPart) -> tuple[Judgement, Control]:
     """c03: the drop of INT8 ReLU in points and in per cent, against FP32 and against INT8 GELU; all four must hold."""
     judges = (non_inferiority, relative_non_inferiority)
-    references = [part.correct(arm) for arm in ("fp32-gelu", "int8-gelu")]
+    references = [part.correct(variant) for variant in ("fp32-gelu", "int8-gelu")]
     relu = part.correct("int8-relu")
     return all_of([judge(paired_drop(right, relu)) for right in references for judge in judges]), _naive_control(part)
 
@@ -189,7 +191,7 @@ def _naive_control(part: ImageNetPart) -> Control:
 
 
 def imagenet_evidence(part: ImageNetPart, ran: str, control: Control) -> Evidence:
-    top1 = [f"{arm} {100 * part.correct(arm).mean():.2f}" for arm in part.predictions]
+    top1 = [f"{variant} {100 * part.correct(variant).mean():.2f}" for variant in part.predictions]
     return Evidence(
         ran=f"{ran}, on {part.images}",
         tier=part.tier,
@@ -197,9 +199,9 @@ def imagenet_evidence(part: ImageNetPart, ran: str, control: Control) -> Evidenc
         control=control,
         artifacts={"teacher": part.teacher, **part.artifacts},
         numbers=tuple(
-            paired_drop(part.correct("fp32-gelu"), part.correct(arm)).estimate(f"drop to {arm}")
-            for arm in part.predictions
-            if arm != "fp32-gelu"
+            paired_drop(part.correct("fp32-gelu"), part.correct(variant)).estimate(f"drop to {variant}")
+            for variant in part.predictions
+            if variant != "fp32-gelu"
         ),
         details=(
             f"top-1 in %: {', '.join(top1)}",

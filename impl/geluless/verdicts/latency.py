@@ -1,7 +1,7 @@
 """From a timing study to a verdict: ratios of processes yet to come, with one-sided 95 % bounds.
 
 A ratio is judged like every other number: wholly on the good side of its bound, wholly on the bad side, or undecided. Beside each
-verdict stands the same judgement of an arm against itself, timed in the same blocks: what the harness would say about nothing.
+verdict stands the same judgement of a variant against itself, timed in the same blocks: what the harness would say about nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from statsmodels.stats.multitest import multipletests
 
 from geluless.bench import intervals
 from geluless.bench.study import Findings
-from geluless.verdicts.judge import decide_above, decide_below
+from geluless.verdicts.equivalence import decide_above, decide_below
 from geluless.verdicts.statistics import ONE_SIDED, Interval, samples_to_decide
 from geluless.verdicts.verdict import Estimate, Judgement, Verdict, all_of
 
 TWO_SIDED = 2 * ONE_SIDED - 1  # the confidence of an interval both of whose bounds are one-sided
 PAPER_RATIO = 0.89  # at least 11 % lower latency
 EQUIVALENT_PERCENT = 2.0
-# Two engines of the same arm differ by up to 0.3 %, in every process alike: where their memory lies is no chance that more
+# Two engines of the same variant differ by up to 0.3 %, in every process alike: where their memory lies is no chance that more
 # samples would average out. No difference below half a per cent is claimed; `nox -s harness` shows what that is worth.
 RESOLUTION = 1.005
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.epilogue import Requant, requantize
+from geluless.integer.requantization import Requant, requantize
 
 Int64 = NDArray[np.int64]
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geluless.engine import reference
-from geluless.engine.arms import choose_arm
+from geluless.integer import reference
+from geluless.integer.variants import choose_variant
 
 if TYPE_CHECKING:
-    from geluless.ptq import Artifact
+    from geluless.integer.artifact import Artifact
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def layer_errors(model: nn.Module, artifact: Artifact, batches: Iterable[Tensor]
     """
     scales = _scales(artifact)
     modules = dict(model.named_modules())
-    arm = choose_arm(artifact.plan, None)
+    variant = choose_variant(artifact.plan, None)
     squares = {name: [0.0, 0.0] for name in scales}
     real: dict[str, np.ndarray] = {}
 
@@ -56,7 +56,7 @@ def layer_errors(model: nn.Module, artifact: Artifact, batches: Iterable[Tensor]
             stack.callback(modules[name].register_forward_hook(hook(name)).remove)
         for batch in batches:
             model(batch)
-            reference.forward(batch.numpy(), artifact.plan, artifact.tensors, arm, probe)
+            reference.forward(batch.numpy(), artifact.plan, artifact.tensors, variant, probe)
     return tuple(LayerError(name, (error / max(size, 1e-300)) ** 0.5) for name, (error, size) in squares.items())
 
 

@@ -16,7 +16,7 @@ from multiprocessing import active_children, get_context
 from typing import Any
 
 from geluless.errors import GelulessError
-from geluless.verdicts.twins import Part, Task, run_task
+from geluless.verdicts.micro_networks import Part, Task, run_task
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.5

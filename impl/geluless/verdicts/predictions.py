@@ -13,27 +13,28 @@ from typing import Any
 
 import numpy as np
 
-Stored = Mapping[str, Mapping[str, np.ndarray]]  # class indices, uint8 [N], by task and arm
+Stored = Mapping[str, Mapping[str, np.ndarray]]  # class indices, uint8 [N], by task and variant
 
 
 def pack_predictions(labels: Mapping[str, np.ndarray], predictions: Stored) -> dict[str, Any]:
-    """JSON: {"labels": {sha256: text}, "tasks": {task: {"labels": sha256, "arms": {arm: text}}}}.
+    """JSON: {"labels": {sha256: text}, "tasks": {task: {"labels": sha256, "variants": {variant: text}}}}.
 
-    `labels`, uint8 [N], by task. An arm may have predictions for the first images only.
+    `labels`, uint8 [N], by task. A variant may have predictions for the first images only.
     """
     texts: dict[str, str] = {}
     tasks = {}
-    for task, arms in predictions.items():
+    for task, variants in predictions.items():
         own = labels[task].astype(np.uint8)
         digest = hashlib.sha256(own.tobytes()).hexdigest()
         texts[digest] = _text(own)
-        packed = {arm: _text(values.astype(np.uint8) - own[: len(values)]) for arm, values in arms.items()}
-        tasks[task] = {"labels": digest, "arms": packed}
+        packed = {variant: _text(values.astype(np.uint8) - own[: len(values)]) for variant, values in variants.items()}
+        tasks[task] = {"labels": digest, "variants": packed}
     return {"labels": texts, "tasks": tasks}
 
 
 def read_predictions(stored: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-    """(labels by task, predictions by task and arm), each uint8 [N]. Raises ValueError where labels do not bear their digest."""
+    """(labels by task, predictions by task and variant), each uint8 [N]. Raises ValueError where labels do not bear their
+    digest."""
     known = {digest: _values(text) for digest, text in stored["labels"].items()}
     for digest, values in known.items():
         if hashlib.sha256(values.tobytes()).hexdigest() != digest:
@@ -41,8 +42,8 @@ def read_predictions(stored: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], 
     labels, predictions = {}, {}
     for task, entry in stored["tasks"].items():
         labels[task] = known[entry["labels"]]
-        found = {arm: _values(text) for arm, text in entry["arms"].items()}
-        predictions[task] = {arm: values + labels[task][: len(values)] for arm, values in found.items()}
+        found = {variant: _values(text) for variant, text in entry["variants"].items()}
+        predictions[task] = {variant: values + labels[task][: len(values)] for variant, values in found.items()}
     return labels, predictions
 
 

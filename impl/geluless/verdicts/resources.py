@@ -11,7 +11,7 @@ IMAGENET_VARIABLE = "GELULESS_IMAGENET"
 CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
 IMAGENET_CLASSES = 1000
 CARD = "NVIDIA GeForce RTX 4090"
-PEERS = ("openvino", "onnxruntime", "tensorrt")
+BASELINES = ("openvino", "onnxruntime", "tensorrt")
 
 
 class Resource(Enum):
@@ -25,8 +25,8 @@ class Resource(Enum):
     CHECKPOINTS = "the four GELU networks, trained on ImageNet-1k"
     CPU_ENGINE = "the fused CPU engine"
     GPU_ENGINE = "the compiler of the fused GPU engine (triton; no GPU)"
-    PEERS = "another inference engine to compare with"
-    PREPARED_PEERS = "networks that other engines have compiled"
+    BASELINES = "another inference engine to compare with"
+    PREPARED_BASELINES = "networks that other engines have compiled"
     CHECK = "a check that is not written yet"
 
     @property
@@ -37,8 +37,8 @@ class Resource(Enum):
 
 _WORDS = {
     "RTX_4090": "GPU",
-    "FASTER_TRANSFORMER": "PEERS",
-    "PREPARED_PEERS": "PEERS",
+    "FASTER_TRANSFORMER": "BASELINES",
+    "PREPARED_BASELINES": "BASELINES",
     "IMAGENET_TRAIN": "IMAGENET",
     "CHECKPOINTS": "IMAGENET",
 }
@@ -65,7 +65,7 @@ def _rtx_4090() -> str | None:
 
 
 def _faster_transformer() -> str | None:
-    from geluless.peers.fastertransformer import EXAMPLE, SEARCH, VARIABLE
+    from geluless.baselines.fastertransformer import EXAMPLE, SEARCH, VARIABLE
 
     root = os.environ.get(VARIABLE)
     if not root:
@@ -125,10 +125,10 @@ def _gpu_engine() -> str | None:
     return None
 
 
-def _peers() -> str | None:
-    if any(_module_exists(name) for name in PEERS):
+def _baselines() -> str | None:
+    if any(_module_exists(name) for name in BASELINES):
         return None
-    return f"none of {', '.join(PEERS)} is installed: pip install 'geluless[peers]'"
+    return f"none of {', '.join(BASELINES)} is installed: pip install 'geluless[baselines]'"
 
 
 def _module_exists(name: str) -> bool:
@@ -147,7 +147,9 @@ _PROBES = {
     Resource.CHECKPOINTS: _checkpoints,
     Resource.CPU_ENGINE: _cpu_engine,
     Resource.GPU_ENGINE: _gpu_engine,
-    Resource.PEERS: _peers,
-    Resource.PREPARED_PEERS: lambda: "Swin-T compiled by the other engines: run `nox -s peers` once (10 minutes), or add --full",
+    Resource.BASELINES: _baselines,
+    Resource.PREPARED_BASELINES: lambda: (
+        "Swin-T compiled by the other engines: run `nox -s baselines` once (10 minutes), or add --full"
+    ),
     Resource.CHECK: lambda: "the check itself is not written yet",
 }

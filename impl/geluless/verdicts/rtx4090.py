@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from geluless.baselines.fastertransformer import time_example, tune
 from geluless.bench.environment import environment_record
 from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.paired import Samples
 from geluless.bench.study import Findings, StudyError, answer_of
 from geluless.bench.telemetry import Telemetry
-from geluless.peers.fastertransformer import time_example, tune
 from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
 from geluless.verdicts.resources import CARD, Resource
 from geluless.verdicts.verdict import Control, Evidence, Judgement
@@ -45,7 +45,7 @@ def race(
     """Seconds per call of OURS, AGAIN, EAGER and THEIRS, one sample per round. `build`: FasterTransformer's; `watch`: the device.
 
     Raises StudyError where a process of ours fails, is wrong, runs on another card, or the device held its clocks down, whoever
-    was timed; PeerFailure where FasterTransformer does not run.
+    was timed; BaselineFailure where FasterTransformer does not run.
     """
     started, model, run_ours = time.perf_counter(), SIZES[size], ours or measure
     coin = np.random.default_rng(batch)
@@ -113,32 +113,32 @@ def measure(model: str, batch: int, graph: bool) -> dict[str, Any]:
 
 
 def timed(model: str, batch: int, *, graph: bool) -> dict[str, Any]:
-    """{"seconds", "device", "artifact", "correctness"}: the mean of CALLS calls of the arm relu on this CUDA device. Raises
+    """{"seconds", "device", "artifact", "correctness"}: the mean of CALLS calls of the variant relu on this CUDA device. Raises
     StudyError for a wrong result."""
     import torch
 
-    from geluless.bench.contenders import prepare
+    from geluless.bench.candidates import prepare
     from geluless.bench.gpu_timing import GpuTiming
 
     if not torch.cuda.is_available():
         raise StudyError("torch sees no CUDA device")
     artifact = random_artifact(model, relu=True)
     images = random_images(artifact, batch)
-    contender = prepare(artifact, "relu", images, backend="gpu", isa=None, threads=1, gpu=GpuTiming(graph=graph))
-    if not contender.verified:
-        raise StudyError(f"{model} at batch {batch}: {contender.correctness}")
+    candidate = prepare(artifact, "relu", images, backend="gpu", isa=None, threads=1, gpu=GpuTiming(graph=graph))
+    if not candidate.verified:
+        raise StudyError(f"{model} at batch {batch}: {candidate.correctness}")
     for _ in range(CALLS):  # warms up
-        contender.call()
+        candidate.call()
     torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(CALLS):
-        contender.call()
+        candidate.call()
     torch.cuda.synchronize()
     return {
         "seconds": (time.perf_counter() - started) / CALLS,
         "device": torch.cuda.get_device_name(),
-        "artifact": contender.artifact_hash,
-        "correctness": contender.correctness,
+        "artifact": candidate.artifact_hash,
+        "correctness": candidate.correctness,
     }
 
 

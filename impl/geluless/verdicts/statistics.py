@@ -165,7 +165,7 @@ def mean_ratio(
     n = len(reference)
     ratios = []
     for _ in range(0, resamples, 100):
-        # Row r holds how often each image was drawn in resample r; the same draw serves both arms, so the pairing stays.
+        # Row r holds how often each image was drawn in resample r; the same draw serves both variants, so the pairing stays.
         draws = generator.multinomial(n, np.full(n, 1 / n), size=100)  # int64 [100, N]
         ratios.append((draws @ candidate) / np.maximum(draws @ reference, np.finfo(float).tiny))
     low, high = np.quantile(np.concatenate(ratios), [1 - confidence, confidence])
@@ -204,6 +204,6 @@ def deviation(values: np.ndarray, *, confidence: float = ONE_SIDED) -> Interval:
 
 
 def deal_at_random(a: np.ndarray, b: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give each image's two errors to the two arms by a fair coin: an A/A pair with the data's own spread."""
+    """Give each image's two errors to the two variants by a fair coin: an A/A pair with the data's own spread."""
     swap = np.random.default_rng(seed).integers(0, 2, len(a)).astype(bool)
     return np.where(swap, b, a), np.where(swap, a, b)

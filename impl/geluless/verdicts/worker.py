@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geluless.verdicts.ablation import recipe_of, setting_of
-from geluless.verdicts.twins import (
+from geluless.verdicts.micro_networks import (
     BATCH,
     CALIBRATION_IMAGES,
     CHECKED_IMAGES,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from geluless.distillation import Recipe
     from geluless.engine.engine import Engine
-    from geluless.ptq import Artifact, Profile
+    from geluless.integer.artifact import Artifact
+    from geluless.ptq.profiles import Profile
 
 
 class Worker:
@@ -170,7 +171,7 @@ class Worker:
 
     def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
         """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
-        from geluless.ptq import PROFILES
+        from geluless.ptq.profiles import PROFILES
 
         indices = self.indices[:ROUNDING_IMAGES]
         exact = self._logits(student, indices)
@@ -178,7 +179,7 @@ class Worker:
         variants: dict[str, Profile] = {
             "single": best,
             "single-again": best,
-            "double": dataclasses.replace(best, name="best-double", double_rounding=PROFILES["ft1"].double_rounding),
+            "double": dataclasses.replace(best, name="best-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
             "ft1": PROFILES["ft1"],
             "ft2": PROFILES["ft2"],
         }
@@ -207,7 +208,7 @@ class Worker:
         """The student, and its record and signatures as fields of Part."""
         from geluless.data.balance import balanced_indices
         from geluless.distillation import distill, format_record
-        from geluless.verdicts.signatures import dead_units
+        from geluless.verdicts.failure_signs import dead_units
 
         teacher, name = self._teacher(), recipe if isinstance(recipe, str) else recipe.name
         result = self._timed(
@@ -307,7 +308,7 @@ class Worker:
         predictions = self._predicted(step, self._timed(step, lambda: self._run(engine, indices)))
         return predictions, artifact.content_hash, f"{engine.backend} ({engine.isa}), {len(indices):,} images"
 
-    def _further(self, arm: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
+    def _further(self, variant: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
         """Fields of Part: other draws of calibration images, and each layer's distance from the float network."""
         from geluless.verdicts.layer_errors import layer_errors
 
@@ -315,9 +316,9 @@ class Worker:
         chosen = self.test.batches(LAYER_ERROR_IMAGES, indices=self.indices[:LAYER_ERROR_IMAGES])
         errors = self._timed(f"{name}, layer errors", lambda: layer_errors(model, artifact, chosen))
         return {
-            "draws": {arm: (first, *(predictions for predictions, _, _ in others))},
+            "draws": {variant: (first, *(predictions for predictions, _, _ in others))},
             "draws_engine": others[0][2],
-            "layer_errors": {arm: errors},
+            "layer_errors": {variant: errors},
         }
 
     def _compiled_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -333,8 +334,10 @@ class Worker:
             available: list[str] = native().available()
         except MissingResource:
             return {}
-        arms = [("relu", artifact, isa) for isa in available] + [("relu-separate", artifact, available[0])]
-        runs = {f"{arm} on {isa}": Engine(made, "cpu", arm=arm, threads=1, isa=isa) for arm, made, isa in arms}
+        variants = [("relu", artifact, isa) for isa in available] + [("relu-separate", artifact, available[0])]
+        runs = {
+            f"{variant} on {isa}": Engine(made, "cpu", variant=variant, threads=1, isa=isa) for variant, made, isa in variants
+        }
         runs[ENGINE_CONTROL] = Engine(_one_weight_changed(artifact), "cpu", threads=1)
         found = {name: [0, 0] for name in runs}
         for start, batch in zip(self.indices[::BATCH], self.test.batches(BATCH, indices=self.indices), strict=True):
@@ -348,22 +351,22 @@ class Worker:
 
     def _gpu_code_differences(self, artifact: Artifact, expected: np.ndarray) -> dict[str, tuple[int, int]]:
         """(images that differ, images compared) of the PTX of the GPU engine, run on this CPU; empty without triton."""
-        from geluless.engine.arms import Arm
         from geluless.engine.gpu import GpuNetwork
         from geluless.engine.gpu.compiler import require_triton
         from geluless.errors import MissingResource
+        from geluless.integer.variants import Variant
 
         try:
             require_triton()
         except MissingResource:
             return {}
-        from geluless.engine.gpu.machines.ptx import PtxMachine
+        from geluless.engine.gpu.executors.ptx import PtxMachine
 
         machine, chosen = PtxMachine(PTX_TARGET), self.indices[:PTX_IMAGES]
         images = np.concatenate([batch.numpy() for batch in self.test.batches(BATCH, indices=chosen)])
         found = {}
         for name, made in ((f"relu, PTX for {PTX_TARGET}", artifact), (ENGINE_CONTROL, _one_weight_changed(artifact))):
-            logits = GpuNetwork(made.plan, made.tensors, Arm.RELU, machine=machine).run(images)
+            logits = GpuNetwork(made.plan, made.tensors, Variant.RELU, machine=machine).run(images)
             found[name] = (int((logits != expected[: len(images)]).any(axis=1).sum()), len(images))
         return found
 

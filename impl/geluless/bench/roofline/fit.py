@@ -1,8 +1,8 @@
 """The model's parameters: what FasterTransformer's published latencies say, what they do not, and how far off the model is.
 
 Three parameters are fitted: the gap between kernels, and share and depth of the tensor cores. The others are assumed, as ranges:
-the table fits about equally well wherever in them they stand (tests/unit/test_roofline.py), so it says nothing about them. Fitted
-along with the rest they ran to the ends of what is possible, and their uncertainty was lost.
+the table fits about equally well wherever in them they stand (tests/bench/test_roofline.py), so it says nothing about them.
+Fitted along with the rest they ran to the ends of what is possible, and their uncertainty was lost.
 """
 
 from __future__ import annotations

@@ -8,15 +8,15 @@ import numpy as np
 
 from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Work
-from geluless.engine.arms import Arm
-from geluless.engine.gpu.audit.record import AuditRecord
-from geluless.engine.gpu.audit.shapes import shape_tensors, swin_plan
+from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.engine.gpu.codegen_check.shapes import shape_tensors, swin_plan
 from geluless.engine.gpu.compiler import source_of
 from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
-from geluless.engine.plan import Activation
 from geluless.errors import DataError
+from geluless.integer.plan import Activation
+from geluless.integer.variants import Variant
 from geluless.sizes import SIZES
 
 SHAPE_BLOCKS = 2  # per stage in a plan of `audit.shapes`: one plain, one shifted
@@ -27,14 +27,15 @@ def can_run(device: Device) -> bool:
     return device.capability >= OLDEST
 
 
-def forward(size: str, batch: int, arm: Arm, record: AuditRecord) -> list[Work]:
-    """All kernels of a forward pass at 224 x 224 in one arm of profile best, with the tiles and the code of the record's target.
+def forward(size: str, batch: int, variant: Variant, record: AuditRecord) -> list[Work]:
+    """All kernels of a forward pass at 224 x 224 in one variant of profile best, with the tiles and the code of the record's
+    target.
 
     Raises DataError for a record that lacks one of its kernels.
     """
-    activation = Activation.RELU if arm.value.startswith("relu") else Activation.GELU
+    activation = Activation.RELU if variant.value.startswith("relu") else Activation.GELU
     plan = swin_plan(size, activation)
-    program = lower(plan, shape_tensors(plan), arm, batch=batch, tiles=Tiles(ARCHITECTURES[record.target]))
+    program = lower(plan, shape_tensors(plan), variant, batch=batch, tiles=Tiles(ARCHITECTURES[record.target]))
     depths = SIZES[size].depths
     works = []
     for launch in program.launches:

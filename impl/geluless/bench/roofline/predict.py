@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from geluless.bench.roofline import fastertransformer, ours
 from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Parameters, Work, seconds
-from geluless.engine.arms import Arm
-from geluless.engine.gpu.audit.record import AuditRecord
+from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.integer.variants import Variant
 
 PAPER_BOUND = 0.89  # at least 11 % lower latency
 GRAPH_GAP = (0.8e-6, 1.5e-6, 3.0e-6)  # seconds between two kernels of a CUDA graph, assumed: FasterTransformer has none
 PAIRS_OF_ERRORS = 50  # drawn for each set of parameters
 
 COMPARISONS = ("FasterTransformer without its GELU kernel", "relu / gelu-separate", "relu / gelu-fused", "relu / gelu-lut")
-RIVALS = (Arm.GELU_SEPARATE, Arm.GELU_FUSED, Arm.GELU_LUT)
+RIVALS = (Variant.GELU_SEPARATE, Variant.GELU_FUSED, Variant.GELU_LUT)
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def predict(
     without = fastertransformer.forward(size, batch, device, gelu=False)
     pairs: list[tuple[str, list[Work], list[Work], bool]] = [(COMPARISONS[0], without, with_gelu, False)]
     if ours.can_run(device):
-        relu = ours.forward(size, batch, Arm.RELU, record)
-        for name, arm in zip(COMPARISONS[1:], RIVALS, strict=True):
-            pairs.append((name, relu, ours.forward(size, batch, arm, record), True))
+        relu = ours.forward(size, batch, Variant.RELU, record)
+        for name, variant in zip(COMPARISONS[1:], RIVALS, strict=True):
+            pairs.append((name, relu, ours.forward(size, batch, variant, record), True))
     results = []
     for name, first, second, graph in pairs:
         coin = np.random.default_rng(0)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.arms import Arm
 from geluless.engine.cpu.lowering import lower
-from geluless.engine.plan import Plan
 from geluless.errors import DataError, MissingResource
+from geluless.integer.plan import Plan
+from geluless.integer.variants import Variant
 
 NATIVE_VARIABLE = "GELULESS_NATIVE"  # path of another build of the extension: a sanitizer's, for instance
 
@@ -69,10 +69,12 @@ def choose_isa(isa: str | None) -> str:
 class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
-    def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, isa: str | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, plan: Plan, tensors: Mapping[str, NDArray], variant: Variant, *, isa: str | None = None, threads: int = 1
+    ) -> None:
         self.isa = choose_isa(isa)
         self._classes = plan.head.fc.outputs
-        self._network = native().Network(lower(plan, tensors, arm), self.isa, threads)
+        self._network = native().Network(lower(plan, tensors, variant), self.isa, threads)
 
     @property
     def bytes(self) -> int:

@@ -206,7 +206,7 @@ struct Cases {
     return b;
   }
 
-  // Every block finishes fc1 in the same way, as an arm does.
+  // Every block finishes fc1 in the same way, as a variant does.
   NetworkSpec network(Epilogue fc1, std::optional<Pass> pass) {
     NetworkSpec net{};
     net.image_channels = random.in(1, 3), net.patch = {random.in(1, 4), random.in(1, 5)};

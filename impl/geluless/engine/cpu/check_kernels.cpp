@@ -112,7 +112,7 @@ std::vector<Row> trace(Network& network, const float* image, int classes) {
   return rows;
 }
 
-// The first tensor that differs, or an empty name. An arm with GELU in fp32 may first differ in a hidden tensor, and there by
+// The first tensor that differs, or an empty name. A variant with GELU in fp32 may first differ in a hidden tensor, and there by
 // one step; what follows is computed from other numbers and says nothing more.
 std::string first_difference(const std::vector<Row>& want, const std::vector<Row>& got, bool last_bit, int64_t& compared) {
   if (want.size() != got.size()) return "the number of rows";
@@ -138,13 +138,13 @@ NetworkSpec damaged(NetworkSpec spec, Store& store) {
   return spec;
 }
 
-struct Arm {
+struct Variant {
   const char* name;
   Epilogue fc1;
   std::optional<Pass> pass;
   bool last_bit;
 };
-const Arm kArms[] = {
+const Variant kVariants[] = {
     {"relu", Epilogue::kRelu, {}, false},
     {"relu, zero point", Epilogue::kBytes, {}, false},
     {"relu-float", Epilogue::kReluFloat, {}, false},
@@ -157,16 +157,16 @@ const Arm kArms[] = {
     {"gelu-separate", Epilogue::kAfterGemm, Pass::kGeluAfterGemm, true},
 };
 
-void check_networks(const Arm& arm, const std::string& isa, const Kernels& kernels) {
+void check_networks(const Variant& variant, const std::string& isa, const Kernels& kernels) {
   constexpr int kNetworks = 8, kImages = 3;
-  const std::string name = std::string("network ") + arm.name;
+  const std::string name = std::string("network ") + variant.name;
   int64_t values = 0;
   int noticed = 0;
   for (int i = 0; i < kNetworks; ++i) {
     Random random(static_cast<uint64_t>(1000 + i));
     Store store;
     Cases cases{random, store};
-    const NetworkSpec spec = cases.network(arm.fc1, arm.pass);
+    const NetworkSpec spec = cases.network(variant.fc1, variant.pass);
     const size_t pixels = pixels_of(spec);
     const float* images = cases.pixels(kImages * pixels);
     Network portable(spec, *kernels_portable(), 1), network(spec, kernels, 1 + i % 4);
@@ -175,7 +175,7 @@ void check_networks(const Arm& arm, const std::string& isa, const Kernels& kerne
     for (int image = 0; image < kImages; ++image) {
       const float* at = images + static_cast<size_t>(image) * pixels;
       const std::vector<Row> want = trace(portable, at, spec.classes), got = trace(network, at, spec.classes);
-      const std::string different = first_difference(want, got, arm.last_bit, values);
+      const std::string different = first_difference(want, got, variant.last_bit, values);
       const Values& logits = got.back().values;
       if (!different.empty()) return report(false, isa, name, "network %d: %s differs", i, different.c_str());
       if (std::memcmp(logits.data(), batch.data() + image * spec.classes, logits.size() * sizeof(float)) != 0)
@@ -184,7 +184,7 @@ void check_networks(const Arm& arm, const std::string& isa, const Kernels& kerne
     int64_t ignored = 0;
     Network faulty(damaged(spec, store), kernels, 1);
     const std::vector<Row> want = trace(portable, images, spec.classes), got = trace(faulty, images, spec.classes);
-    noticed += !first_difference(want, got, arm.last_bit, ignored).empty();
+    noticed += !first_difference(want, got, variant.last_bit, ignored).empty();
   }
   if (noticed)
     report(true, isa, name, "%4d networks, %8" PRId64 " values", kNetworks, values);
@@ -234,7 +234,7 @@ int run(const char* path) {
     }
     if (isa != "portable") {
       for (const KernelCheck& check : kKernelChecks) check_kernel(check, isa, *kernels);
-      for (const Arm& arm : kArms) check_networks(arm, isa, *kernels);
+      for (const Variant& variant : kVariants) check_networks(variant, isa, *kernels);
       ++compared;
     }
     check_file(cases, store, isa, *kernels);

@@ -43,14 +43,14 @@ struct Channels {
   const int32_t* bias;         // accumulators start here: bias, rounding half and offset compensation
   const int32_t* shift;        // fixed point: v = sat16(acc >> shift)
   const int16_t* multiplier;   //              y = (v * multiplier + 2^14) >> 15
-  const float* scale;          // float arms: real value (or step) per accumulator unit
+  const float* scale;          // float variants: real value (or step) per accumulator unit
   const float* gain;           // double rounding: int8 -> output
   const float* offset;         // double rounding: bias in output steps
   const uint8_t* table;        // 256 entries, stored bytes
   ShiftGelu shift_gelu;
   int32_t zero;                // output zero point plus storage offset
   int32_t lowest, highest;     // stored bytes outside are clamped
-  float per_step;              // float arms: 1 / hidden scale
+  float per_step;              // float variants: 1 / hidden scale
 };
 
 enum class Epilogue {

@@ -1,6 +1,6 @@
-"""From an artifact and an arm to layers with epilogues: everything the C++ engine needs to know, and nothing it must decide.
+"""From an artifact and a variant to layers with epilogues: everything the C++ engine needs to know, and nothing it must decide.
 
-Arms, profiles and scales end here. The native side sees linear layers that finish with one of a few epilogues (epilogue.py
+Variants, profiles and scales end here. The native side sees linear layers that finish with one of a few epilogues (epilogue.py
 states their arithmetic), norms, index-free geometry, and plain constants.
 
 Stored bytes: a signed 8-bit tensor is stored with 128 added, an unsigned one as it is.
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine import plan as p
-from geluless.engine.arms import Arm
-from geluless.engine.epilogue import EXPONENT_BITS, Requant, gelu_shift, round_clip
-from geluless.errors import ArmError
+from geluless.errors import VariantError
+from geluless.integer import plan as p
+from geluless.integer.gelu import EXPONENT_BITS, gelu_shift
+from geluless.integer.requantization import Requant, round_clip
+from geluless.integer.variants import Variant
 
 Tensors = Mapping[str, NDArray]
 
@@ -148,8 +149,8 @@ class Network:
     softmax_table: NDArray[np.uint8]
 
 
-def lower(plan: p.Plan, tensors: Tensors, arm: Arm) -> Network:
-    """The whole network for one arm. Raises ArmError when the plan's hidden tensor does not fit the arm."""
+def lower(plan: p.Plan, tensors: Tensors, variant: Variant) -> Network:
+    """The whole network for one variant. Raises VariantError when the plan's hidden tensor does not fit the variant."""
     stem, head = plan.stem, plan.head
     return Network(
         image=(stem.channels, stem.height, stem.width),
@@ -158,7 +159,7 @@ def lower(plan: p.Plan, tensors: Tensors, arm: Arm) -> Network:
         input_zero_point=stem.input_zero_point,
         patch_layer=lower_linear("patch_embed.proj", stem.proj, tensors, sink="words"),
         patch_norm=lower_norm("patch_embed.norm", stem.norm, tensors),
-        stages=tuple(_lower_stage(i, stage, tensors, arm) for i, stage in enumerate(plan.stages)),
+        stages=tuple(_lower_stage(i, stage, tensors, variant) for i, stage in enumerate(plan.stages)),
         head_norm=lower_norm("norm", head.norm, tensors),
         pool_multiplier=head.pool_multiplier,
         pool_shift=head.pool_shift,
@@ -170,18 +171,18 @@ def lower(plan: p.Plan, tensors: Tensors, arm: Arm) -> Network:
     )
 
 
-def _lower_stage(index: int, stage: p.Stage, tensors: Tensors, arm: Arm) -> Stage:
+def _lower_stage(index: int, stage: p.Stage, tensors: Tensors, variant: Variant) -> Stage:
     name, merge = f"layers.{index}", None
     if stage.merge:
         norm = lower_norm(f"{name}.downsample.norm", stage.merge.norm, tensors)
         reduction = lower_linear(f"{name}.downsample.reduction", stage.merge.reduction, tensors, sink="words")
         merge = Merge(f"{name}.downsample", norm, reduction)
-    blocks = tuple(_lower_block(f"{name}.blocks.{j}", block, tensors, arm) for j, block in enumerate(stage.blocks))
+    blocks = tuple(_lower_block(f"{name}.blocks.{j}", block, tensors, variant) for j, block in enumerate(stage.blocks))
     return Stage(stage.height, stage.width, stage.channels, merge, blocks)
 
 
-def _lower_block(name: str, block: p.Block, tensors: Tensors, arm: Arm) -> Block:
-    fc1, separate = lower_fc1(f"{name}.mlp", block.mlp, tensors, arm)
+def _lower_block(name: str, block: p.Block, tensors: Tensors, variant: Variant) -> Block:
+    fc1, separate = lower_fc1(f"{name}.mlp", block.mlp, tensors, variant)
     return Block(
         name=name,
         norm1=lower_norm(f"{name}.norm1", block.norm1, tensors),
@@ -236,46 +237,48 @@ def lower_linear(name: str, linear: p.Linear, tensors: Tensors, *, sink: str) ->
     )
 
 
-def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, arm: Arm) -> tuple[Layer, SeparatePass | None]:
-    """fc1 with the arm's activation as its epilogue, or with a pass of its own behind it."""
+def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tuple[Layer, SeparatePass | None]:
+    """fc1 with the variant's activation as its epilogue, or with a pass of its own behind it."""
     fc1 = f"{name}.fc1"
     low, high, stored = mlp.fc2.input_low, mlp.fc2.input_high, _offset(mlp.fc2.input_low)
     relu_range = {"lowest": stored, "highest": high + stored}
     gelu_range = {"zero": mlp.hidden_zero_point + stored, "lowest": low + stored, "highest": high + stored}
     get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
-    double = mlp.fc1.rounding is p.Rounding.DOUBLE
+    two_stage = mlp.fc1.rounding is p.Rounding.TWO_STAGE
     per_step = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
-    match arm:
-        case Arm.RELU | Arm.RELU_NOBIAS:
+    match variant:
+        case Variant.RELU | Variant.RELU_NOBIAS:
             plain = stored == 0 and mlp.fc1.zero_point == 0 and high == 255
             epilogue = "relu" if plain else "bytes"
             return _fixed(fc1, mlp.fc1, tensors, epilogue=epilogue, zero=mlp.fc1.zero_point + stored, **relu_range), None
-        case Arm.RELU_FLOAT:
+        case Variant.RELU_FLOAT:
             scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
             return _layer(fc1, mlp.fc1, tensors, epilogue="relu-float", scale=scale, zero=stored, **relu_range), None
-        case Arm.RELU_SEPARATE if double:
+        case Variant.RELU_SEPARATE if two_stage:
             zero = mlp.fc1.zero_point + stored
             gain, offset = _as(get("gain"), np.float32), _as(get("offset"), np.float32)
             second = SeparatePass("relu-after-gemm", gain, offset, zero, **relu_range)
             return _after_gemm(fc1, mlp.fc1, tensors, scale=get("alpha"), bias=get("bias")), second
-        case Arm.RELU_SEPARATE:
+        case Variant.RELU_SEPARATE:
             first = _fixed(fc1, mlp.fc1, tensors, epilogue="words", zero=mlp.fc1.zero_point)
             return first, SeparatePass("relu-words", None, None, stored, **relu_range)
-        case Arm.GELU_SEPARATE:
-            scale = get("alpha") if double else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
-            bias = get("bias") if double else np.zeros(mlp.fc1.outputs, np.int32)
+        case Variant.GELU_SEPARATE:
+            scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
+            bias = get("bias") if two_stage else np.zeros(mlp.fc1.outputs, np.int32)
             after = float(np.float32(mlp.after_gemm_scale))
             offset = _as(get("real_bias"), np.float32)
             second = SeparatePass("gelu-after-gemm", None, offset, per_step=per_step, after_gemm_scale=after, **gelu_range)
             return _after_gemm(fc1, mlp.fc1, tensors, scale=scale, bias=bias), second
-        case Arm.GELU_FUSED | Arm.GELU_POLY:
-            epilogue = "gelu-erf" if arm is Arm.GELU_FUSED else "gelu-polynomial"
+        case Variant.GELU_FUSED | Variant.GELU_POLY:
+            epilogue = "gelu-erf" if variant is Variant.GELU_FUSED else "gelu-polynomial"
             scale = get("accumulator_scale")
             return _layer(fc1, mlp.fc1, tensors, epilogue=epilogue, scale=scale, per_step=per_step, **gelu_range), None
-        case Arm.GELU_LUT | Arm.GELU_SHIFT:
+        case Variant.GELU_LUT | Variant.GELU_SHIFT:
             if stored:
-                raise ArmError(f"{name}: arm {arm.value} needs an unsigned hidden tensor; quantize with unsigned_hidden")
-            if arm is Arm.GELU_LUT:
+                raise VariantError(
+                    f"{name}: variant {variant.value} needs an unsigned hidden tensor; quantize with unsigned_hidden"
+                )
+            if variant is Variant.GELU_LUT:
                 table = tensors[f"{name}.table"]
                 return _fixed(fc1, mlp.fc1, tensors, epilogue="table", zero=mlp.fc1.zero_point, table=table), None
             table, constants = shift_gelu_constants(mlp)

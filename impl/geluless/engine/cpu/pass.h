@@ -1,4 +1,4 @@
-// Activations as kernels of their own, for the arms that do not fuse: what the GEMM stored is read back, activated and
+// Activations as kernels of their own, for the variants that do not fuse: what the GEMM stored is read back, activated and
 // written again, as FasterTransformer's add_bias_gelu kernel does on a GPU.
 
 #pragma once

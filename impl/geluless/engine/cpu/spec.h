@@ -1,4 +1,4 @@
-// What the Python face hands over (lowering.py): the network as layers with epilogues and plain constants. No arm, profile
+// What the Python face hands over (lowering.py): the network as layers with epilogues and plain constants. No variant, profile
 // or scale is known below this line. The arrays stay the caller's and are only read while the network is built.
 
 #pragma once

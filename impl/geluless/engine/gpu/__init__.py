@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.arms import Arm
 from geluless.engine.gpu.lowering import largest_batch, lower
 from geluless.engine.gpu.program import Program, See
 from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
-from geluless.engine.plan import Plan
 from geluless.errors import DataError
+from geluless.integer.plan import Plan
+from geluless.integer.variants import Variant
 
 MACHINES = ("cuda", "interpreter", "ptx")
 LARGEST_BATCH = 64  # beyond it throughput does not grow and scratch does
@@ -42,25 +42,25 @@ def make_machine(name: str) -> Machine:
         raise ValueError(f"no machine is called {name!r}; there are {', '.join(MACHINES)}")
     require_triton()
     if name == "cuda":
-        from geluless.engine.gpu.machines.cuda import CudaMachine
+        from geluless.engine.gpu.executors.cuda import CudaMachine
 
         return CudaMachine()
     if name == "interpreter":
-        from geluless.engine.gpu.machines.interpreter import InterpreterMachine
+        from geluless.engine.gpu.executors.interpreter import InterpreterMachine
 
         return InterpreterMachine()
-    from geluless.engine.gpu.machines.ptx import PtxMachine
+    from geluless.engine.gpu.executors.ptx import PtxMachine
 
     return PtxMachine()
 
 
 class GpuNetwork:
-    """A network for one arm on one machine; batches above LARGEST_BATCH are cut into pieces. Safe for several threads."""
+    """A network for one variant on one machine; batches above LARGEST_BATCH are cut into pieces. Safe for several threads."""
 
-    def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], arm: Arm, *, machine: str | Machine = "cuda") -> None:
+    def __init__(self, plan: Plan, tensors: Mapping[str, NDArray], variant: Variant, *, machine: str | Machine = "cuda") -> None:
         self.machine = make_machine(machine) if isinstance(machine, str) else machine
         self.tiles = Tiles(ARCHITECTURES[self.machine.architecture], getattr(self.machine, "tuned", {}))
-        self._plan, self._tensors, self._arm = plan, tensors, arm
+        self._plan, self._tensors, self._variant = plan, tensors, variant
         self._largest = min(LARGEST_BATCH, largest_batch(plan))
         self._programs: OrderedDict[int, Program] = OrderedDict()
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class GpuNetwork:
         """The launches for one batch size. The last few sizes are kept; the others go, and with them what a machine loaded."""
         with self._lock:
             if batch not in self._programs:
-                self._programs[batch] = lower(self._plan, self._tensors, self._arm, batch=batch, tiles=self.tiles)
+                self._programs[batch] = lower(self._plan, self._tensors, self._variant, batch=batch, tiles=self.tiles)
             self._programs.move_to_end(batch)
             if len(self._programs) > KEPT_PROGRAMS:
                 self._programs.popitem(last=False)

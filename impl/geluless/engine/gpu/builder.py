@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine import plan as p
-from geluless.engine.addresses import window_tokens
 from geluless.engine.gpu.epilogues import OFFSET, Epilogue, SeparateKernel, Tensors, saturates
 from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Float, Launch, Probe, Program
 from geluless.engine.gpu.tiles import Tiles, power_of_two
-from geluless.engine.reference import relative_position_index
+from geluless.integer import plan as p
+from geluless.integer.reference import relative_position_index
+from geluless.integer.window_index import window_tokens
 
 FLOAT_GELU = ("gelu-erf", "gelu-tanh", "gelu-polynomial")  # a last bit is theirs to lose: they get the fastest code there is
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine import plan as p
-from geluless.engine.arms import Arm
-from geluless.engine.epilogue import EXPONENT_BITS, Requant
 from geluless.engine.gpu.program import Float
-from geluless.errors import ArmError
+from geluless.errors import VariantError
+from geluless.integer import plan as p
+from geluless.integer.gelu import EXPONENT_BITS
+from geluless.integer.requantization import Requant
+from geluless.integer.variants import Variant
 
 Tensors = Mapping[str, NDArray]
 OFFSET = 128  # an unsigned 8-bit tensor is stored minus this, as int8
@@ -64,8 +65,9 @@ def sink_epilogue(name: str, spec: p.Linear, tensors: Tensors, *, sink: str) -> 
     return Epilogue(f"twice-{sink}", bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
 
 
-def arm_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, arm: Arm) -> tuple[Epilogue, SeparateKernel | None]:
-    """fc1 of the MLP `name` with the arm's activation, or with a kernel behind it. Raises ArmError for an arm that cannot be."""
+def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tuple[Epilogue, SeparateKernel | None]:
+    """fc1 of the MLP `name` with the variant's activation, or with a kernel behind it. Raises VariantError for a variant that
+    cannot be."""
     fc1 = f"{name}.fc1"
     get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
     stored = OFFSET if mlp.fc2.input_low == 0 else 0
@@ -73,33 +75,33 @@ def arm_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, arm: Arm) -> tuple[Epi
     hidden: dict[str, Any] = {"zero": mlp.hidden_zero_point - stored, "lowest": mlp.fc2.input_low - stored, "highest": highest}
     per_step = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
     bias = get("bias").astype(np.int64)
-    double = mlp.fc1.rounding is p.Rounding.DOUBLE
-    match arm:
-        case Arm.RELU | Arm.RELU_NOBIAS:
+    two_stage = mlp.fc1.rounding is p.Rounding.TWO_STAGE
+    match variant:
+        case Variant.RELU | Variant.RELU_NOBIAS:
             return _fixed("relu", fc1, tensors, rounding=HALF - (stored << 15), highest=highest), None
-        case Arm.RELU_FLOAT:
+        case Variant.RELU_FLOAT:
             scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
             return Epilogue("relu-float", bias, scale, zero=-stored, highest=highest), None
-        case Arm.RELU_SEPARATE if double:
+        case Variant.RELU_SEPARATE if two_stage:
             arrays = {"gain": get("gain"), "offset": get("offset")}
             scalars = {"zero": mlp.fc1.zero_point - stored, "lowest": -stored, "highest": highest}
             return Epilogue("after-gemm", bias, get("alpha")), SeparateKernel("relu_after_gemm", arrays, scalars)
-        case Arm.RELU_SEPARATE:
+        case Variant.RELU_SEPARATE:
             scalars = {"zero": -stored, "highest": highest}
             return _fixed("int16", fc1, tensors), SeparateKernel("relu_words", {}, scalars, from_words=True)
-        case Arm.GELU_SEPARATE:
-            scale = get("alpha") if double else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
-            after_gemm = Epilogue("after-gemm", bias if double else np.zeros_like(bias), scale)
+        case Variant.GELU_SEPARATE:
+            scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
+            after_gemm = Epilogue("after-gemm", bias if two_stage else np.zeros_like(bias), scale)
             steps = {"scale": Float(float(np.float32(mlp.after_gemm_scale))), "per_step": Float(per_step)}
             return after_gemm, SeparateKernel("gelu_after_gemm", {"bias": get("real_bias")}, {**steps, **hidden})
-        case Arm.GELU_FUSED:
+        case Variant.GELU_FUSED:
             return Epilogue("gelu-erf", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
-        case Arm.GELU_POLY:
+        case Variant.GELU_POLY:
             return Epilogue("gelu-polynomial", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
-        case Arm.GELU_LUT | Arm.GELU_SHIFT:
+        case Variant.GELU_LUT | Variant.GELU_SHIFT:
             if not stored:
-                raise ArmError(f"{name}: arm {arm} needs an unsigned hidden tensor; quantize with unsigned_hidden")
-            if arm is Arm.GELU_SHIFT:
+                raise VariantError(f"{name}: variant {variant} needs an unsigned hidden tensor; quantize with unsigned_hidden")
+            if variant is Variant.GELU_SHIFT:
                 return _shift_gelu(name, mlp, tensors), None
             table = (tensors[f"{name}.table"].astype(np.int16) - OFFSET).astype(np.int8)
             return _fixed("table", fc1, tensors, rounding=HALF + (mlp.fc1.zero_point << 15), table=table), None
@@ -116,7 +118,7 @@ def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
     """ShiftGELU's constants; see engine.epilogue.gelu_shift. Units above 255 would leave 32 bits."""
     zero, unit = mlp.pre_zero_point, max(round(1.0 / mlp.pre_scale), 1)
     if unit > 255:
-        raise ArmError(f"{name}: arm gelu-shift needs a pre-activation scale above 1/256 on the GPU: use backend='cpu'")
+        raise VariantError(f"{name}: variant gelu-shift needs a pre-activation scale above 1/256 on the GPU: use backend='cpu'")
     q = np.arange(256, dtype=np.int64) - zero
     top = max(int((q + (q >> 1) + (q >> 3) + (q >> 4)).max()), 0)
     exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)

@@ -1,4 +1,4 @@
-"""From a plan and its tensors to a GPU program for one batch size and arm."""
+"""From a plan and its tensors to a GPU program for one batch size and variant."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from geluless.engine import plan as p
-from geluless.engine.addresses import merge_sources
-from geluless.engine.arms import Arm
 from geluless.engine.gpu.builder import Builder
-from geluless.engine.gpu.epilogues import OFFSET, Tensors, arm_epilogue, sink_epilogue
+from geluless.engine.gpu.epilogues import OFFSET, Tensors, sink_epilogue, variant_epilogue
 from geluless.engine.gpu.program import GRID_LIMITS, Program
 from geluless.engine.gpu.tiles import Tiles
+from geluless.integer import plan as p
+from geluless.integer.variants import Variant
+from geluless.integer.window_index import merge_sources
 
 INDEX_LIMIT = 2**31  # kernels address elements with int32
 SMALLEST_BLOCK = 16  # rows of a tile: of every architecture's table, and of what tuning may choose from it
 
 
-def lower(plan: p.Plan, tensors: Tensors, arm: Arm, *, batch: int, tiles: Tiles) -> Program:
+def lower(plan: p.Plan, tensors: Tensors, variant: Variant, *, batch: int, tiles: Tiles) -> Program:
     """The whole forward pass of `batch` images. Raises ValueError for a batch above `largest_batch`."""
-    return _Lowering(tensors, batch, tiles, plan=plan, arm=arm).program()
+    return _Lowering(tensors, batch, tiles, plan=plan, variant=variant).program()
 
 
 def largest_batch(plan: p.Plan) -> int:
@@ -45,7 +45,7 @@ def _elements_per_image(plan: p.Plan) -> int:
 @dataclass
 class _Lowering(Builder):
     plan: p.Plan = field(kw_only=True)
-    arm: Arm = field(kw_only=True)
+    variant: Variant = field(kw_only=True)
 
     def program(self) -> Program:
         if not 1 <= self.batch <= largest_batch(self.plan):
@@ -107,8 +107,8 @@ class _Lowering(Builder):
         self.linear(name, spec, sink_epilogue(name, spec, self.tensors, sink=sink), source, target, rows)
 
     def _fc1(self, name: str, mlp: p.Mlp, source: str, hidden: str, rows: int) -> None:
-        """fc1 with the arm's activation as its epilogue, or with a kernel of its own behind it."""
-        epilogue, separate = arm_epilogue(name, mlp, self.tensors, self.arm)
+        """fc1 with the variant's activation as its epilogue, or with a kernel of its own behind it."""
+        epilogue, separate = variant_epilogue(name, mlp, self.tensors, self.variant)
         width, words = mlp.fc1.outputs, hidden
         if separate and separate.from_words:
             words = self.scratch("words", "int16", rows * width)

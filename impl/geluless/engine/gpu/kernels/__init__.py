@@ -2,9 +2,9 @@
 
 from geluless.engine.gpu.kernels.activation import gelu_after_gemm, relu_after_gemm, relu_words
 from geluless.engine.gpu.kernels.attention import window_attention
-from geluless.engine.gpu.kernels.ends import classifier, pool, quantize_patches
 from geluless.engine.gpu.kernels.layer_norm import layer_norm
 from geluless.engine.gpu.kernels.linear import int8_linear
+from geluless.engine.gpu.kernels.patch_embed_classifier import classifier, pool, quantize_patches
 
 KERNELS = {
     "classifier": classifier,

@@ -3,7 +3,8 @@
 Eight-bit tensors are stored as int8 throughout: a signed value as it is, an unsigned one minus 128 (the tensor core's operands
 are signed). `lowest` and `highest` are stored values, `rounding` holds the half of the last shift and the stored zero point,
 2^14 + (zero << 15), so that one addition does both. Bias tiles already hold the first shift's half and what the inputs' 128
-adds. Only tanh's GELU and ShiftGELU divide; `requantize` and its ReLU are integers alone, as tests/unit/test_gpu_audit.py shows.
+adds. Only tanh's GELU and ShiftGELU divide; `requantize` and its ReLU are integers alone, as
+tests/engine/gpu/test_codegen_check.py shows.
 """
 
 import triton
@@ -12,7 +13,8 @@ import triton.language as tl
 
 @triton.jit
 def requantize(acc, bias, multiplier, shift, rounding, SATURATE: tl.constexpr):
-    """The law of engine/epilogue.py: sat16((acc + bias) >> shift) * multiplier, rounded at bit 15. int32 [M, N] -> int32.
+    """The requantization of integer/requantization.py: sat16((acc + bias) >> shift) * multiplier, rounded at bit 15. int32 [M,
+    N] -> int32.
 
     SATURATE is 0 where `epilogues.saturates` has proved that leaving sat16 out changes no clamped result.
     """
@@ -43,7 +45,7 @@ def clamp_round(x, low, high):
 
 
 @triton.jit
-def round_twice(acc, bias, alpha, gain, offset, zero, low, high):
+def round_two_stage(acc, bias, alpha, gain, offset, zero, low, high):
     """FasterTransformer's two roundings: to int8 after the GEMM, then gain, real bias and the output's rounding."""
     first = clamp_round((acc + bias[None, :]).to(tl.float32) * alpha[None, :], -128.0, 127.0).to(tl.float32)
     y = first * gain[None, :] + offset[None, :]

@@ -11,7 +11,7 @@ from geluless.engine.gpu.kernels.epilogue import (
     gelu_tanh,
     requantize,
     requantize_relu,
-    round_twice,
+    round_two_stage,
 )
 
 
@@ -87,12 +87,12 @@ def int8_linear(
         y = clamp_round((acc + b[None, :]).to(tl.float32) * f[None, :], 0.0, (highest - zero).to(tl.float32)) + zero
     elif EPILOGUE == "after-gemm":
         y = clamp_round((acc + b[None, :]).to(tl.float32) * f[None, :], -128.0, 127.0)
-    elif EPILOGUE == "twice-int8":
-        y = round_twice(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, lowest, highest)
-    elif EPILOGUE == "twice-int16":
-        y = round_twice(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
-    elif EPILOGUE == "twice-residual":
-        y = round_twice(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
+    elif EPILOGUE == "two-stage-int8":
+        y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, lowest, highest)
+    elif EPILOGUE == "two-stage-int16":
+        y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
+    elif EPILOGUE == "two-stage-residual":
+        y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
         y += tl.load(out + place, mask=stored, other=0).to(tl.int32)
         y = tl.minimum(tl.maximum(y, -32768), 32767)
     elif EPILOGUE == "gelu-shift":

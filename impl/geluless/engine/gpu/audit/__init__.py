@@ -1,7 +1,0 @@
-"""The machine code of the GPU kernels, examined without a GPU: compile ahead of time, disassemble, hold against a contract."""
-
-from geluless.engine.gpu.audit.contract import Violation, violations
-from geluless.engine.gpu.audit.machine_code import MachineCode, machine_code
-from geluless.engine.gpu.audit.record import AuditRecord, audit, compare
-
-__all__ = ["AuditRecord", "MachineCode", "Violation", "audit", "compare", "machine_code", "violations"]

@@ -1,0 +1,89 @@
+"""An ONNX graph under construction: every node and every value gets a name that says where in the network it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from geluless.interop.onnx_export.scales import Scale
+
+OPSET = 20  # the first with a Gelu operator
+IR_VERSION = 9  # of that opset
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A value of the graph that the reference names too: stored integers plus `offset`, or floats that are `scale` times them."""
+
+    value: str
+    offset: int = 0
+    unsigned: bool = True
+    scale: float | None = None
+
+
+@dataclass
+class Graph:
+    """Nodes in order and initializers by name. A value's name is `place/what`, as its node's is."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    probes: dict[str, Probe] = field(default_factory=dict)
+
+    def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """One node with one output; returns the output's name, which is the node's."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, name: str, values: NDArray) -> str:
+        """An initializer; the same name always stands for the same values."""
+        tensor = numpy_helper.from_array(np.asarray(values, order="C"), name)
+        if self.initializers.setdefault(name, tensor) != tensor:
+            raise ValueError(f"{name} stands for two different constants")
+        return name
+
+    def real(self, name: str, values: NDArray | float) -> str:
+        """A float32 initializer: a scale, or a bias in real units."""
+        return self.constant(name, np.asarray(values, np.float32))
+
+    def shape(self, *sizes: int) -> str:
+        """An int64 initializer for Reshape; -1 is the batch."""
+        return self.constant(f"shape {'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
+    def quantize(self, x: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
+        """QuantizeLinear: integers of zero's dtype, rint(x / scale) + zero, saturated; one scale, or one per index of `axis`."""
+        scales, zeros = self._scale(name, scale, zero)
+        axis_of = {} if np.ndim(scale) == 0 else {"axis": axis}
+        return self.node("QuantizeLinear", [x, scales, zeros], name, **axis_of)
+
+    def dequantize(self, q: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
+        """DequantizeLinear: scale * (q - zero). `name` is that of the quantized tensor."""
+        scales, zeros = self._scale(name, scale, zero)
+        axis_of = {} if np.ndim(scale) == 0 else {"axis": axis}
+        return self.node("DequantizeLinear", [q, scales, zeros], f"{name}/real", **axis_of)
+
+    def rounded(self, x: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
+        """x rounded to multiples of `scale`: a QuantizeLinear and its DequantizeLinear."""
+        return self.dequantize(self.quantize(x, name, scale, zero, axis=axis), name, scale, zero, axis=axis)
+
+    def _scale(self, name: str, scale: Scale, zero: NDArray) -> tuple[str, str]:
+        zeros = np.broadcast_to(zero, np.shape(scale))
+        return self.real(f"{name}/scale", scale), self.constant(f"{name}/zero_point", zeros.astype(zero.dtype))
+
+    def model(
+        self, name: str, *, image: tuple[int, int, int], classes: int, batch: int | None, metadata: dict[str, str]
+    ) -> onnx.ModelProto:
+        """The finished model: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes]."""
+        size: int | str = batch or "batch"
+        taken = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [size, *image])
+        given = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [size, classes])
+        graph = helper.make_graph(self.nodes, name, [taken], [given], list(self.initializers.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="geluless")
+        model.ir_version = IR_VERSION
+        helper.set_model_props(model, metadata)
+        return model

@@ -1,0 +1,84 @@
+"""An artifact from what another tool quantized, so that engines can be compared on one network and nothing else differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from geluless.errors import ArtifactError
+from geluless.integer.artifact import Artifact
+from geluless.integer.plan import Activation, PlanError
+from geluless.interop.onnx_import.import_log import Ledger, Reason
+from geluless.interop.onnx_import.interpreting import interpret
+from geluless.interop.onnx_import.qparams import given_sides
+from geluless.interop.onnx_import.ranges import needed, observations, reaches
+from geluless.interop.onnx_import.reading import read_file
+from geluless.interop.onnx_import.rebuilding import rebuild
+from geluless.interop.onnx_import.recognition import recognise
+from geluless.interop.onnx_import.report import ImportReport, quantizer_of
+from geluless.interop.onnx_import.swin import named_blocks
+from geluless.interop.onnx_import.weights import layers
+from geluless.ptq.builder import Builder
+from geluless.ptq.overrides import Given
+from geluless.ptq.profiles import Profile, RangeRule
+
+# What the file leaves open is chosen as in profile `best`. LayerNorms are not folded: the file's weights do not contain them.
+IMPORTED = Profile(
+    name="imported",
+    range_rule=RangeRule.MSE,
+    per_channel_weights=True,
+    per_head_scales=True,
+    fold_norms=False,
+    unsigned_hidden=True,
+    two_stage_layers=frozenset(),
+)
+
+
+def import_onnx(
+    path: str | Path, *, batches: Iterable[torch.Tensor] | None = None, name: str | None = None
+) -> tuple[Artifact, ImportReport]:
+    """An ONNX QDQ Swin, as ONNX Runtime's, NNCF's or ModelOpt's quantizer writes it, as an artifact.
+
+    `batches` (float32 [B, C, H, W], normalised) calibrate what the file keeps in float and an engine here does not: for most
+    files the residual stream, GELU's input, q, k and v. `name` is recorded in the artifact; the default is the file's.
+
+    Raises ArtifactError for a file that is damaged, hostile, or no 8-bit Swin, naming the node; CalibrationError for unusable
+    images or tensors without a range; MissingResource without the onnx package.
+    """
+    path, ledger = Path(path), Ledger()
+    try:
+        file = read_file(path)
+        read = recognise(interpret(file), ledger)
+        found = list(layers(read, ledger))
+        swin = rebuild(read, found)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path} is refused: {error}") from error
+    sides = given_sides(read, ledger)
+    seen, calibration = observations(read, swin, batches, given=sides)
+    activations = {f"{name}.mlp": block.mlp.activation for name, block in named_blocks(read)}
+    kind = next(iter(activations.values())).kind
+    functions = activations if kind is Activation.GELU else {}
+    weights = {layer.name: layer.given for layer in found if layer.given is not None}
+    builder = Builder(swin, seen, IMPORTED, kind, Given(weights, sides, functions, fold_head=False))
+    try:
+        artifact = builder.build(name or path.stem, {"onnx": file.sha256, **calibration})
+    except (PlanError, ValueError) as error:
+        raise ArtifactError(f"{path} is refused: {error}; quantize the network again") from error
+    for tensor in builder.raised:
+        ledger.change(tensor, Reason.FINER_THAN_ACCUMULATOR)
+    known = [*sides, *reaches(read)]
+    changed = {change.tensor for change in ledger.changes if change.reason is Reason.WEIGHT_LOWEST}
+    return artifact, ImportReport(
+        sha256=file.sha256,
+        producer=file.producer,
+        quantizer=quantizer_of(file),
+        activation=kind.value,
+        images=seen.images,
+        from_file=tuple(sorted(known)),
+        calibrated=tuple(tensor for tensor in needed(read) if tensor not in known),
+        identical_weights=tuple(layer.name for layer in found if layer.name in weights and layer.name not in changed),
+        quantized_weights=tuple(layer.name for layer in found if layer.name not in weights or layer.name in changed),
+        changes=tuple(ledger.changes),
+    )

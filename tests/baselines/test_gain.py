@@ -1,0 +1,81 @@
+"""The gain within each engine: both networks of every engine in the same blocks, in new processes each round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from geluless.baselines import gain
+from geluless.baselines.baseline import BaselineFailure, Status
+from geluless.baselines.gain import CONTROL, SHAPES, Gain, time_rounds
+from geluless.baselines.preparation import Prepared, are_prepared, prepare_all
+from geluless.baselines.registry import chosen_baselines
+from geluless.bench.study import StudyError
+from geluless.verdicts.latency import latency_ratio
+from tests.support.fake_baselines import FakeBaseline, fake_subject
+
+OURS = FakeBaseline("geluless", seconds=0.004)
+
+
+def timed(
+    folder: Path, baselines: Sequence[FakeBaseline], failures: Mapping[tuple[str, str], BaselineFailure] | None = None
+) -> Gain:
+    subjects = {activation: fake_subject(folder / activation, activation=activation) for activation in ("gelu", "relu")}
+    outcomes: dict[tuple[str, str], Prepared | BaselineFailure] = {
+        (activation, baseline.name): Prepared(folder, 1.0, True) for activation in subjects for baseline in baselines
+    }
+    outcomes.update(failures or {})
+    return time_rounds(subjects, baselines, outcomes, rounds=3, cores=[0], scratch=folder, announce=lambda line: None)
+
+
+def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    slow = FakeBaseline("geluless-gelu-separate", seconds=0.012, activation="gelu")
+    found = timed(tmp_path, [OURS, slow, FakeBaseline("openvino", seconds=0.002)])
+    assert found.engines == ("geluless", "openvino")
+    assert found.failures == {}
+    assert set(found.found.samples.seconds) == {
+        "geluless gelu", "geluless relu", "geluless-gelu-separate gelu", "openvino gelu", "openvino relu", CONTROL,
+    }  # fmt: skip
+    assert found.found.samples.processes == (gain.BLOCKS,) * 3
+    assert latency_ratio(found.found, "geluless relu", "geluless-gelu-separate gelu").value < 0.7
+    assert {row["name"] for row in found.found.rows} == set(found.found.samples.seconds)
+    assert all("off the float logits" in row["correctness"] for row in found.found.rows)
+
+
+def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    broken = {("relu", "openvino"): BaselineFailure(Status.FAILED, "no such layer")}
+    found = timed(tmp_path, [OURS, FakeBaseline("openvino"), FakeBaseline("onnxruntime", "crashes")], broken)
+    assert found.engines == ("geluless",)
+    assert found.failures["openvino relu"] == "no such layer"
+    assert {"onnxruntime gelu", "onnxruntime relu"} <= set(found.failures)
+
+
+def test_without_our_engine_nothing_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    with pytest.raises(StudyError, match="our own engine is missing"):
+        timed(tmp_path, [FakeBaseline("geluless", "inexact"), FakeBaseline("openvino")])
+
+
+def test_a_disturbed_machine_gives_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain, "TOO_MUCH", -1.0)
+    with pytest.raises(StudyError, match="other processes disturbed 3 of 3 rounds"):
+        timed(tmp_path, [OURS, FakeBaseline("openvino")])
+
+
+def test_what_an_earlier_run_prepared_is_found(tmp_path: Path) -> None:
+    subject, baselines = fake_subject(tmp_path / "subject"), [FakeBaseline("a"), FakeBaseline("b", family="others")]
+    (scratch := tmp_path / "scratch").mkdir()
+    cache = tmp_path / "cache"
+    assert not are_prepared([subject], baselines[:1], SHAPES, cache=cache)
+    prepare_all([subject], baselines[:1], SHAPES, cache=cache, scratch=scratch, cores=[0])
+    assert are_prepared([subject], baselines[:1], SHAPES, cache=cache)
+    assert not are_prepared([subject], baselines, SHAPES, cache=cache)
+
+
+def test_the_engines_are_on_the_roster() -> None:
+    assert [baseline.name for baseline in chosen_baselines(gain.ENGINES)] == list(gain.ENGINES)
+    assert chosen_baselines((gain.SEPARATE,))

@@ -1,0 +1,159 @@
+"""`geluless bench`: contradictions are refused before any work, wrong engines before any timing, and noise is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geluless import cli
+from geluless.bench import candidates as candidates
+from geluless.bench import networks, paired
+from geluless.bench.paired import Samples
+from geluless.bench.record import read_record
+from tests.support.networks import awkward_artifact
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bench")
+    made = {name: awkward_artifact(relu=name == "relu").save(folder / f"{name}.int8.safetensors") for name in ("relu", "gelu")}
+    tiny = networks.random_artifact("swin_micro_tiny", relu=True, cache=folder)
+    return made | {"other": tiny.save(folder / "other.int8.safetensors")}
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch):
+    """Times in place of timing; `None` forbids it."""
+
+    def use(times: dict[str, list[float]] | None, *, peak: list[float] | None = None) -> None:
+        def time_paired(calls: dict, **_: object) -> Samples:
+            assert times is not None, "nothing was to be timed"
+            seconds = {name: np.array(times[name]) for name in calls}
+            return Samples(seconds, {name: np.array(peak) for name in calls} if peak else {})
+
+        monkeypatch.setattr(paired, "time_paired", time_paired)
+
+    return use
+
+
+def line(*more: object) -> list[str]:
+    return ["bench", "--backend", "reference", *map(str, more)]
+
+
+def pair(artifacts: dict[str, Path], *more: object) -> list[str]:
+    return line("--artifact", artifacts["relu"], "--against", "gelu-lut", "--against-artifact", artifacts["gelu"], *more)
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--model", "swin_micro_tiny", "--variant", "quick"], 1, ["no variant", "relu-nobias"]),
+        (["--model", "swin_micro_tiny", "--against", "quick"], 1, ["no variant"]),
+        (["--model", "swin_micro_tiny", "--against", "relu", "--against-artifact", "x"], 2, ["--against-artifact"]),
+        (["--artifact", "absent", "--no-verify", "--output", "x.bench.json"], 2, ["verified", "--no-verify"]),
+        (["--artifact", "absent"], 1, ["cannot read absent"]),
+        (["--artifact", "absent", "--seconds", "nan"], 2, ["--seconds"]),
+        (["--artifact", "absent", "--output", "x.json"], 2, [".bench.json"]),
+        ([], 2, ["--artifact", "--model"]),
+    ],
+)
+def test_bad_lines_are_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str], code: int, words: list[str]
+):
+    monkeypatch.setattr(networks, "random_artifact", lambda *_, **__: pytest.fail("a network was made"))
+    assert cli.main(line(*more)) == code
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in words), shown
+
+
+def test_an_variant_of_the_other_activation_needs_another_artifact(
+    artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]
+):
+    canned(None)
+    assert cli.main(line("--artifact", artifacts["relu"], "--against", "gelu-lut")) == 1
+    assert "give --against-artifact FILE that runs it" in capsys.readouterr().err
+    assert cli.main(line("--artifact", artifacts["relu"], "--variant", "gelu-lut")) == 1
+    assert "give --artifact FILE that runs it" in capsys.readouterr().err
+
+
+def test_two_networks_are_not_two_variants(artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]):
+    canned(None)
+    more = ("--against", "relu", "--against-artifact", artifacts["other"])
+    assert cli.main(line("--artifact", artifacts["relu"], *more)) == 2
+    assert "two different networks" in capsys.readouterr().err
+
+
+def test_a_wrong_engine_is_not_timed(
+    artifacts: dict[str, Path], canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    canned(None)
+    monkeypatch.setattr(candidates, "verify_call", lambda *_: ("WRONG: off by 1", False))
+    output = tmp_path / "x.bench.json"
+    assert cli.main(line("--artifact", artifacts["relu"], "--output", output)) == 1
+    assert "is not timed: WRONG: off by 1" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_without_verification_the_times_say_so(artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]):
+    canned({"relu": [1.0] * 15})
+    assert cli.main(line("--artifact", artifacts["relu"], "--no-verify", "--json")) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["candidates"][0]["correctness"] == "not verified"
+    assert shown["notes"][0].startswith("Not verified")
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [
+        (0.9, "the interval excludes 1: relu is faster"),
+        (1.1, "the interval excludes 1: relu is slower"),
+        (1.0, "the interval includes 1: these samples cannot tell them apart"),
+    ],
+)
+def test_one_sentence_says_whether_the_interval_excludes_1(
+    artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str], factor: float, verdict: str
+):
+    noise = np.random.default_rng(0).permutation(np.linspace(0.99, 1.01, 15))
+    canned({"relu": (factor * noise).tolist(), "gelu-lut": noise[::-1].tolist()})
+    assert cli.main(pair(artifacts)) == 0
+    assert verdict in capsys.readouterr().out
+
+
+def test_noise_and_too_many_threads_are_named(artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]):
+    rough = [1.0, 2.0] * 8
+    canned({"relu": rough, "gelu-lut": rough[::-1]}, peak=[1e9, 2e9] * 8)
+    assert cli.main(pair(artifacts, "--threads", 1000, "--json")) == 0
+    notes = " ".join(json.loads(capsys.readouterr().out)["notes"])
+    assert all(word in notes for word in ("peak loop varied by", "% wide", "1000 threads shared")), notes
+    canned({"relu": [1.0] * 16, "gelu-lut": [1.0] * 16}, peak=[1e9] * 16)
+    assert cli.main(pair(artifacts, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_the_record_holds_the_ratio_and_every_sample(artifacts: dict[str, Path], canned, tmp_path: Path):
+    canned({"relu": [1.0] * 15, "gelu-lut": [2.0] * 15})
+    output = tmp_path / "pair.bench.json"
+    assert cli.main(pair(artifacts, "--batch", 2, "--output", output)) == 0
+    record = read_record(output)
+    (ratio,) = record.ratios
+    assert (ratio["of"], ratio["to"], ratio["value"]) == ("relu", "gelu-lut", 0.5)
+    assert record.samples == {"relu": [1.0] * 15, "gelu-lut": [2.0] * 15}
+    assert record.batch == 2
+    assert [row["artifact"] for row in record.candidates] == [awkward_artifact(relu=r).content_hash for r in (True, False)]
+
+
+@pytest.mark.parametrize(("rival", "kind"), [("gelu-separate", (False, False)), ("relu-nobias", (True, True))])
+def test_a_model_by_name_makes_both_artifacts(monkeypatch: pytest.MonkeyPatch, canned, rival: str, kind: tuple[bool, bool]):
+    asked = []
+
+    def random_artifact(name: str, *, relu: bool, drop_bias: bool):
+        asked.append((name, (relu, drop_bias)))
+        return awkward_artifact(relu=relu, drop_bias=drop_bias)
+
+    monkeypatch.setattr(networks, "random_artifact", random_artifact)
+    canned({"relu": [1.0] * 15, rival: [2.0] * 15})
+    assert cli.main(line("--model", "swin_awkward", "--against", rival)) == 0
+    assert asked == [("swin_awkward", (True, False)), ("swin_awkward", kind)]

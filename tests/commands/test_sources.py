@@ -1,0 +1,78 @@
+"""A record is of the code that made it: every file that decides counts, what only draws does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geluless import sources
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of a few files in place of ours."""
+    root, claims = tmp_path / "impl" / "package", tmp_path / "claims"
+    files = (
+        "bench/paired.py",
+        "engine/cpu/gemm.h",
+        "engine/__init__.py",
+        "engine/engine.py",
+        "integer/plan.py",
+        "models/swin.py",
+    )
+    files += ("ptq/fold.py", "baselines/openvino.py", "verdicts/latency.py", "verdicts/harness.py", "verdicts/statistics.py")
+    for name in (*files, "report/html.py", "cli.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("one")
+    claims.mkdir()
+    (claims / "claims.toml").write_text("one")
+    monkeypatch.setattr(sources, "PACKAGE", root)
+    monkeypatch.setattr(sources, "CLAIMS", claims)
+    return root
+
+
+DIGESTS = {name: getattr(sources, f"{name}_sources") for name in ("verdict", "timing", "comparison", "artifact")}
+
+
+def digests() -> dict[str, str]:
+    return {name: digest.__wrapped__() for name, digest in DIGESTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("bench/paired.py", {"verdict", "timing", "comparison"}),
+        ("engine/cpu/gemm.h", {"verdict", "timing", "comparison"}),
+        ("baselines/openvino.py", {"verdict", "comparison"}),
+        ("ptq/fold.py", {"verdict", "comparison", "artifact"}),
+        ("integer/plan.py", {"verdict", "timing", "comparison", "artifact"}),
+        ("verdicts/latency.py", {"verdict", "timing"}),
+        ("verdicts/statistics.py", {"verdict"}),
+        ("../../claims/claims.toml", {"verdict"}),
+        ("report/html.py", set()),
+        ("cli.py", set()),
+    ],
+)
+def test_a_change_counts_where_it_can_change_the_record(package: Path, name: str, changed: set[str]) -> None:
+    before = digests()
+    (package / name).write_text("two")
+    after = digests()
+    assert {name for name in DIGESTS if before[name] != after[name]} == changed
+
+
+def test_a_renamed_file_counts(package: Path) -> None:
+    before = digests()
+    (package / "bench" / "paired.py").rename(package / "bench" / "pairs.py")
+    assert digests()["verdict"] != before["verdict"]
+
+
+@pytest.mark.parametrize("place", ["engine", "bench", "verdicts/harness.py"])
+def test_a_place_that_was_renamed_is_an_error_and_not_left_out(package: Path, place: str) -> None:
+    (package / place).rename(package / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=place):
+        digests()
+
+
+def test_the_real_package_has_all_of_them() -> None:
+    assert len({digest() for digest in DIGESTS.values()}) == len(DIGESTS)
