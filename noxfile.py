@@ -220,6 +220,7 @@ GPU_MODELS = tuple(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small
 GPU_BATCHES = ("1", "8", "16", "32", "64")
 GPU_RIVALS = (
     *("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift"),
+    "relu",  # against itself, the control
     *("relu-separate", "relu-float", "relu-nobias"),  # the last over an artifact of its own, without fc1's bias
 )
 
@@ -265,7 +266,7 @@ def gpu(session: nox.Session) -> None:
             session.run(python, "-m", *arguments, env={"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci")})
         except CommandFailed:
             failed.append(name)
-        # The runner's logs: the judge wants them beside the records, also of a job that is stopped before its end.
+        # The runner's logs: c06 wants them beside the records, also of a job that is stopped before its end.
         for log in WATCHDOG.parent.glob(f"{WATCHDOG.stem}.*"):
             shutil.copyfile(log, records / log.name)
     if failed:
@@ -324,12 +325,6 @@ def preflight(session: nox.Session) -> None:
     """On the RTX 4090 runner, before anything is measured: is the machine fit? `-- --dry-run` anywhere."""
     record = HERE / "report" / "gpu" / "preflight.json"
     session.run(environment(session), "ci/runner/preflight.py", "--json", str(record), *session.posargs)
-
-
-@nox.session
-def verdicts(session: nox.Session) -> None:
-    """Judge what the RTX 4090 runner left in report/gpu, on another machine."""
-    session.run(environment(session), "-m", "ci.verdicts", *session.posargs)
 
 
 @nox.session

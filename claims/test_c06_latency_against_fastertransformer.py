@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
-from geluless.verdicts import ClaimFixture, Control, Resource
+from geluless.verdicts import ClaimFixture, Control, Resource, runner_records
 from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
 from geluless.verdicts.micro_networks import SIZES
+from geluless.verdicts.resources import RUNNER_VARIABLE
 from geluless.verdicts.rtx4090 import BATCHES, NEEDED, judged
 from geluless.verdicts.timing_evidence import timed_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
@@ -21,6 +25,17 @@ def test_on_an_rtx_4090(claim: ClaimFixture, timing_session: TimingSession, size
     ):
         return
     claim.decide(*judged(timing_session.race(size)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_records_of_the_rtx_4090_runner(claim: ClaimFixture, size: str) -> None:
+    """Not against FasterTransformer itself: its structure runs in our engine, on the paper's card, measured by the runner."""
+    if claim.lacks(
+        Resource.RUNNER_RECORDS,
+        would_run=f"what the runner measured of Swin-{size}: relu against FasterTransformer's structure in our engine",
+    ):
+        return
+    claim.decide(*runner_records.judged(Path(os.environ[RUNNER_VARIABLE]), size))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -36,7 +36,7 @@ def test_memory_against_all(claim: ClaimFixture, timing_session: TimingSession, 
     if claim.lacks(Resource.CPU_ENGINE, would_run=f"Swin-{size}: bytes of the engine per variant"):
         return
     found = timing_session.variants(size)
-    taken = {variant: found.row(variant)["memory_bytes"] for variant in ("relu", CONTROL, *APPROXIMATIONS)}
+    taken = {variant: found.row(variant).memory_bytes for variant in ("relu", CONTROL, *APPROXIMATIONS)}
     more = {variant: taken[variant] - taken["relu"] for variant in APPROXIMATIONS}
     evidence = Evidence(
         ran=f"Swin-{size}: bytes of packed weights, tables and buffers by variant",

@@ -22,8 +22,9 @@ from ci.gate.noise import record_noise
 from ci.gate.revisions import GateError, Revision, base_revision, build, head_revision, sole_user
 from ci.gate.summary import Findings, history_plot, markdown
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import BLOCKS, LEAST_PAIRS, PAIRS, Duel
+from ci.gate.timing import BLOCKS, PAIRS, Comparison
 from geluless.bench.environment import cpu_model
+from geluless.bench.intervals import FEWEST
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
 
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", choices=("latency", "deterministic"), help="one half of the gate")
     parser.add_argument("--benchmark", action="append", default=[], metavar="NAME", help="time only this one; may be repeated")
     parser.add_argument("--warn", action="store_true", help="red latency, or none, exits 0: for machines shared with others")
-    parser.add_argument("--pairs", type=_at_least(LEAST_PAIRS), default=PAIRS, help=f"pairs of processes (default: {PAIRS})")
+    parser.add_argument("--pairs", type=_at_least(FEWEST), default=PAIRS, help=f"pairs of processes (default: {PAIRS})")
     parser.add_argument("--blocks", type=_at_least(1), default=BLOCKS, help=f"of each pair (default: {BLOCKS})")
     parser.add_argument("--seed", type=int, default=0, help="of the order of samples")
     runs = _at_least(thresholds.MIN_RUNS)
@@ -96,7 +97,7 @@ def _gate(options: argparse.Namespace) -> int:
     found = Findings(str(base), f"{head}{f', with a planted {options.plant}' if options.plant else ''}", notes=notes)
     if options.only != "latency":
         _deterministic(found, base, head, limits)
-    timed: Duel | None = None
+    timed: Comparison | None = None
     if options.only != "deterministic":
         budget = {"pairs": options.pairs, "blocks": options.blocks, "seed": options.seed}
         timed, found.latency = judge_latency(base, head, limits, names=options.benchmark, announce=_say, **budget)
@@ -144,7 +145,7 @@ def _foreign_thresholds(limits: Thresholds) -> list[str]:
     return [] if made_on == cpu_model() else [f"the thresholds come from the noise of {made_on}; this is {cpu_model()}"]
 
 
-def _write(options: argparse.Namespace, found: Findings, base: Revision, head: Revision, timed: Duel | None) -> int:
+def _write(options: argparse.Namespace, found: Findings, base: Revision, head: Revision, timed: Comparison | None) -> int:
     failures = found.failures
     options.output.mkdir(parents=True, exist_ok=True)
     if timed is not None and timed.samples is not None and found.latency is not None and _for_the_history(options):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import Duel
+from ci.gate.timing import Comparison
 from geluless.bench.intervals import Interval, ratio_over_processes
 
 
@@ -52,7 +52,7 @@ class Judgement:
         return self.outcome in FAILURES
 
 
-def judge(found: Duel, thresholds: Thresholds) -> dict[str, Judgement]:
+def judge(found: Comparison, thresholds: Thresholds) -> dict[str, Judgement]:
     """Of one run: REGRESSED is then still to be confirmed."""
     result = {name: _judged(found, name, thresholds.of(name)) for name in found.timed}
     for name in found.changed:
@@ -88,7 +88,7 @@ def confirm(first: Mapping[str, Judgement], second: Mapping[str, Judgement]) -> 
     return result
 
 
-def _judged(found: Duel, name: str, threshold: float) -> Judgement:
+def _judged(found: Comparison, name: str, threshold: float) -> Judgement:
     assert found.samples is not None
     ratio = ratio_over_processes(found.samples, f"head {name}", f"base {name}")
     bound = 1 + threshold / 100

@@ -7,7 +7,6 @@ method, processor and budget count.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,13 +17,14 @@ from ci.gate import footprint, machine_code, thresholds
 from ci.gate.judgement import judge
 from ci.gate.revisions import GateError, Revision, build, copy_of, head_revision, sources_digest
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import ATTEMPTS, duel, until_quiet
+from ci.gate.timing import ATTEMPTS, compare, until_quiet
+from geluless import sources
 from geluless.bench.environment import cpu_model
 
 RUNS = "noise.jsonl"
 SEEDS = 1_000_000  # apart from those of the gate itself
 LAYOUTS = (16, 32, 48)  # bytes, of a cache line of 64
-METHOD = ("timing.py", "worker.py", "judgement.py")
+METHOD = (*(Path(__file__).with_name(name) for name in ("timing.py", "judgement.py")), sources.PACKAGE / "bench")
 
 
 def equal_revisions(repository: Path, home: Path, layouts: Sequence[int]) -> tuple[Revision, list[Revision]]:
@@ -55,8 +55,13 @@ def record_noise(
     """Write the thresholds of `runs` runs to `file`. Raises GateError where nothing can be timed, or the runs are too few."""
     base, heads = equal_revisions(repository, home, LAYOUTS)
     kept = thresholds.read(file) if file.exists() else Thresholds()
-    method = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in METHOD)).hexdigest()[:12]
-    key = {"sources": sources_digest(base), "method": method, "cpu": cpu_model(), "pairs": pairs, "blocks": blocks}
+    key = {
+        "sources": sources_digest(base),
+        "method": sources.digest(*METHOD)[:12],
+        "cpu": cpu_model(),
+        "pairs": pairs,
+        "blocks": blocks,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     done = list(_done(folder / RUNS, key))
     for number in range(len(done), runs):
@@ -81,7 +86,7 @@ def record_noise(
 
 def _one(base: Revision, head: Revision, *, seed: int, pairs: int, blocks: int) -> dict[str, float]:
     """head / base by benchmark."""
-    found = until_quiet(lambda: duel(base, head, pairs=pairs, blocks=blocks, seed=seed))
+    found = until_quiet(lambda: compare(base, head, pairs=pairs, blocks=blocks, seed=seed))
     for name, problem in {**found.mended, **found.wrong}.items():
         raise GateError(f"{name}: {problem}: nothing with a wrong output can be timed")
     if found.disturbed:

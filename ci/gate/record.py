@@ -15,7 +15,7 @@ from typing import Any
 
 from ci.gate.judgement import Judgement
 from ci.gate.revisions import Revision
-from ci.gate.timing import Duel
+from ci.gate.timing import Comparison
 from geluless.bench.environment import environment_record
 from geluless.bench.intervals import ratio_over_processes
 from geluless.files import atomic_output, read_json
@@ -34,7 +34,7 @@ class Point:
     medians: Mapping[str, float]
 
 
-def benchmark_json(head: Revision, base: Revision, found: Duel, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
+def benchmark_json(head: Revision, base: Revision, found: Comparison, judgements: Mapping[str, Judgement]) -> dict[str, Any]:
     """JSON values in pytest-benchmark's format."""
     from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
 
@@ -49,7 +49,7 @@ def benchmark_json(head: Revision, base: Revision, found: Duel, judgements: Mapp
     }
 
 
-def _benchmark(found: Duel, judgement: Judgement) -> dict[str, Any]:
+def _benchmark(found: Comparison, judgement: Judgement) -> dict[str, Any]:
     from pytest_benchmark.stats import Stats
 
     assert found.samples is not None

@@ -25,7 +25,7 @@ from ci.gate.latency import judge_latency
 from ci.gate.noise import equal_revisions
 from ci.gate.revisions import Revision, build, copy_of, sole_user
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import duel
+from ci.gate.timing import compare
 from geluless.bench.environment import cpu_model
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
@@ -117,7 +117,7 @@ def _renamed(base: Revision, head: Revision) -> str:
     file.write_text(file.read_text(encoding="utf-8").replace('f"attention/{name}"', 'f"attentions/{name}"'), encoding="utf-8")
     build(other)
     names = ["attention/plain", "attentions/plain"]
-    judgements: dict[str, Judgement] = judge(duel(base, other, names=names, pairs=1, blocks=1), Thresholds())
+    judgements: dict[str, Judgement] = judge(compare(base, other, names=names, pairs=1, blocks=1), Thresholds())
     return judgements["attention/plain"].outcome.value
 
 

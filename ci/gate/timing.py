@@ -1,38 +1,35 @@
-"""Both revisions' workloads, sample by sample in turns.
+"""Both revisions' workloads, sample by sample in turns, by the harness that times everything else (geluless.bench.harness).
 
-A pair of processes, one per revision, is bound to one core. In every block each workload is timed in both, one right after the
-other, which of them first is drawn anew: whatever the machine does within seconds it does to both. A process keeps its memory
-layout for life, so there are several pairs, and the interval is over pairs. Blocks during which other processes kept a core busy
-are dropped with all their samples, and counted.
+A round is a pair of processes, one per revision, bound to one core. In every block each workload is timed in both, one right
+after the other, which of them first is drawn anew: whatever the machine does within seconds it does to both.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import NoReturn
 
-import numpy as np
-
-from ci.gate.revisions import SIDES, GateError, Revision
-from ci.gate.worker import PROTOCOL, Worker, pair_of_workers
-from geluless.bench.load import TOO_MUCH, ForeignLoad
-from geluless.bench.paired import Samples, joined, kept
+from ci.gate.revisions import SIDES, GateError, Revision, command, environment
+from geluless.bench.harness import Announce, Protocol, Round, Row, StudyError, time_rounds
+from geluless.bench.host import PROTOCOL, Greeting, Host
+from geluless.bench.paired import Samples
+from geluless.bench.process import CandidateFailure, Status, TimingProcess
+from geluless.bench.workloads import WorkloadEntry
 
 PAIRS, BLOCKS = 6, 12
 ATTEMPTS = 3  # at a run on a machine that is too busy
-LEAST_PAIRS = 3  # fewer say nothing about the next one
 SAMPLE_SECONDS = 0.002  # a sample lasts at least this long,
 BLOCK_SECONDS = 0.05  # and longer where few workloads would make a shorter block than this
-WINDOW = 0.5  # seconds; the kernel counts load in hundredths, too coarse for one block
-
-Announce = Callable[[str], object]
+ANSWER = 180.0  # seconds; verifying a network takes the longest
 
 
 @dataclass
-class Duel:
+class Comparison:
     """samples: candidates (side, name) as "side name". isa: the instruction set, or both where they differ. wrong: what the head
     computes wrongly, by name; mended: what only the base does. missing: of the base's workloads, those that the head does not
     have; new: the reverse. changed: those whose outputs differ between the two. disturbed: why something that can be timed was
@@ -53,7 +50,7 @@ class Duel:
         return [] if self.samples is None else [key.split(" ", 1)[1] for key in self.samples.seconds if key.startswith("base ")]
 
 
-def duel(
+def compare(
     base: Revision,
     head: Revision,
     *,
@@ -62,41 +59,25 @@ def duel(
     blocks: int = BLOCKS,
     seed: int = 0,
     announce: Announce = lambda line: None,
-) -> Duel:
+) -> Comparison:
     """Time `names` of both revisions (default: all that both have). Raises GateError where a revision cannot be asked."""
-    contest: _Contest | None = None
-    parts: list[dict[str, list[float]]] = []
-    foreign: list[float] = []
-    for number in range(pairs):
-        with pair_of_workers(base, head) as workers:
-            contest = contest or _Contest(workers, names)
-            contest.load(workers)
-            if not contest.calls:
-                break
-            part, load = _blocks(workers, contest.calls, blocks=blocks, seed=1000 * seed + number)
-            parts.append(part)
-            foreign += load
-        announce(f"pair {number + 1} of {pairs}: {len(contest.calls)} workloads, {blocks} blocks")
-    if contest is None:
-        raise GateError("no pair of processes was asked for")
-    if not contest.calls and contest.result.mended:
-        name, problem = next(iter(contest.result.mended.items()))
-        raise GateError(f"the base computes nothing rightly, so nothing can be compared: {name}: {problem}")
-    if contest.calls:
-        # What turned out wrong in a later process has no times from the earlier ones either.
-        keys = [f"{side} {name}" for side in SIDES for name in contest.calls]
-        samples = joined([Samples({key: np.array(part[key]) for key in keys}, {}) for part in parts])
-        quiet = np.array(foreign) <= TOO_MUCH
-        contest.result.dropped = int((~quiet).sum())
-        left = kept(samples, quiet) if quiet.any() else None
-        if left is None or quiet.sum() < len(quiet) // 2 or len(left.processes) < min(pairs, LEAST_PAIRS):
-            contest.result.disturbed = f"other processes disturbed {contest.result.dropped} of {len(quiet)} blocks"
-        else:
-            contest.result.samples = left
-    return contest.result
+    both = _Both(base, head, names)
+    protocol = Protocol(pairs, blocks, seed=seed, together=lambda key: key.split(" ", 1)[1])
+    try:
+        found = time_rounds(both.pair, protocol, announce=announce)
+    except _NothingToTime:
+        if both.result.mended:
+            name, problem = next(iter(both.result.mended.items()))
+            raise GateError(f"the base computes nothing rightly, so nothing can be compared: {name}: {problem}") from None
+        return both.result
+    except StudyError as error:
+        both.result.disturbed = str(error)
+        return both.result
+    both.result.samples, both.result.dropped = found.samples, found.dropped
+    return both.result
 
 
-def until_quiet(run: Callable[[], Duel]) -> Duel:
+def until_quiet(run: Callable[[], Comparison]) -> Comparison:
     """The first run that nothing disturbed, or the last of ATTEMPTS."""
     for _ in range(ATTEMPTS):
         found = run()
@@ -105,91 +86,105 @@ def until_quiet(run: Callable[[], Duel]) -> Duel:
     return found
 
 
-class _Contest:
-    """What both sides have, and how many calls make a sample: chosen with the first pair, the same for both and for all pairs."""
+class _NothingToTime(Exception):
+    """No workload is left that both revisions compute rightly."""
 
-    def __init__(self, workers: dict[str, Worker], names: Sequence[str]) -> None:
-        lists = {side: worker.ask("list") for side, worker in workers.items()}
-        for side, answer in lists.items():
-            if answer.get("protocol") != PROTOCOL:
-                raise GateError(f"{side} {workers[side].revision} speaks protocol {answer.get('protocol')}, not {PROTOCOL}")
-        isas = dict.fromkeys(lists[side]["isa"] for side in SIDES)
-        had, has = (lists[side]["names"] for side in SIDES)
-        if unknown := sorted(set(names) - set(had) - set(has)):
-            raise GateError(f"no workload is called {unknown[0]!r}; there are {', '.join(has)}")
-        wanted = set(names or [*had, *has])
-        missing = [name for name in had if name not in has and name in wanted]
-        new = [name for name in has if name not in had and name in wanted]
-        self.result = Duel(None, " -> ".join(isas), missing=missing, new=new)
-        self.calls = {name: 0 for name in had if name in has and name in wanted}
+
+class _Both:
+    """What both revisions have, and how many calls make a sample: chosen with the first pair, the same for both and for all
+    pairs."""
+
+    def __init__(self, base: Revision, head: Revision, names: Sequence[str]) -> None:
+        self._revisions, self._names = (base, head), names
+        self.result = Comparison(None, "")
+        self._calls: dict[str, int] = {}
         self._digests: dict[tuple[str, str], str] = {}
 
-    def load(self, workers: dict[str, Worker]) -> None:
+    @contextmanager
+    def pair(self, number: int) -> Iterator[Round]:
+        """Both processes, on the last core; this one elsewhere, if there is an elsewhere."""
+        cores = sorted(os.sched_getaffinity(0))
+        with ExitStack() as stack:
+            stack.callback(os.sched_setaffinity, 0, cores)
+            processes = {}
+            for revision in self._revisions:
+                process = start(revision, cores[-1:])
+                stack.callback(process.close)
+                processes[revision.side] = process
+            os.sched_setaffinity(0, cores[:-1] or cores)
+            if number == 0:
+                self._choose({side: self._ask(side, process, "hello") for side, process in processes.items()})
+            rows = self._load(processes, first=number == 0)
+            if not self._calls:
+                raise _NothingToTime
+            samplers = {
+                f"{side} {name}": partial(self._ask, side, process, "sample", name, calls, 1)
+                for name, calls in self._calls.items()
+                for side, process in processes.items()
+            }
+            yield Round(samplers, rows, list(processes.values()))
+
+    def _choose(self, greetings: dict[str, Greeting]) -> None:
+        for side, revision in zip(SIDES, self._revisions, strict=True):
+            if greetings[side].protocol != PROTOCOL:
+                raise GateError(f"{side} {revision} speaks protocol {greetings[side].protocol}, not {PROTOCOL}")
+        had, has = (greetings[side].workloads for side in SIDES)
+        if unknown := sorted(set(self._names) - set(had) - set(has)):
+            raise GateError(f"no workload is called {unknown[0]!r}; there are {', '.join(has)}")
+        wanted = set(self._names or [*had, *has])
+        self.result.isa = " -> ".join(dict.fromkeys(greetings[side].isa for side in SIDES))
+        self.result.missing = [name for name in had if name not in has and name in wanted]
+        self.result.new = [name for name in has if name not in had and name in wanted]
+        self._calls = {name: 0 for name in had if name in has and name in wanted}
+
+    def _load(self, processes: dict[str, TimingProcess], *, first: bool) -> list[Row]:
         """Into a pair of processes. Only the first verifies: the others must give the same bytes."""
-        first = not self._digests
-        seconds = {}
-        for name in list(self.calls):
-            answers = {side: workers[side].ask("load", name=name, verify=first) for side in SIDES}
-            problems = {side: problem for side, answer in answers.items() if (problem := self._problem(side, name, answer))}
+        rows: list[Row] = []
+        for name in list(self._calls):
+            loaded: dict[str, Row] = {}
+            problems: dict[str, str] = {}
+            for side, process in processes.items():
+                try:
+                    loaded[side] = process.ask("load", WorkloadEntry(name), self._digests.get((side, name)), timeout=ANSWER)
+                except CandidateFailure as failure:
+                    if failure.status is Status.TIMEOUT:
+                        self._gone(side, failure)
+                    problems[side] = f"{side}: {failure.reason}"
             if problems:
                 (self.result.wrong if "head" in problems else self.result.mended)[name] = "; ".join(problems.values())
-                del self.calls[name]
+                del self._calls[name]
                 continue
-            seconds[name] = answers["base"]["seconds"]
-            if first and answers["base"]["digest"] != answers["head"]["digest"]:
+            self._digests.update(((side, name), row.output) for side, row in loaded.items())
+            if first and loaded["base"].output != loaded["head"].output:
                 self.result.changed.append(name)
+            rows += loaded.values()
         if first:
-            sample = max(SAMPLE_SECONDS, BLOCK_SECONDS / (2 * max(len(self.calls), 1)))
-            self.calls = {name: max(1, math.ceil(sample / max(seconds[name], 1e-7))) for name in self.calls}
+            sample = max(SAMPLE_SECONDS, BLOCK_SECONDS / (2 * max(len(self._calls), 1)))
+            for name in self._calls:
+                one = self._ask("base", processes["base"], "roughly", name)
+                self._calls[name] = max(1, math.ceil(sample / max(one, 1e-7)))
+        return rows
 
-    def _problem(self, side: str, name: str, answer: dict[str, Any]) -> str:
-        if "error" in answer:
-            return f"{side}: {answer['error']}"
-        if self._digests.setdefault((side, name), answer["digest"]) != answer["digest"]:
-            return f"{side}: other output than in the first process"
-        return ""
+    def _ask(self, side: str, process: TimingProcess, *request: object) -> object:
+        try:
+            return process.ask(*request, timeout=ANSWER)
+        except CandidateFailure as failure:
+            self._gone(side, failure)
 
-
-def _blocks(
-    workers: dict[str, Worker], calls: dict[str, int], *, blocks: int, seed: int
-) -> tuple[dict[str, list[float]], list[float]]:
-    """Seconds per call by "side name", and the cores that others kept busy, both in the order of the blocks."""
-    coin = np.random.default_rng(seed)
-    _block(workers, calls, coin)  # warms up
-    load = _Levels(workers)
-    found = []
-    for number in range(1, blocks + 1):
-        found.append(_block(workers, calls, coin))
-        load.block_ended(last=number == blocks)
-    return {key: [block[key] for block in found] for key in found[0]}, load.levels
+    def _gone(self, side: str, failure: CandidateFailure) -> NoReturn:
+        reason = failure.reason
+        if "No module named" in reason and "geluless.bench" in reason:
+            reason = "it is older than the gate and has no workloads to time: choose a younger base"
+        raise GateError(f"{side} {self._revisions[SIDES.index(side)]}: {reason}") from failure
 
 
-def _block(workers: dict[str, Worker], calls: dict[str, int], coin: np.random.Generator) -> dict[str, float]:
-    """Seconds per call by "side name": every workload in random order, its two sides one right after the other."""
-    names, seconds = list(calls), {}
-    for index in coin.permutation(len(names)):
-        name = names[index]
-        for side in coin.permutation(SIDES):
-            answer = workers[str(side)].ask("sample", name=name, calls=calls[name])
-            if "error" in answer:
-                raise GateError(f"{side}: {name} failed while it was timed: {answer['error']}")
-            seconds[f"{side} {name}"] = answer["seconds"]
-    return seconds
-
-
-class _Levels:
-    """Cores that others kept busy, by block. Blocks are looked at together until they fill a window, whose level they share."""
-
-    def __init__(self, workers: dict[str, Worker]) -> None:
-        self.levels: list[float] = []
-        self._load, self._begun = ForeignLoad(workers.values()), time.perf_counter()
-        self._open = 0
-
-    def block_ended(self, *, last: bool) -> None:
-        self._open += 1
-        full = time.perf_counter() - self._begun >= WINDOW
-        if last and self.levels and not full:  # too short a look: what was there before is what is known
-            self.levels += [self.levels[-1]] * self._open
-        elif full or last:
-            self.levels += [self._load.look() or 0.0] * self._open
-            self._open, self._begun = 0, time.perf_counter()
+def start(revision: Revision, cores: Sequence[int]) -> TimingProcess:
+    """One revision's process, in a folder whose path has the same length for both."""
+    return TimingProcess(
+        Host,
+        revision.home / "worker.log",
+        cores=cores,
+        environment=environment(revision),
+        command=command(revision, "geluless.bench.worker"),
+        folder=revision.home,
+    )

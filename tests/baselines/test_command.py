@@ -151,9 +151,9 @@ def test_a_real_run_verifies_times_and_writes(
     assert ort["closeness"]["1"]["distance"] < 0.1
     assert ort["test"]["agreement"] > 90
     assert ort["ratio_to_geluless"]["value"] > 1
-    assert result.data["contests"][0]["peak_spread"] > 0
+    assert result.data["comparisons"][0]["peak_spread"] > 0
     record = read_record(output)
-    assert len(record.contests[0]["latency"]["seconds"]["geluless"]) == record.contests[0]["latency"]["blocks"]
+    assert len(record.comparisons[0]["latency"]["seconds"]["geluless"]) == record.comparisons[0]["latency"]["blocks"]
     assert "onnxruntime-dynamic" in (tmp_path / "tiny.baselines.md").read_text()
     assert (tmp_path / "tiny.baselines.svg").read_text().startswith("<svg")
     result.show(Console(markup=False, highlight=False))

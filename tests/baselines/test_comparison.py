@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from geluless.baselines import startup as lineup
-from geluless.baselines.baseline import BaselineFailure, Status
-from geluless.baselines.comparison import MIN_BLOCKS, MIN_BLOCKS_LARGE, Contest, Timing, cores_for, hold
+from geluless.baselines.comparison import MIN_BLOCKS, MIN_BLOCKS_LARGE, Comparison, Timing, compare, cores_for
 from geluless.baselines.preparation import Prepared
+from geluless.bench.process import CandidateFailure, Status
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
 BAD = {
@@ -28,23 +28,23 @@ BAD = {
 }
 
 
-def contest(
-    folder: Path, baselines: Sequence[FakeBaseline], *, large: int | None = None, test: int = 0, **failures: BaselineFailure
-) -> Contest:
+def compared(
+    folder: Path, baselines: Sequence[FakeBaseline], *, large: int | None = None, test: int = 0, **failures: CandidateFailure
+) -> Comparison:
     subject = fake_subject(folder / "subject", test=test)
-    prepared: dict[tuple[str, str], Prepared | BaselineFailure] = {
+    prepared: dict[tuple[str, str], Prepared | CandidateFailure] = {
         ("gelu", baseline.name): failures.get(baseline.name, Prepared(folder, 1.5, False)) for baseline in baselines
     }
     timing = Timing(batch=1, throughput_batch=large, threads=1, seconds=0.01, seed=3)
-    return hold(subject, baselines, prepared, timing, cores=cores_for(1), scratch=folder)
+    return compare(subject, baselines, prepared, timing, cores=cores_for(1), scratch=folder)
 
 
-def row(found: Contest, name: str) -> dict[str, Any]:
+def row(found: Comparison, name: str) -> dict[str, Any]:
     return next(row for row in found.rows if row["baseline"] == name)
 
 
 def test_every_block_asks_every_baseline_once_in_an_order_of_its_own(tmp_path: Path):
-    found = contest(
+    found = compared(
         tmp_path, [FakeBaseline("geluless", seconds=0.001), FakeBaseline("other", seconds=0.003), FakeBaseline("third")]
     )
     samples = found.latency
@@ -75,7 +75,7 @@ def test_whatever_is_the_matter_with_a_baseline_is_its_row_and_the_others_are_ti
 ):
     monkeypatch.setattr(lineup, "START", 3.0)  # what a hanging one costs
     baselines = [FakeBaseline("geluless"), *(FakeBaseline(behaviour, behaviour) for behaviour in BAD), FakeBaseline("unprepared")]
-    found = contest(tmp_path, baselines, unprepared=BaselineFailure(Status.FAILED, "no calibration"))
+    found = compared(tmp_path, baselines, unprepared=CandidateFailure(Status.FAILED, "no calibration"))
     assert [row["baseline"] for row in found.rows] == [baseline.name for baseline in baselines]
     for behaviour, status in BAD.items():
         assert row(found, behaviour)["status"] == status.value, row(found, behaviour)
@@ -90,7 +90,7 @@ def test_whatever_is_the_matter_with_a_baseline_is_its_row_and_the_others_are_ti
 
 
 def test_who_fails_while_timed_is_dropped_and_the_timing_begins_anew(tmp_path: Path):
-    found = contest(tmp_path, [FakeBaseline("geluless"), FakeBaseline("mortal", "dies in the middle"), FakeBaseline("other")])
+    found = compared(tmp_path, [FakeBaseline("geluless"), FakeBaseline("mortal", "dies in the middle"), FakeBaseline("other")])
     assert row(found, "mortal")["status"] == "failed"
     assert "exit code 9" in row(found, "mortal")["reason"]
     assert found.latency is not None
@@ -101,7 +101,7 @@ def test_who_fails_while_timed_is_dropped_and_the_timing_begins_anew(tmp_path: P
 def test_throughput_and_accuracy_come_from_the_larger_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lineup, "START", 3.0)
     baselines = [FakeBaseline("geluless", seconds=0.004), FakeBaseline("late", "hangs at batch 4")]
-    found = contest(tmp_path, baselines, large=4, test=10)
+    found = compared(tmp_path, baselines, large=4, test=10)
     ours = row(found, "geluless")
     assert set(ours["closeness"]) == {"1", "4"}
     assert 0 < ours["images_per_second"]["value"] <= 1000
@@ -113,19 +113,19 @@ def test_throughput_and_accuracy_come_from_the_larger_batch(tmp_path: Path, monk
 
 
 def test_without_anyone_to_time_there_are_rows_and_no_samples(tmp_path: Path):
-    found = contest(tmp_path, [FakeBaseline("geluless", "missing"), FakeBaseline("other", "needs a GPU")])
+    found = compared(tmp_path, [FakeBaseline("geluless", "missing"), FakeBaseline("other", "needs a GPU")])
     assert found.latency is None
     assert [row["status"] for row in found.rows] == ["missing", "needs a GPU"]
 
 
 def test_without_ours_there_is_no_ratio(tmp_path: Path):
-    found = contest(tmp_path, [FakeBaseline("other")])
+    found = compared(tmp_path, [FakeBaseline("other")])
     assert row(found, "other")["latency_ms"] is not None
     assert row(found, "other")["ratio_to_geluless"] is None
 
 
 def test_the_faster_variant_is_timed_and_both_figures_are_kept(tmp_path: Path):
-    found = contest(tmp_path, [FakeBaseline("geluless", seconds=0.004, configurations=("slow", "fast"))])
+    found = compared(tmp_path, [FakeBaseline("geluless", seconds=0.004, configurations=("slow", "fast"))])
     ours = row(found, "geluless")
     assert ours["configuration"] == "fast"
     assert ours["pilot"]["slow"] > ours["pilot"]["fast"]
@@ -133,7 +133,7 @@ def test_the_faster_variant_is_timed_and_both_figures_are_kept(tmp_path: Path):
 
 
 def test_a_baseline_of_the_other_activation_has_no_row(tmp_path: Path):
-    found = contest(tmp_path, [FakeBaseline("geluless"), FakeBaseline("relu only", activation="relu")])
+    found = compared(tmp_path, [FakeBaseline("geluless"), FakeBaseline("relu only", activation="relu")])
     assert [row["baseline"] for row in found.rows] == ["geluless"]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from geluless.baselines import gain
-from geluless.baselines.baseline import BaselineFailure, Status
 from geluless.baselines.gain import CONTROL, SHAPES, Gain, time_rounds
 from geluless.baselines.preparation import Prepared, are_prepared, prepare_all
 from geluless.baselines.registry import chosen_baselines
+from geluless.bench.process import CandidateFailure, Status
 from geluless.bench.study import StudyError
 from geluless.verdicts.latency import latency_ratio
 from tests.support.fake_baselines import FakeBaseline, fake_subject
@@ -20,10 +20,10 @@ OURS = FakeBaseline("geluless", seconds=0.004)
 
 
 def timed(
-    folder: Path, baselines: Sequence[FakeBaseline], failures: Mapping[tuple[str, str], BaselineFailure] | None = None
+    folder: Path, baselines: Sequence[FakeBaseline], failures: Mapping[tuple[str, str], CandidateFailure] | None = None
 ) -> Gain:
     subjects = {activation: fake_subject(folder / activation, activation=activation) for activation in ("gelu", "relu")}
-    outcomes: dict[tuple[str, str], Prepared | BaselineFailure] = {
+    outcomes: dict[tuple[str, str], Prepared | CandidateFailure] = {
         (activation, baseline.name): Prepared(folder, 1.0, True) for activation in subjects for baseline in baselines
     }
     outcomes.update(failures or {})
@@ -47,7 +47,7 @@ def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypa
 
 def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
-    broken = {("relu", "openvino"): BaselineFailure(Status.FAILED, "no such layer")}
+    broken = {("relu", "openvino"): CandidateFailure(Status.FAILED, "no such layer")}
     found = timed(tmp_path, [OURS, FakeBaseline("openvino"), FakeBaseline("onnxruntime", "crashes")], broken)
     assert found.engines == ("geluless",)
     assert found.failures["openvino relu"] == "no such layer"

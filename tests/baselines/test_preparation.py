@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from geluless.baselines import preparation
-from geluless.baselines.baseline import BaselineFailure, Setting, Shape, Status
+from geluless.baselines.baseline import Setting, Shape
 from geluless.baselines.comparison import cores_for
 from geluless.baselines.preparation import Prepared, Result, families_of, prepare_all
+from geluless.bench.process import CandidateFailure, Status
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
 SHAPES = (Shape(1, 1), Shape(4, 2))
@@ -71,7 +72,7 @@ def test_a_failure_is_the_baselines_own_and_is_tried_again(tmp_path: Path):
         assert one(found, "geluless").folder.is_dir()
         assert not one(found, "geluless").cached
         failure = found["gelu", "bad"]
-        assert isinstance(failure, BaselineFailure)
+        assert isinstance(failure, CandidateFailure)
         assert (failure.status, failure.reason) == (Status.FAILED, "ValueError: no calibration for this")
         assert list((tmp_path / "cache").iterdir()) == []
         (one(found, "geluless").folder).rename(tmp_path / f"{_}")  # as the end of a run removes it
@@ -82,7 +83,7 @@ def test_a_process_that_dies_takes_its_family_with_it_and_no_other(tmp_path: Pat
     found = prepare(tmp_path, baselines)
     for name in ("geluless", "bad"):
         failure = found["gelu", name]
-        assert isinstance(failure, BaselineFailure)
+        assert isinstance(failure, CandidateFailure)
         assert "exit code 3" in failure.reason
     assert one(found, "elsewhere").folder.is_dir()
 
@@ -90,12 +91,12 @@ def test_a_process_that_dies_takes_its_family_with_it_and_no_other(tmp_path: Pat
 def test_a_hanging_preparation_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preparation, "TIMEOUT", 0.01)
     failure = prepare(tmp_path, [FakeBaseline("geluless")])["gelu", "geluless"]
-    assert isinstance(failure, BaselineFailure)
+    assert isinstance(failure, CandidateFailure)
     assert failure.status is Status.TIMEOUT
 
 
 def test_a_baseline_with_nothing_to_prepare_costs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(preparation, "BaselineProcess", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(preparation, "TimingProcess", lambda *_, **__: pytest.fail("a process was started"))
     assert one(prepare(tmp_path, [FakeBaseline("geluless", family="")]), "geluless").seconds == 0
 
 

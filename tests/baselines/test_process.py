@@ -11,32 +11,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geluless.baselines.baseline import BaselineFailure, Shape, Status
+from geluless.baselines.baseline import Shape
 from geluless.baselines.comparison import cores_for
-from geluless.baselines.memory import Memory, memory_now
-from geluless.baselines.process import BaselineProcess
+from geluless.baselines.host import BaselineHost
 from geluless.bench.load import ForeignLoad
+from geluless.bench.memory import Memory, memory_now
+from geluless.bench.process import CandidateFailure, Status, TimingProcess
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[BaselineProcess]:
-    started = BaselineProcess(tmp_path / "log", cores=cores_for(1), threads=1)
+def process(tmp_path: Path) -> Iterator[TimingProcess]:
+    started = TimingProcess(BaselineHost, tmp_path / "log", cores=cores_for(1), threads=1)
     yield started
     started.close()
 
 
-def meet(process: BaselineProcess, folder: Path, baseline: FakeBaseline) -> Memory:
+def meet(process: TimingProcess, folder: Path, baseline: FakeBaseline) -> Memory:
     memory: Memory = process.ask("meet", baseline, fake_subject(folder / "subject"), folder, timeout=60)
     return memory
 
 
-def state(process: BaselineProcess) -> str:
+def state(process: TimingProcess) -> str:
     text = Path(f"/proc/{process._process.pid}/stat").read_text(encoding="ascii")
     return text.rpartition(")")[2].split()[0]
 
 
-def test_a_worker_loads_and_gives_the_logits_of_its_baseline(process: BaselineProcess, tmp_path: Path):
+def test_a_worker_loads_and_gives_the_logits_of_its_baseline(process: TimingProcess, tmp_path: Path):
     memory = meet(process, tmp_path, FakeBaseline("geluless"))
     assert 0 < memory.resident <= memory.peak
     took, first = process.ask("load", Shape(5, 1), "only", timeout=60)
@@ -48,11 +49,11 @@ def test_a_worker_loads_and_gives_the_logits_of_its_baseline(process: BaselinePr
     assert process.ask("versions", timeout=60) == {"numpy": np.__version__}
 
 
-def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: BaselineProcess, tmp_path: Path):
+def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", "works"))
     process.ask("load", Shape(1, 1), "only", timeout=60)
     before, known, unknown = process.cpu_seconds(), ForeignLoad([process]), ForeignLoad([])
-    process.ask("sample", 5, 0, timeout=60)
+    process.ask("sample", 5, 0, False, timeout=60)
     assert process.cpu_seconds() - before > 0.3
     mine, everyones = known.look(), unknown.look()
     assert mine is not None
@@ -62,13 +63,13 @@ def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: Bas
     assert process.cpu_seconds() == 0
 
 
-def test_samples_are_seconds_per_call(process: BaselineProcess, tmp_path: Path):
+def test_samples_are_seconds_per_call(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", seconds=0.02))
     process.ask("load", Shape(1, 1), "only", timeout=60)
     assert 0.02 <= process.ask("sample", 3, 1, timeout=60) < 0.2
 
 
-def test_the_pilot_tells_slow_variants_from_fast_ones(process: BaselineProcess, tmp_path: Path):
+def test_the_pilot_tells_slow_variants_from_fast_ones(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", seconds=0.01, configurations=("slow", "fast")))
     process.ask("load", Shape(1, 1), "slow", timeout=60)
     pilot = process.ask("pilot", Shape(1, 1), timeout=60)
@@ -83,38 +84,38 @@ def test_the_pilot_tells_slow_variants_from_fast_ones(process: BaselineProcess, 
         ("needs a GPU", Status.NEEDS_GPU, "its build"),
     ],
 )
-def test_what_is_not_there_is_told_as_such(process: BaselineProcess, tmp_path: Path, behaviour: str, status: Status, words: str):
-    with pytest.raises(BaselineFailure) as caught:
+def test_what_is_not_there_is_told_as_such(process: TimingProcess, tmp_path: Path, behaviour: str, status: Status, words: str):
+    with pytest.raises(CandidateFailure) as caught:
         meet(process, tmp_path, FakeBaseline("geluless", behaviour))
     assert caught.value.status is status
     assert words in caught.value.reason
 
 
-def test_a_crash_is_told_with_the_last_line_that_was_printed(process: BaselineProcess, tmp_path: Path):
+def test_a_crash_is_told_with_the_last_line_that_was_printed(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", "crashes"))
-    with pytest.raises(BaselineFailure) as caught:
+    with pytest.raises(CandidateFailure) as caught:
         process.ask("load", Shape(1, 1), "only", timeout=60)
     assert caught.value.status is Status.FAILED
     assert "SIGABRT" in caught.value.reason
     assert "about to crash" in caught.value.reason
 
 
-def test_an_error_in_a_baseline_leaves_its_process_alive(process: BaselineProcess, tmp_path: Path):
+def test_an_error_in_a_baseline_leaves_its_process_alive(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless"))
-    with pytest.raises(BaselineFailure, match="nothing is loaded"):
+    with pytest.raises(CandidateFailure, match="nothing is loaded"):
         process.ask("sample", 1, 0, timeout=60)
     process.ask("load", Shape(1, 1), "only", timeout=60)
 
 
-def test_a_hanging_worker_ends_at_its_deadline(process: BaselineProcess, tmp_path: Path):
+def test_a_hanging_worker_ends_at_its_deadline(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", "hangs"))
-    with pytest.raises(BaselineFailure) as caught:
+    with pytest.raises(CandidateFailure) as caught:
         process.ask("load", Shape(1, 1), "only", timeout=0.3)
     assert caught.value.status is Status.TIMEOUT
     assert process._process.poll() is not None
 
 
-def test_a_paused_worker_stands_still_until_it_is_asked(process: BaselineProcess, tmp_path: Path):
+def test_a_paused_worker_stands_still_until_it_is_asked(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless"))
     process.pause()
     deadline = time.monotonic() + 10
@@ -132,8 +133,9 @@ PARENT = """
 import os, sys
 from pathlib import Path
 from geluless.baselines.comparison import cores_for
-from geluless.baselines.process import BaselineProcess
-process = BaselineProcess(Path(sys.argv[1]), cores=cores_for(1), threads=1)
+from geluless.baselines.host import BaselineHost
+from geluless.bench.process import TimingProcess
+process = TimingProcess(Path(sys.argv[1]), cores=cores_for(1), threads=1)
 process.ask("memory", timeout=60)
 process.pause()
 print(process._process.pid, flush=True)
@@ -161,7 +163,7 @@ def test_memory_is_read_from_the_kernels_own_account(tmp_path: Path):
 def test_a_failure_says_one_line_and_survives_the_pipe():
     import pickle
 
-    failure = pickle.loads(pickle.dumps(BaselineFailure(Status.WRONG, "two\nlines " + 500 * "x")))
+    failure = pickle.loads(pickle.dumps(CandidateFailure(Status.WRONG, "two\nlines " + 500 * "x")))
     assert failure.status is Status.WRONG
     assert failure.reason.startswith("two lines xxx")
     assert len(failure.reason) == 400

@@ -13,7 +13,7 @@ import pytest
 
 from geluless.baselines import record as records
 from geluless.baselines.baseline import Setting
-from geluless.baselines.comparison import Contest, Timing
+from geluless.baselines.comparison import Comparison, Timing
 from geluless.baselines.record import BaselinesRecord, make_record, read_record, timed
 from geluless.bench.paired import Samples
 from geluless.errors import GelulessError
@@ -50,18 +50,18 @@ def row(name: str, threads: int, milliseconds: float, *, status: str = "measured
 
 def made(folder: Path, *, model: str = "swin_tiny_patch4_window7_224") -> BaselinesRecord:
     subject = dataclasses.replace(fake_subject(folder / "subject"), model=model)
-    contests = []
+    comparisons = []
     for threads in (1, 2):
-        contest = Contest("gelu", Timing(1, 8 if threads == 2 else None, threads, 1.0, 0))
-        contest.latency = Samples({"geluless": np.full(8, 0.012), "openvino": np.full(8, 0.02)}, {}, np.tile([0, 1], (8, 1)))
-        contest.rows = [
+        comparison = Comparison("gelu", Timing(1, 8 if threads == 2 else None, threads, 1.0, 0))
+        comparison.latency = Samples({"geluless": np.full(8, 0.012), "openvino": np.full(8, 0.02)}, {}, np.tile([0, 1], (8, 1)))
+        comparison.rows = [
             row("geluless", threads, 12.0 / threads, large=threads == 2),
             row("openvino", threads, 20.0 / threads, large=threads == 2),
             row("broken", threads, 0.0, status="wrong", reason=NASTY),
         ]
-        contests.append(contest)
+        comparisons.append(comparison)
     notes = [f"A note {NASTY}"]
-    return make_record(contests, [subject], BASELINES, batch=1, throughput_batch=8, seconds=432.1, notes=notes)
+    return make_record(comparisons, [subject], BASELINES, batch=1, throughput_batch=8, seconds=432.1, notes=notes)
 
 
 def saved(folder: Path, name: str = "x", **changes: Any) -> Path:
@@ -76,12 +76,12 @@ def test_a_record_comes_back_with_all_its_samples(tmp_path: Path):
     path = tmp_path / "x.baselines.json"
     path.write_text(original.to_json())
     assert read_record(path) == original
-    samples = timed(original.contests[0]["latency"])
+    samples = timed(original.comparisons[0]["latency"])
     assert samples is not None
     assert samples.seconds["openvino"].tolist() == [0.02] * 8
     assert samples.order.shape == (8, 2)
-    assert timed(original.contests[0]["throughput"]) is None
-    assert "latency" not in original.summary()["contests"][0]
+    assert timed(original.comparisons[0]["throughput"]) is None
+    assert "latency" not in original.summary()["comparisons"][0]
     assert original.baselines["openvino"]["settings"] == [{"text": "none", "source": "this file"}]
     assert original.environment["cpu"]
 
@@ -122,7 +122,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, content: str):
 
 def test_samples_that_contradict_each_other_are_refused(tmp_path: Path):
     content = json.loads(saved(tmp_path).read_text())
-    content["contests"][0]["latency"]["seconds"]["geluless"].pop()
+    content["comparisons"][0]["latency"]["seconds"]["geluless"].pop()
     (tmp_path / "x.baselines.json").write_text(json.dumps(content))
     with pytest.raises(GelulessError, match="same number of samples"):
         read_record(tmp_path / "x.baselines.json")

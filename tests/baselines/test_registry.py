@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from geluless.baselines.baseline import Baseline, BaselineFailure, Shape, Status
-from geluless.baselines.comparison import Timing, cores_for, hold
+from geluless.baselines.baseline import Baseline, Shape
+from geluless.baselines.comparison import Timing, compare, cores_for
 from geluless.baselines.fastertransformer import EXAMPLE, VARIABLE, FasterTransformer, ask_example
 from geluless.baselines.openvino import OpenVino
 from geluless.baselines.preparation import Prepared
 from geluless.baselines.registry import BASELINES, OURS, chosen_baselines
 from geluless.baselines.verification import LIMITS
+from geluless.bench.process import CandidateFailure, Status
 from geluless.errors import GelulessError
 from tests.support.fake_baselines import fake_subject
 
@@ -49,9 +50,9 @@ def test_a_runtime_that_is_not_installed_is_a_row(tmp_path: Path, monkeypatch: p
     (tmp_path / "path" / "openvino.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     baseline, subject = OpenVino("openvino", scheme="int8"), fake_subject(tmp_path / "subject")
-    prepared: dict[tuple[str, str], Prepared | BaselineFailure] = {("gelu", "openvino"): Prepared(tmp_path, 1.0, False)}
+    prepared: dict[tuple[str, str], Prepared | CandidateFailure] = {("gelu", "openvino"): Prepared(tmp_path, 1.0, False)}
     timing = Timing(batch=1, throughput_batch=None, threads=1, seconds=0.01, seed=0)
-    (row,) = hold(subject, [baseline], prepared, timing, cores=cores_for(1), scratch=tmp_path).rows
+    (row,) = compare(subject, [baseline], prepared, timing, cores=cores_for(1), scratch=tmp_path).rows
     assert (row["status"], row["reason"]) == ("missing", "ModuleNotFoundError: No module named 'openvino'")
 
 
@@ -68,13 +69,13 @@ def build(folder: Path, script: str) -> Path:
 
 def test_fastertransformer_needs_a_gpu_and_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    with pytest.raises(BaselineFailure, match="needs a GPU and its build") as caught:
+    with pytest.raises(CandidateFailure, match="needs a GPU and its build") as caught:
         FasterTransformer().imports()
     assert caught.value.status is Status.NEEDS_GPU
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     FasterTransformer().imports()
     subject = dataclasses.replace(fake_subject(tmp_path / "subject"), model="swin_small_patch4_window7_224")
-    with pytest.raises(BaselineFailure, match="does not exist: build FasterTransformer"):
+    with pytest.raises(CandidateFailure, match="does not exist: build FasterTransformer"):
         FasterTransformer().load(subject, tmp_path, Shape(1, 1), "int8_mode 1")
 
 

@@ -13,11 +13,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from geluless.bench import intervals
-from geluless.bench.candidates import prepare
 from geluless.bench.gpu_timing import GpuTiming
 from geluless.bench.networks import SIZES, random_artifact, random_images
 from geluless.bench.paired import time_paired
 from geluless.bench.telemetry import Telemetry
+from tests.support.candidates import prepared
 
 ROUNDS = 30
 SECONDS = 2.0  # of samples between events
@@ -32,8 +32,7 @@ def test_network(benchmark: BenchmarkFixture, size: str, variant: str, batch: in
     import torch
 
     artifact = random_artifact(SIZES[size], relu=variant.startswith("relu"))
-    candidate = prepare(artifact, variant, random_images(artifact, batch), backend="gpu", isa=None, threads=1, gpu=GpuTiming())
-    assert candidate.verified, candidate.correctness
+    candidate = prepared(artifact, variant, random_images(artifact, batch), backend="gpu", gpu=GpuTiming())
 
     def call() -> None:
         candidate.call()
@@ -43,7 +42,7 @@ def test_network(benchmark: BenchmarkFixture, size: str, variant: str, batch: in
         samples = time_paired({variant: candidate.call}, seconds=SECONDS, stopwatch=candidate.stopwatch)
         benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=3)
     benchmark.extra_info["device_seconds"] = asdict(intervals.median(samples, variant))
-    benchmark.extra_info["correctness"] = candidate.correctness
+    benchmark.extra_info["correctness"] = candidate.row.correctness
     benchmark.extra_info["gpu"] = telemetry.record()
     assert telemetry.rows, telemetry.missing
     assert not telemetry.throttled, "the device held its clocks down meanwhile"

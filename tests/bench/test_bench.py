@@ -10,11 +10,15 @@ import pytest
 
 from geluless import cli
 from geluless.bench import intervals
-from geluless.bench.candidates import Candidate, prepare
-from geluless.bench.paired import Samples, time_paired
+from geluless.bench.entries import Loaded
+from geluless.bench.environment import environment_record
+from geluless.bench.harness import Findings
+from geluless.bench.paired import Samples, time_paired, wall_clock
+from geluless.bench.process import CandidateFailure
 from geluless.bench.record import make_record
 from geluless.bench.work import macs
 from geluless.errors import MissingResource
+from tests.support.candidates import prepared
 from tests.support.networks import awkward_artifact, awkward_images
 
 
@@ -51,7 +55,8 @@ def test_every_block_times_every_candidate_once_in_changing_order():
 def test_peak_stands_beside_each_sample():
     clock = FakeClock()
     rates = iter(range(1, 10_000))
-    samples = time_paired({"a": lambda: clock.work(1000)}, seconds=0, min_blocks=3, clock=clock, peak=lambda: float(next(rates)))
+    stopwatch = wall_clock(clock=clock, peak=lambda: float(next(rates)))
+    samples = time_paired({"a": lambda: clock.work(1000)}, seconds=0, min_blocks=3, clock=clock, stopwatch=stopwatch)
     assert samples.peak["a"].tolist() == [1.5, 3.5, 5.5]
     assert samples.peak_spread > 0
 
@@ -89,15 +94,16 @@ def test_macs_of_the_awkward_network_by_hand():
     assert macs(plan) == tokens * 12 * 16 + first + tokens2 * 64 * 32 + second + 32 * 7
 
 
-def candidate(**changes: object) -> Candidate:
+def candidate() -> Loaded:
     images = awkward_images(1).numpy()
-    return prepare(awkward_artifact(relu=True), None, images, backend="reference", isa=None, threads=1)
+    return prepared(awkward_artifact(relu=True), None, images, backend="reference")
 
 
 def test_a_record_holds_samples_environment_and_artifact():
     one = candidate()
-    samples = time_paired({one.name: one.call}, seconds=0, min_blocks=3, warm_up=0)
-    record = json.loads(make_record(samples, [one], batch=1, operations=10).to_json())
+    samples = time_paired({one.row.name: one.call}, seconds=0, min_blocks=3, warm_up=0)
+    found = Findings(samples, 0, (one.row,), 1.0, environment=environment_record())
+    record = json.loads(make_record(found, operations=10).to_json())
     assert record["candidates"][0]["artifact"] == awkward_artifact(relu=True).content_hash
     assert record["candidates"][0]["correctness"] == "equal to the reference"
     assert len(record["samples"]["relu"]) == record["blocks"] == 3
@@ -110,9 +116,8 @@ def test_a_wrong_engine_is_called_wrong(monkeypatch: pytest.MonkeyPatch):
     right = engine.Engine.__call__
     monkeypatch.setattr(engine.Engine, "__call__", lambda self, images: right(self, images) + (self.threads == 3))
     images = awkward_images(1).numpy()
-    wrong = prepare(awkward_artifact(relu=True), None, images, backend="reference", isa=None, threads=3)
-    assert not wrong.verified
-    assert wrong.correctness.startswith("WRONG")
+    with pytest.raises(CandidateFailure, match="WRONG"):
+        prepared(awkward_artifact(relu=True), None, images, backend="reference", threads=3)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 
 def bench_line(*more: object) -> list[str]:
-    return ["bench", "--backend", "reference", "--seconds", "0.01", *map(str, more)]
+    return ["bench", "--backend", "reference", "--seconds", "0.01", "--processes", "2", *map(str, more)]
 
 
 def test_bench_writes_a_record_of_two_variants(files: dict[bool, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -137,7 +142,7 @@ def test_bench_writes_a_record_of_two_variants(files: dict[bool, Path], tmp_path
     assert "time(relu) / time(gelu-lut)" in capsys.readouterr().out
 
 
-def test_an_variant_against_itself_is_two_candidates(files: dict[bool, Path], capsys: pytest.CaptureFixture[str]):
+def test_a_variant_against_itself_is_two_candidates(files: dict[bool, Path], capsys: pytest.CaptureFixture[str]):
     assert cli.main(bench_line("--artifact", files[True], "--against", "relu")) == 0
     assert "relu (again)" in capsys.readouterr().out
 

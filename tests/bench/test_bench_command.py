@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from geluless import cli
-from geluless.bench import candidates as candidates
-from geluless.bench import networks, paired
+from geluless.bench import entries, networks, study
+from geluless.bench.entries import Verified
+from geluless.bench.harness import Findings, StudyError
 from geluless.bench.paired import Samples
+from geluless.bench.process import CandidateFailure
 from geluless.bench.record import read_record
 from tests.support.networks import awkward_artifact
 
@@ -26,15 +28,24 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def canned(monkeypatch: pytest.MonkeyPatch):
-    """Times in place of timing; `None` forbids it."""
+    """Times in place of processes; `None` forbids it. What is timed is loaded and verified here."""
 
-    def use(times: dict[str, list[float]] | None, *, peak: list[float] | None = None) -> None:
-        def time_paired(calls: dict, **_: object) -> Samples:
+    def use(times: dict[str, list[float]] | None, *, peak: list[float] | None = None, processes: int = 3) -> None:
+        def run_study(wanted: study.Study, **_: object) -> Findings:
+            try:
+                rows = tuple(entry.load(None, Verified()).row for entry in wanted.entries)
+            except CandidateFailure as failure:
+                raise StudyError(f"a timing process failed: {failure.reason}") from failure
             assert times is not None, "nothing was to be timed"
-            seconds = {name: np.array(times[name]) for name in calls}
-            return Samples(seconds, {name: np.array(peak) for name in calls} if peak else {})
+            seconds = {row.name: np.array(times[row.name]) for row in rows}
+            peaks = {row.name: np.array(peak) for row in rows} if peak else {}
+            blocks = len(next(iter(seconds.values())))
+            each = (blocks // processes,) * (processes - 1)
+            return Findings(
+                Samples(seconds, peaks, processes=(*each, blocks - sum(each))), 0, rows, 1.0, environment={"cores": 2}
+            )
 
-        monkeypatch.setattr(paired, "time_paired", time_paired)
+        monkeypatch.setattr(study, "run_study", run_study)
 
     return use
 
@@ -69,7 +80,7 @@ def test_bad_lines_are_refused_before_any_work(
     assert all(word in shown for word in words), shown
 
 
-def test_an_variant_of_the_other_activation_needs_another_artifact(
+def test_a_variant_of_the_other_activation_needs_another_artifact(
     artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]
 ):
     canned(None)
@@ -90,7 +101,7 @@ def test_a_wrong_engine_is_not_timed(
     artifacts: dict[str, Path], canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     canned(None)
-    monkeypatch.setattr(candidates, "verify_call", lambda *_: ("WRONG: off by 1", False))
+    monkeypatch.setattr(entries, "verify_call", lambda *_: ("WRONG: off by 1", False))
     output = tmp_path / "x.bench.json"
     assert cli.main(line("--artifact", artifacts["relu"], "--output", output)) == 1
     assert "is not timed: WRONG: off by 1" in capsys.readouterr().err
@@ -154,6 +165,9 @@ def test_a_model_by_name_makes_both_artifacts(monkeypatch: pytest.MonkeyPatch, c
         return awkward_artifact(relu=relu, drop_bias=drop_bias)
 
     monkeypatch.setattr(networks, "random_artifact", random_artifact)
+    monkeypatch.setattr(entries, "random_artifact", random_artifact)
+    entries._random.cache_clear()
     canned({"relu": [1.0] * 15, rival: [2.0] * 15})
     assert cli.main(line("--model", "swin_awkward", "--against", rival)) == 0
-    assert asked == [("swin_awkward", (True, False)), ("swin_awkward", kind)]
+    assert asked[:2] == [("swin_awkward", (True, False)), ("swin_awkward", kind)]
+    assert set(asked[2:]) == set(asked[:2]), "what is timed is what was made"

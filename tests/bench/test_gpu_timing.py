@@ -10,9 +10,10 @@ import torch
 
 pytest.importorskip("triton", reason="the GPU engine needs triton: pip install 'geluless[gpu]'")
 
-from geluless.bench.candidates import Candidate, prepare
+from geluless.bench.entries import Loaded
 from geluless.bench.gpu_timing import GpuTiming, time_ms
 from geluless.bench.paired import time_paired
+from geluless.bench.process import CandidateFailure
 from geluless.cli import main
 from geluless.engine import gpu
 from geluless.engine.engine import Engine
@@ -21,6 +22,7 @@ from geluless.engine.gpu.program import Launch
 from geluless.engine.gpu.tiles import Tile
 from geluless.errors import GelulessError, MissingResource
 from geluless.integer import reference
+from tests.support.candidates import prepared
 from tests.support.gpu import FakeDevice, small_artifact, small_images
 from tests.support.networks import awkward_artifact, awkward_images
 
@@ -119,19 +121,17 @@ class Faulty(FakeDevice):
         self._fault(self, launch, tensors)
 
 
-def timed(
-    monkeypatch: pytest.MonkeyPatch, device: FakeDevice, variant: str, images: np.ndarray, *, graph: bool = True
-) -> Candidate:
-    """prepare() for a CUDA device, which this one is not."""
+def timed(monkeypatch: pytest.MonkeyPatch, device: FakeDevice, variant: str, images: np.ndarray, *, graph: bool = True) -> Loaded:
+    """`prepared` for a CUDA device, which this one is not."""
     monkeypatch.setattr(gpu, "make_machine", lambda name: CudaMachine(device))
     artifact = small_artifact(relu=variant.startswith("relu"))
-    return prepare(artifact, variant, images, backend="gpu", isa=None, threads=1, machine="cuda", gpu=GpuTiming(graph=graph))
+    return prepared(artifact, variant, images, backend="gpu", machine="cuda", gpu=GpuTiming(graph=graph))
 
 
 def test_what_is_timed_is_verified_and_says_which_tiles_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
     device.tuned = {(48, 64, 16, "relu"): Tile(32, 32, 32, 4, 2)}  # fc1: two images of 24 tokens
-    made = timed(monkeypatch, device, "relu", small_images(2))
+    made = timed(monkeypatch, device, "relu", small_images(2)).row
     assert (made.verified, made.correctness) == (True, "equal to the reference")
     assert made.tiles is not None
     assert made.tiles["tuned"] == 1
@@ -146,9 +146,8 @@ def test_every_image_of_a_batch_counts_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
         if launch.kernel == "classifier":
             tensors["logits"][2:] += 1
 
-    made = timed(monkeypatch, Faulty(fault), "relu", small_images(3))
-    assert made.correctness == "WRONG: image 2 alone has other logits than in the batch"
-    assert not made.verified
+    with pytest.raises(CandidateFailure, match="WRONG: image 2 alone has other logits than in the batch"):
+        timed(monkeypatch, Faulty(fault), "relu", small_images(3))
 
 
 def test_eager_launches_are_verified_as_eager_launches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +155,9 @@ def test_eager_launches_are_verified_as_eager_launches(monkeypatch: pytest.Monke
         if launch.kernel == "classifier" and not device.capturing:
             tensors["logits"] += 1
 
-    assert timed(monkeypatch, Faulty(fault), "relu", small_images(1)).verified
-    assert not timed(monkeypatch, Faulty(fault), "relu", small_images(1), graph=False).verified
+    assert timed(monkeypatch, Faulty(fault), "relu", small_images(1)).row.verified
+    with pytest.raises(CandidateFailure, match="WRONG"):
+        timed(monkeypatch, Faulty(fault), "relu", small_images(1), graph=False)
 
 
 def test_logits_of_an_earlier_pass_do_not_verify_a_pass_that_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,8 @@ def test_logits_of_an_earlier_pass_do_not_verify_a_pass_that_leaves_none(monkeyp
         return lambda: None
 
     monkeypatch.setattr(device, "captured", once)
-    assert not timed(monkeypatch, device, "relu", small_images(1)).verified
+    with pytest.raises(CandidateFailure, match="WRONG"):
+        timed(monkeypatch, device, "relu", small_images(1))
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -177,7 +178,7 @@ def test_batches_that_the_engine_cuts_are_timed_in_its_pieces(monkeypatch: pytes
     monkeypatch.setattr(gpu, "LARGEST_BATCH", 2)
     device, images = FakeDevice(), small_images(5)
     made = timed(monkeypatch, device, "relu", images, graph=graph)
-    assert made.verified
+    assert made.row.verified
     device.launches.clear()
     made.call()
     assert [launch.grid[1] for launch in device.launches if launch.kernel == "classifier"] == [2, 2, 1]
@@ -196,23 +197,20 @@ def hidden_moved(*, steps: int, images: int) -> Callable[[FakeDevice, Launch, Ma
     return fault
 
 
-def test_float_arms_are_traced_in_the_program_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float_variants_are_traced_in_the_program_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last image of two has a value of its own in the batch, which the reference must accept: it does, of one step."""
     images = small_images(2)
-    made = timed(monkeypatch, Faulty(hidden_moved(steps=1, images=2)), "gelu-fused", images)
+    made = timed(monkeypatch, Faulty(hidden_moved(steps=1, images=2)), "gelu-fused", images).row
     assert (made.verified, made.correctness.split(" in ")[0]) == (True, "within 1 step of the reference")
-    made = timed(monkeypatch, Faulty(hidden_moved(steps=2, images=2)), "gelu-fused", images)
-    assert not made.verified
-    assert made.correctness.startswith("WRONG: image 1: 1 of 1,536 values of layers.0.blocks.0.mlp.hidden")
+    with pytest.raises(CandidateFailure, match=r"WRONG: image 1: 1 of 1,536 values of layers\.0\.blocks\.0\.mlp\.hidden"):
+        timed(monkeypatch, Faulty(hidden_moved(steps=2, images=2)), "gelu-fused", images)
 
 
 @pytest.mark.parametrize("variant", ["gelu-fused", "gelu-lut"])
 def test_gpu_candidates_are_verified_on_other_machines_too(variant: str) -> None:
-    made = prepare(
-        small_artifact(relu=False), variant, small_images(2), backend="gpu", isa=None, threads=1, machine="interpreter"
-    )
-    assert made.verified
-    assert (made.backend, made.isa) == ("gpu", "interpreter")
+    made = prepared(small_artifact(relu=False), variant, small_images(2), backend="gpu", machine="interpreter")
+    assert made.row.verified
+    assert (made.row.backend, made.row.isa) == ("gpu", "interpreter")
     assert np.asarray(made.call()).shape == (2, 5)
 
 

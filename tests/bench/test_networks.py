@@ -55,7 +55,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path):
 def test_only_the_file_of_this_version_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for relu in (True, False):
         random_artifact(NAME, relu=relu, cache=tmp_path)
-    monkeypatch.setattr(networks, "_recipe_digest", lambda: "another")
+    monkeypatch.setattr(networks, "artifact_sources", lambda: "another")
     random_artifact(NAME, relu=True, cache=tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 2, names

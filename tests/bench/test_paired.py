@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from geluless.bench.paired import Samples, joined, time_paired
+from geluless.bench.paired import Samples, joined, time_paired, wall_clock
 
 
 class Bench:
@@ -77,13 +77,26 @@ def test_no_garbage_is_collected_while_sampling(enabled: bool):
         gc.enable()
 
 
+def test_what_belongs_together_is_timed_one_right_after_the_other():
+    bench = Bench(a1=1, b1=1, a2=1, b2=1, c1=1)
+    samples = bench.time(seconds=0, min_blocks=300, warm_up=0, together=lambda name: name[0])
+    names = [[list(samples.seconds)[i] for i in block] for block in samples.order]
+    assert all(abs(block.index("a1") - block.index("a2")) == 1 == abs(block.index("b1") - block.index("b2")) for block in names)
+    assert len({tuple(block) for block in names}) == 24, "three groups in any order, two of them in two orders"
+
+
 def test_no_blocks_are_an_error():
     with pytest.raises(ValueError, match="min_blocks"):
         Bench(a=1).time(min_blocks=0)
 
 
+def with_a_peak_of(rate: float, bench: Bench, blocks: int) -> Samples:
+    stopwatch = wall_clock(peak=lambda: rate, clock=bench.clock)
+    return bench.time(seconds=0, min_blocks=blocks, seed=blocks, stopwatch=stopwatch)
+
+
 def test_joined_samples_keep_processes_apart():
-    parts = [Bench(a=100, b=200).time(seconds=0, min_blocks=blocks, seed=blocks, peak=lambda: 5.0) for blocks in (3, 5)]
+    parts = [with_a_peak_of(5.0, Bench(a=100, b=200), blocks) for blocks in (3, 5)]
     both = joined(parts)
     assert both.processes == (3, 5)
     assert both.blocks == len(both.order) == len(both.peak["a"]) == 8

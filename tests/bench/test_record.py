@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geluless.bench.candidates import Candidate
+from geluless.bench.harness import Findings, Row
 from geluless.bench.paired import Samples
 from geluless.bench.record import Record, make_record, read_record
 from geluless.errors import GelulessError
 
 
-def candidate(name: str, **changes: object) -> Candidate:
-    made = Candidate(name, name, lambda: None, "f" * 64, "swin", "cpu", "avx2", 2, "equal to the reference", True)
-    return dataclasses.replace(made, **changes)
+def row(name: str, **changes: object) -> Row:
+    made = Row(name, name, "swin", "f" * 64, "equal to the reference", "avx2", threads=2, batch=4)
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 
 def record(**changes: object) -> Record:
@@ -25,8 +25,8 @@ def record(**changes: object) -> Record:
     seconds = {name: 0.01 * np.exp(0.01 * rng.standard_normal(8)) for name in ("relu", "gelu-lut", "relu (again)")}
     peak = {name: np.full(8, 4e9) for name in seconds}
     samples = Samples(seconds, peak, np.stack([rng.permutation(3) for _ in range(8)]), (5, 3))
-    candidates = [candidate("relu"), candidate("gelu-lut", **changes), candidate("relu (again)", variant="relu")]
-    return make_record(samples, candidates, batch=4, operations=30_000_000)
+    rows = (row("relu"), row("gelu-lut", **changes), row("relu (again)", variant="relu"))
+    return make_record(Findings(samples, 1, rows, 1.0, environment={"cpu": "a processor"}), operations=30_000_000)
 
 
 def test_a_record_comes_back_from_its_file(tmp_path: Path):
@@ -47,6 +47,7 @@ def test_a_record_says_what_its_numbers_are():
     assert row["milliseconds"]["low"] <= row["milliseconds"]["value"] <= row["milliseconds"]["high"]
     assert row["share_of_peak"]["value"] == pytest.approx(30e6 / 0.01 / (2 * 4e9), rel=0.02)
     assert [(ratio["of"], ratio["to"]) for ratio in made.ratios] == [("relu", "gelu-lut"), ("relu", "relu (again)")]
+    assert made.dropped == 1
     assert "samples" not in made.summary()
 
 
@@ -62,7 +63,7 @@ def test_unverified_times_are_not_kept():
         lambda content: "{",
         lambda content: "[]",
         lambda content: 100_000 * "[",
-        lambda content: json.dumps(content | {"format": 1}),
+        lambda content: json.dumps(content | {"format": 2}),
         lambda content: json.dumps(content | {"remark": "faster than it looks"}),
         lambda content: json.dumps({key: value for key, value in content.items() if key != "environment"}),
         lambda content: json.dumps(content | {"blocks": 9}),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from geluless.bench.candidates import Candidate, prepare
+from geluless.bench.harness import Row
+from geluless.bench.process import CandidateFailure, Status
 from geluless.engine import cpu
 from geluless.integer import reference
 from geluless.integer.variants import Variant
+from tests.support.candidates import prepared
 from tests.support.networks import awkward_artifact, awkward_images
 
 Fault = Callable[[str, NDArray], None]
@@ -45,11 +47,11 @@ def network_with(fault: Fault) -> type:
     return Faulty
 
 
-def prepared(monkeypatch: pytest.MonkeyPatch, fault: Fault, *, variant: str, images: int = 1) -> Candidate:
+def faulty(monkeypatch: pytest.MonkeyPatch, fault: Fault, *, variant: str, images: int = 1) -> Row:
     monkeypatch.setattr(cpu, "native", lambda: None)
     monkeypatch.setattr(cpu, "CpuNetwork", network_with(fault))
     artifact = awkward_artifact(relu=variant.startswith("relu"))
-    return prepare(artifact, variant, awkward_images(images).numpy(), backend="cpu", isa=None, threads=1)
+    return prepared(artifact, variant, awkward_images(images).numpy(), backend="cpu").row
 
 
 def nothing(name: str, tensor: NDArray) -> None:
@@ -69,12 +71,12 @@ def moving(where: str, *, values: int, steps: int = 1) -> Fault:
 
 @pytest.mark.parametrize("variant", ["relu", "gelu-lut", "gelu-fused", "gelu-separate"])
 def test_the_reference_itself_is_equal(monkeypatch: pytest.MonkeyPatch, variant: str):
-    made = prepared(monkeypatch, nothing, variant=variant, images=3)
+    made = faulty(monkeypatch, nothing, variant=variant, images=3)
     assert (made.verified, made.correctness) == (True, "equal to the reference")
 
 
 def test_one_step_of_one_hidden_value_is_rounding(monkeypatch: pytest.MonkeyPatch):
-    made = prepared(monkeypatch, moving(HIDDEN, values=1), variant="gelu-fused")
+    made = faulty(monkeypatch, moving(HIDDEN, values=1), variant="gelu-fused")
     assert made.verified
     assert made.correctness.startswith("within 1 step of the reference in 1 of")
 
@@ -91,10 +93,10 @@ def test_one_step_of_one_hidden_value_is_rounding(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_fault_is_wrong(monkeypatch: pytest.MonkeyPatch, variant: str, fault: Fault, word: str):
-    made = prepared(monkeypatch, fault, variant=variant)
-    assert not made.verified
-    assert made.correctness.startswith("WRONG")
-    assert word in made.correctness
+    with pytest.raises(CandidateFailure, match="WRONG") as caught:
+        faulty(monkeypatch, fault, variant=variant)
+    assert caught.value.status is Status.WRONG
+    assert word in caught.value.reason
 
 
 def test_another_gelu_is_wrong(monkeypatch: pytest.MonkeyPatch):
@@ -108,9 +110,8 @@ def test_another_gelu_is_wrong(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "native", lambda: None)
     monkeypatch.setattr(cpu, "CpuNetwork", Polynomial)
     images = awkward_images(1).numpy()
-    made = prepare(awkward_artifact(relu=False), "gelu-fused", images, backend="cpu", isa=None, threads=1)
-    assert not made.verified
-    assert "mlp.hidden" in made.correctness
+    with pytest.raises(CandidateFailure, match=r"WRONG: .*mlp\.hidden"):
+        prepared(awkward_artifact(relu=False), "gelu-fused", images, backend="cpu")
 
 
 def test_every_image_of_the_batch_counts(monkeypatch: pytest.MonkeyPatch):
@@ -126,11 +127,11 @@ def test_every_image_of_the_batch_counts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu, "CpuNetwork", network)
     monkeypatch.setattr(network, "run", run)
     images = awkward_images(4).numpy()
-    made = prepare(awkward_artifact(relu=True), "relu", images, backend="cpu", isa=None, threads=1)
-    assert made.correctness == "WRONG: image 2 alone has other logits than in the batch"
+    with pytest.raises(CandidateFailure, match="WRONG: image 2 alone has other logits than in the batch"):
+        prepared(awkward_artifact(relu=True), "relu", images, backend="cpu")
 
 
 def test_what_is_not_compared_is_not_verified():
     images = awkward_images(1).numpy()
-    made = prepare(awkward_artifact(relu=True), None, images, backend="reference", isa=None, threads=1, verify=False)
+    made = prepared(awkward_artifact(relu=True), None, images, backend="reference", verify=False).row
     assert (made.verified, made.correctness) == (False, "not verified")

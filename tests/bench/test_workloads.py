@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,9 @@ import pytest
 from ci.gate import thresholds
 from ci.gate.__main__ import THRESHOLDS
 from ci.gate.judgement import PROMISED
-from geluless.bench import workload_worker
-from geluless.bench.workloads import EPILOGUES, Buffers, workloads
+from geluless.bench.host import PROTOCOL, Greeting, Host
+from geluless.bench.process import CandidateFailure, TimingProcess
+from geluless.bench.workloads import EPILOGUES, Buffers, WorkloadEntry, workloads
 from geluless.engine.cpu import choose_isa, native
 
 KERNELS = [name for name in workloads() if not name.startswith("network/")]
@@ -58,21 +57,20 @@ def test_buffers_lie_apart_on_lines_of_their_own() -> None:
     assert not second.any()
 
 
-def test_a_worker_lists_loads_and_samples() -> None:
-    requests = (
-        {"do": "list"},
-        {"do": "load", "name": "norm/stage4", "verify": True},
-        {"do": "sample", "name": "norm/stage4", "calls": 3},
-        {"do": "load", "name": "no such", "verify": True},
-    )
-    text = "".join(json.dumps(request) + "\n" for request in requests)
-    command = [sys.executable, "-m", workload_worker.__name__]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True, timeout=120)
-    listed, loaded, sampled, refused = (json.loads(line) for line in done.stdout.splitlines())
-    assert listed == {"protocol": workload_worker.PROTOCOL, "isa": choose_isa(None), "names": list(workloads())}
-    assert len(loaded["digest"]) == 64
-    assert sampled["seconds"] > 0
-    assert "no such" in refused["error"]
+def test_a_process_lists_loads_and_samples(tmp_path: Path) -> None:
+    process = TimingProcess(Host, tmp_path / "log")
+    try:
+        assert process.ask("hello", timeout=60) == Greeting(PROTOCOL, choose_isa(None), tuple(workloads()))
+        row = process.ask("load", WorkloadEntry("norm/stage4"), None, timeout=120)
+        assert len(row.output) == 64
+        assert process.ask("load", WorkloadEntry("norm/stage4"), row.output, timeout=120) == row
+        assert process.ask("sample", "norm/stage4", 3, 1, timeout=60)[0] > 0
+        with pytest.raises(CandidateFailure, match="other output"):
+            process.ask("load", WorkloadEntry("norm/stage4"), "0" * 64, timeout=120)
+        with pytest.raises(CandidateFailure, match="no such"):
+            process.ask("load", WorkloadEntry("no such"), None, timeout=60)
+    finally:
+        process.close()
 
 
 def test_without_portable_kernels_nothing_counts_as_verified(monkeypatch: pytest.MonkeyPatch) -> None:

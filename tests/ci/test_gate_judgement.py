@@ -12,23 +12,23 @@ from ci.gate.judgement import Judgement, Outcome, confirm, judge
 from ci.gate.revisions import GateError
 from ci.gate.self_test import PLANTED, Trial
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import Duel
+from ci.gate.timing import Comparison
 from geluless.bench.paired import Samples
 
 PAIRS, BLOCKS = 6, 12
 
 
-def duel(factor: float = 1.0, *, noise: float = 0.002, seed: int = 0, **fields: object) -> Duel:
+def comparison(factor: float = 1.0, *, noise: float = 0.002, seed: int = 0, **fields: object) -> Comparison:
     """One benchmark, "kernel", whose head takes `factor` times as long; processes differ by `noise`, blocks by as much again."""
     rng = np.random.default_rng(seed)
     base = 1e-3 * np.exp(rng.normal(0, 0.05, PAIRS * BLOCKS))  # drift, which both sides share
     process = np.repeat(rng.normal(0, noise, PAIRS), BLOCKS)
     head = base * factor * np.exp(process + rng.normal(0, noise, PAIRS * BLOCKS))
     samples = Samples({"base kernel": base, "head kernel": head}, {}, processes=(BLOCKS,) * PAIRS)
-    return Duel(samples, "avx2", **fields)  # type: ignore[arg-type]
+    return Comparison(samples, "avx2", **fields)  # type: ignore[arg-type]
 
 
-def outcome(found: Duel, threshold: float = 1.0) -> Judgement:
+def outcome(found: Comparison, threshold: float = 1.0) -> Judgement:
     return judge(found, Thresholds({"kernel": threshold}))["kernel"]
 
 
@@ -37,29 +37,29 @@ def outcome(found: Duel, threshold: float = 1.0) -> Judgement:
     [(1.0, Outcome.PASS), (1.05, Outcome.REGRESSED), (0.95, Outcome.IMPROVED), (1.005, Outcome.PASS)],
 )
 def test_the_interval_against_the_threshold_decides(factor: float, expected: Outcome) -> None:
-    assert outcome(duel(factor)).outcome is expected
+    assert outcome(comparison(factor)).outcome is expected
 
 
 def test_a_higher_threshold_lets_the_same_slowdown_pass() -> None:
-    assert outcome(duel(1.02), threshold=1.0).outcome is Outcome.REGRESSED
-    assert outcome(duel(1.02), threshold=3.0).outcome is Outcome.PASS
+    assert outcome(comparison(1.02), threshold=1.0).outcome is Outcome.REGRESSED
+    assert outcome(comparison(1.02), threshold=3.0).outcome is Outcome.PASS
 
 
 def test_an_open_case_says_how_many_pairs_would_decide() -> None:
-    wide = outcome(duel(1.03, noise=0.05), threshold=2.0)
+    wide = outcome(comparison(1.03, noise=0.05), threshold=2.0)
     assert wide.outcome is Outcome.UNDECIDED
     assert "pairs of processes would decide" in wide.note
 
 
 def test_what_may_hide_a_slowdown_that_the_gate_promises_to_find_does_not_pass() -> None:
-    found = outcome(duel(1.0, noise=0.06), threshold=9.0)
+    found = outcome(comparison(1.0, noise=0.06), threshold=9.0)
     assert found.ratio is not None
     assert found.ratio.high > 1.05
     assert found.outcome is Outcome.UNDECIDED
 
 
 def test_a_benchmark_that_vanished_fails_and_a_new_one_does_not() -> None:
-    judged = judge(duel(missing=["old name"], new=["new name"]), Thresholds())
+    judged = judge(comparison(missing=["old name"], new=["new name"]), Thresholds())
     assert judged["old name"].outcome is Outcome.MISSING
     assert judged["old name"].fails
     assert judged["new name"].outcome is Outcome.NEW
@@ -67,20 +67,20 @@ def test_a_benchmark_that_vanished_fails_and_a_new_one_does_not() -> None:
 
 
 def test_a_wrong_result_has_no_time_and_fails() -> None:
-    judged = judge(duel(wrong={"other": "head: 3 of 5 values are not the portable kernel's"}), Thresholds())
+    judged = judge(comparison(wrong={"other": "head: 3 of 5 values are not the portable kernel's"}), Thresholds())
     assert judged["other"].outcome is Outcome.WRONG
     assert judged["other"].fails
     assert judged["other"].ratio is None
 
 
 def test_a_changed_output_is_told_and_does_not_fail() -> None:
-    judged = judge(duel(changed=["kernel"]), Thresholds({"kernel": 1.0}))
+    judged = judge(comparison(changed=["kernel"]), Thresholds({"kernel": 1.0}))
     assert judged["kernel"].outcome is Outcome.PASS
     assert "output changed" in judged["kernel"].note
 
 
 def test_one_slow_run_is_no_regression_and_two_are() -> None:
-    slow, quick = ({"kernel": outcome(duel(factor))} for factor in (1.05, 1.0))
+    slow, quick = ({"kernel": outcome(comparison(factor))} for factor in (1.05, 1.0))
     assert confirm(slow, quick)["kernel"].outcome is Outcome.UNDECIDED
     assert "does not confirm" in confirm(slow, quick)["kernel"].note
     assert confirm(slow, slow)["kernel"].outcome is Outcome.REGRESSED
@@ -90,8 +90,8 @@ def test_one_slow_run_is_no_regression_and_two_are() -> None:
 
 
 def test_what_computes_something_else_in_the_second_run_fails() -> None:
-    wrong = judge(duel(wrong={"kernel": "head: other output than in the first process"}), Thresholds())
-    assert confirm({"kernel": outcome(duel(1.05))}, wrong)["kernel"].outcome is Outcome.WRONG
+    wrong = judge(comparison(wrong={"kernel": "head: other output than in the first process"}), Thresholds())
+    assert confirm({"kernel": outcome(comparison(1.05))}, wrong)["kernel"].outcome is Outcome.WRONG
 
 
 def test_noise_alone_is_rarely_red_and_five_per_cent_always() -> None:
@@ -99,7 +99,7 @@ def test_noise_alone_is_rarely_red_and_five_per_cent_always() -> None:
     limits = Thresholds({"kernel": 1.0})
 
     def red(factor: float, seed: int) -> bool:
-        first, second = (judge(duel(factor, noise=0.005, seed=2 * seed + run), limits) for run in (0, 1))
+        first, second = (judge(comparison(factor, noise=0.005, seed=2 * seed + run), limits) for run in (0, 1))
         return confirm(first, second)["kernel"].fails
 
     assert sum(red(1.0, seed) for seed in range(200)) == 0

@@ -15,18 +15,18 @@ from ci.gate.judgement import judge
 from ci.gate.machine_code import Change, Counts
 from ci.gate.revisions import GateError, Revision, sole_user
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import Duel
+from ci.gate.timing import Comparison
 from geluless.bench.paired import Samples
 
 SPILL = Change("isa_x.cpp: f", Counts(10, 0, 0), Counts(11, 1, 0), ("1 more vector spills (0 -> 1)",))
 
 
-def duel(factor: float = 1.0, **fields: Any) -> Duel:
+def comparison(factor: float = 1.0, **fields: Any) -> Comparison:
     seconds = np.linspace(1.0, 1.1, 12)
-    return Duel(Samples({"base k": seconds, "head k": factor * seconds}, {}, processes=(4, 4, 4)), "avx2", **fields)
+    return Comparison(Samples({"base k": seconds, "head k": factor * seconds}, {}, processes=(4, 4, 4)), "avx2", **fields)
 
 
-DISTURBED = Duel(None, "avx2", disturbed="other processes disturbed 6 of 6 blocks")
+DISTURBED = Comparison(None, "avx2", disturbed="other processes disturbed 6 of 6 blocks")
 
 
 class Gate:
@@ -34,7 +34,7 @@ class Gate:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.timed, self.code, self.limits = duel(), list[Change](), Thresholds({"k": 1.0})
+        self.timed, self.code, self.limits = comparison(), list[Change](), Thresholds({"k": 1.0})
         self.mine = folder / "thresholds.toml"
         thresholds.write(self.mine, self.limits)
         monkeypatch.setattr(gate, "THRESHOLDS", self.mine)
@@ -81,7 +81,7 @@ def test_green_exits_0_and_leaves_its_record(command: Gate) -> None:
 
 
 def test_a_regression_exits_1_and_with_warn_0(command: Gate) -> None:
-    command.timed = duel(1.2)
+    command.timed = comparison(1.2)
     assert command.run() == 1
     assert command.run("--warn") == 0
     assert "REGRESSED: k" in command.summary
@@ -89,7 +89,7 @@ def test_a_regression_exits_1_and_with_warn_0(command: Gate) -> None:
 
 @pytest.mark.parametrize("warn", [[], ["--warn"]])
 def test_a_missing_benchmark_exits_1_also_with_warn(command: Gate, warn: list[str]) -> None:
-    command.timed = duel(missing=["old"])
+    command.timed = comparison(missing=["old"])
     assert command.run(*warn) == 1
 
 
@@ -110,12 +110,12 @@ def test_a_busy_machine_exits_2_and_with_warn_0(command: Gate) -> None:
 
 def test_a_regression_that_a_busy_machine_cannot_confirm_exits_2(command: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Green would hide it, and every further attempt may succeed."""
-    runs = [duel(1.2), DISTURBED, DISTURBED, DISTURBED]
-    monkeypatch.setattr(latency, "duel", lambda *_, **__: runs.pop(0))
+    runs = [comparison(1.2), DISTURBED, DISTURBED, DISTURBED]
+    monkeypatch.setattr(latency, "compare", lambda *_, **__: runs.pop(0))
     monkeypatch.setattr(gate, "judge_latency", latency.judge_latency)
     assert command.run() == 2
     assert "k looked slower, and the second run could not say" in command.summary
-    runs = [duel(1.2), DISTURBED, duel(1.2)]
+    runs = [comparison(1.2), DISTURBED, comparison(1.2)]
     assert command.run() == 1
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_judged_exits_2_and_leaves_nothing_of_an_earlier_run(
 
 
 def test_a_change_cannot_raise_its_own_thresholds(command: Gate) -> None:
-    command.timed = duel(1.05)
+    command.timed = comparison(1.05)
     thresholds.write(command.mine, Thresholds({"k": 9.0}))
     assert command.run() == 1
     assert "whose count here" in command.summary
@@ -196,14 +196,14 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Noise of made-up runs; the list gets the seed of each."""
     seeds: list[int] = []
 
-    def timed(base: Revision, head: Revision, *, pairs: int, blocks: int, seed: int) -> Duel:
+    def timed(base: Revision, head: Revision, *, pairs: int, blocks: int, seed: int) -> Comparison:
         seeds.append(seed)
-        return duel(1 + seed % 7 / 1000) if len(seeds) != 2 else DISTURBED
+        return comparison(1 + seed % 7 / 1000) if len(seeds) != 2 else DISTURBED
 
     revision = Revision("base", "0" * 40, False, tmp_path)
     monkeypatch.setattr(noise, "equal_revisions", lambda repository, home, layouts: (revision, [revision] * len(layouts)))
     monkeypatch.setattr(noise, "sources_digest", lambda revision: "digest")
-    monkeypatch.setattr(noise, "duel", timed)
+    monkeypatch.setattr(noise, "compare", timed)
     return seeds
 
 

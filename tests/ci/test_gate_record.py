@@ -20,19 +20,19 @@ from ci.gate.record import Point
 from ci.gate.revisions import Revision
 from ci.gate.summary import Findings, history_plot, markdown
 from ci.gate.thresholds import Thresholds
-from ci.gate.timing import Duel
+from ci.gate.timing import Comparison
 from geluless.bench.paired import Samples
 
 HEAD, BASE = (Revision(side, commit * 40, False, Path(side)) for side, commit in (("head", "a"), ("base", "b")))
 
 
-def duel(factor: float = 1.0) -> Duel:
+def comparison(factor: float = 1.0) -> Comparison:
     seconds = np.linspace(1.0, 1.1, 12)
-    return Duel(Samples({"base gemm/a": seconds, "head gemm/a": factor * seconds}, {}, processes=(4, 4, 4)), "avx2")
+    return Comparison(Samples({"base gemm/a": seconds, "head gemm/a": factor * seconds}, {}, processes=(4, 4, 4)), "avx2")
 
 
 def saved(folder: Path, **changes: Any) -> Path:
-    found = duel()
+    found = comparison()
     return record.save(record.benchmark_json(HEAD, BASE, found, judge(found, Thresholds())) | changes, folder)
 
 
@@ -97,7 +97,7 @@ def test_machines_are_never_compared_with_each_other() -> None:
 
 
 def test_the_summary_names_everything_that_is_red() -> None:
-    found = Findings("b", "a", latency=judge(duel(1.2), Thresholds()))
+    found = Findings("b", "a", latency=judge(comparison(1.2), Thresholds()))
     found.code = [Change("isa_x.cpp: f|g", Counts(10, 0, 0), Counts(10, 1, 0), ("1 more vector spills (0 -> 1)",))]
     found.gpu = [KernelChange("sm_89", "gemm relu", ("64 -> 65 registers",))]
     found.weights = [Weight("wheel", "bytes", 100.0, 200.0, "grew by more than 2 %")]
@@ -109,6 +109,6 @@ def test_the_summary_names_everything_that_is_red() -> None:
 
 
 def test_a_summary_without_failures_is_green() -> None:
-    found = Findings("b", "a", latency=judge(duel(), Thresholds()), code=[], gpu=[], weights=[])
+    found = Findings("b", "a", latency=judge(comparison(), Thresholds()), code=[], gpu=[], weights=[])
     assert markdown(found).startswith("## Gate: green")
     assert found.failures == []

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geluless.bench.candidates import prepare
 from geluless.bench.gpu_timing import GpuTiming
+from geluless.bench.paired import both
 from geluless.bench.telemetry import Telemetry, current_device
 from geluless.engine.gpu import GpuNetwork
 from geluless.integer import reference
 from geluless.integer.variants import Variant
 from tests.laws.strategies import share
+from tests.support.candidates import prepared
 from tests.support.gpu import machine
 from tests.support.networks import awkward_artifact, awkward_images
 
@@ -61,11 +62,10 @@ def test_what_is_timed_on_the_device_is_verified_and_takes_time(variant: str, co
     artifact = awkward_artifact(relu=variant == "relu")
     images = awkward_images(70).numpy()  # in two pieces
     timing = GpuTiming(graph=graph, cold=cold)
-    made = prepare(artifact, variant, images, backend="gpu", isa=None, threads=1, gpu=timing)
-    assert made.verified, made.correctness
-    assert made.stopwatch is not None
+    made = prepared(artifact, variant, images, backend="gpu", gpu=timing)
+    assert made.row.verified, made.row.correctness
     with Telemetry() as telemetry:
-        seconds = [made.stopwatch(made.call) for _ in range(5)]
+        seconds = [both(made.stopwatch(made.call))[0] for _ in range(5)]
     assert all(0 < second < 1 for second in seconds)
     assert telemetry.rows, telemetry.missing
     assert telemetry.rows[0]["uuid"] == current_device()

@@ -95,7 +95,7 @@ def test_a_network_without_fc1_bias_runs_the_nobias_variant():
 
 
 @pytest.mark.parametrize(("relu", "variant"), [(True, "gelu-lut"), (False, "relu"), (True, "no-such-variant")])
-def test_an_variant_that_does_not_fit_raises_and_names_those_that_do(relu, variant):
+def test_a_variant_that_does_not_fit_raises_and_names_those_that_do(relu, variant):
     with pytest.raises(VariantError, match="runs"):
         geluless.Engine(awkward_artifact(relu=relu), variant=variant)
 

@@ -193,7 +193,7 @@ def test_the_forest_has_a_row_per_variant_and_a_mark_per_size() -> None:
     assert variant_ratios(studies["tiny"])["gelu-separate"].value == pytest.approx(1.15, rel=0.01)
 
 
-def test_an_variant_that_one_size_lacks_is_drawn_for_the_others() -> None:
+def test_a_variant_that_one_size_lacks_is_drawn_for_the_others() -> None:
     studies = latency()
     del studies["large"]["samples"]["gelu-poly"]
     assert ">gelu-poly</text>" in (forest_plot(studies) or "")
@@ -229,7 +229,7 @@ def test_the_front_holds_what_no_other_point_beats() -> None:
     assert pareto_front([]) == []
 
 
-def test_an_variant_gets_the_accuracy_of_the_network_it_runs() -> None:
+def test_a_variant_gets_the_accuracy_of_the_network_it_runs() -> None:
     found = {(p.variant, p.size): p.top1 for p in points(latency(), networks())}
     assert found["ReLU fused, distilled, INT8", "small"] == pytest.approx(89.9)
     assert found["GELU separate, INT8", "small"] == found["GELU as a table, INT8", "small"] == 90.0

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.baselines.baseline import BaselineFailure, Executed, Setting, Shape, Status
-from geluless.baselines.subject_network import Subject
+from geluless.baselines.baseline import Executed, Setting, Shape
+from geluless.baselines.subject_network import SubjectNetwork
+from geluless.bench.process import CandidateFailure, Status
 
 SIZE, CLASSES, LINEARS = (1, 3, 3), 5, 4
 
@@ -28,7 +29,7 @@ def logits_of(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return product
 
 
-def fake_subject(folder: Path, *, activation: str = "gelu", test: int = 0) -> Subject:
+def fake_subject(folder: Path, *, activation: str = "gelu", test: int = 0) -> SubjectNetwork:
     """A subject that takes no torch: 12 inputs, and `test` labelled images of which the float network gets every second one."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(1)
@@ -44,7 +45,7 @@ def fake_subject(folder: Path, *, activation: str = "gelu", test: int = 0) -> Su
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     digest = "1" * 64
-    return Subject(folder, "fake", activation, "one matrix", "4 images", SIZE, LINEARS, bool(test), digest)
+    return SubjectNetwork(folder, "fake", activation, "one matrix", "4 images", SIZE, LINEARS, bool(test), digest)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FakeBaseline:
     configurations: tuple[str, ...] = ("only",)
     settings: tuple[Setting, ...] = (Setting("none", "this file"),)
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         if self.behaviour == "cannot be prepared":
             raise ValueError("no calibration for this")
         if self.behaviour == "dies while prepared":
@@ -73,9 +74,9 @@ class FakeBaseline:
         if self.behaviour == "missing":
             import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
         if self.behaviour == "needs a GPU":
-            raise BaselineFailure(Status.NEEDS_GPU, "needs a GPU and its build")
+            raise CandidateFailure(Status.NEEDS_GPU, "needs a GPU and its build")
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> FakeRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> FakeRunner:
         if self.behaviour == "crashes":
             print("about to crash", flush=True)
             os.abort()
@@ -83,7 +84,7 @@ class FakeBaseline:
             time.sleep(60)
         return FakeRunner(self, configuration)
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return [subject.folder / "inputs.npy"]
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geluless.bench.entries import Entry
+from geluless.bench.harness import Findings, Row
 from geluless.bench.paired import Samples
-from geluless.bench.study import Entry, Findings, Study
+from geluless.bench.study import Study
 from geluless.verdicts.latency import at_every, at_most, contrast_above_one, equivalent, holm_at_every, saves_time
 from geluless.verdicts.timing_session import CONTROL, TimingSession, conditions, kernels_study, pair_study, variants_study
 from geluless.verdicts.verdict import Verdict
@@ -26,7 +28,7 @@ def findings(times: dict[str, float], *, noise: float = 0.01, layout: float = 0.
         * np.exp(drift + noise * rng.standard_normal(blocks) + np.repeat(layout * rng.standard_normal(PROCESSES), BLOCKS))
         for name, value in times.items()
     }
-    rows = tuple({"name": name, "isa": "test", "artifact": "0", "correctness": "equal"} for name in times)
+    rows = tuple(Row(name, name, "test", "0", "equal", isa="test") for name in times)
     return Findings(Samples(seconds, {}, processes=(BLOCKS,) * PROCESSES), 0, rows, 1.0)
 
 
@@ -71,7 +73,7 @@ def test_holm_asks_more_of_each_condition_the_more_there_are() -> None:
     assert holm_at_every(slower, "relu", "gelu").verdict is Verdict.REFUTED
 
 
-def test_identical_arms_are_rarely_called_different() -> None:
+def test_identical_variants_are_rarely_called_different() -> None:
     """A bound errs in one of twenty: over 1,000 simulated A/A studies, within what chance allows."""
     calls = sum(
         at_most(findings({"relu": 1.0, CONTROL: 1.0}, seed=i), CONTROL, "relu", bound=1.0).verdict is Verdict.REPRODUCED
@@ -88,7 +90,7 @@ def test_a_slowdown_of_three_per_cent_is_found() -> None:
     assert found >= 180
 
 
-# ------------------------------------------------------------------------------------------------------------- the timing_session
+# ------------------------------------------------------------------------------------------------------------ the timing session
 
 
 def test_studies_hold_what_the_claims_ask_for() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from geluless.baselines.baseline import BaselineFailure
+from geluless.bench.harness import Row, StudyError
 from geluless.bench.networks import SIZES
-from geluless.bench.study import StudyError
+from geluless.bench.process import CandidateFailure
 from geluless.verdicts.resources import Resource, missing
-from geluless.verdicts.rtx4090 import AGAIN, EAGER, OURS, ROUNDS, THEIRS, judged, measure, race
+from geluless.verdicts.rtx4090 import AGAIN, EAGER, OURS, ROUNDS, THEIRS, in_a_process, judged, race
 from geluless.verdicts.verdict import Verdict
 
 CARD = "NVIDIA GeForce RTX 4090"
@@ -45,25 +44,25 @@ def example(folder: Path, script: str, search: str = 'echo "$@" > igemm_config.i
     return folder
 
 
-class Ours:
+class Measured:
     """Stands for a process of our engine: milliseconds around `mean`, and a third of the calls `noise` slower or faster."""
 
     def __init__(self, mean: float, noise: float = 0.001, device: str = CARD) -> None:
         self.mean, self.noise, self.device, self.calls = mean, noise, device, 0
 
-    def __call__(self, model: str, batch: int, graph: bool) -> dict[str, Any]:
+    def __call__(self, model: str, batch: int, graph: bool) -> tuple[float, Row]:
         self.calls += 1
         seconds = self.mean / 1000 * (1 if graph else 1.5) * (1 + self.noise * (self.calls % 3 - 1))
-        return {"seconds": seconds, "device": self.device, "artifact": "ab", "correctness": "all logits"}
+        return seconds, Row("", "relu", model, "ab", "all logits", backend="gpu", batch=batch, device=self.device)
 
 
 @pytest.mark.parametrize(
     ("ours", "verdict"),
-    [(Ours(8.0), Verdict.REPRODUCED), (Ours(9.5), Verdict.REFUTED), (Ours(8.95, noise=0.1), Verdict.UNDECIDED)],
+    [(Measured(8.0), Verdict.REPRODUCED), (Measured(9.5), Verdict.REFUTED), (Measured(8.95, noise=0.1), Verdict.UNDECIDED)],
     ids=["faster", "slower", "restless"],
 )
-def test_verdicts_and_their_control(build: Path, ours: Ours, verdict: Verdict) -> None:
-    judgement, evidence = judged({batch: race("tiny", batch, build, ours=ours, watch=Device) for batch in (1, 8)})
+def test_verdicts_and_their_control(build: Path, ours: Measured, verdict: Verdict) -> None:
+    judgement, evidence = judged({batch: race("tiny", batch, build, measure=ours, watch=Device) for batch in (1, 8)})
     assert judgement.verdict is verdict
     assert evidence.control.failed_as_it_must
     assert evidence.tier == CARD
@@ -72,12 +71,12 @@ def test_verdicts_and_their_control(build: Path, ours: Ours, verdict: Verdict) -
 
 
 def test_one_slow_batch_refutes(build: Path) -> None:
-    races = {batch: race("tiny", batch, build, ours=Ours(mean), watch=Device) for batch, mean in ((1, 8.0), (8, 9.8))}
+    races = {batch: race("tiny", batch, build, measure=Measured(mean), watch=Device) for batch, mean in ((1, 8.0), (8, 9.8))}
     assert judged(races)[0].verdict is Verdict.REFUTED
 
 
 def test_every_round_runs_each_once(build: Path) -> None:
-    found = race("tiny", 1, build, ours=(ours := Ours(8.0)), watch=Device)
+    found = race("tiny", 1, build, measure=(ours := Measured(8.0)), watch=Device)
     assert ours.calls == 3 * ROUNDS
     assert {name: len(values) for name, values in found.samples.seconds.items()} == dict.fromkeys(
         (OURS, AGAIN, EAGER, THEIRS), ROUNDS
@@ -88,10 +87,10 @@ def test_every_round_runs_each_once(build: Path) -> None:
 @pytest.mark.parametrize("device", ["NVIDIA H100", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU"])
 def test_another_card_is_not_the_card(build: Path, device: str) -> None:
     with pytest.raises(StudyError, match="not on an NVIDIA GeForce RTX 4090"):
-        race("tiny", 1, build, ours=Ours(8.0, device=device), watch=Device)
+        race("tiny", 1, build, measure=Measured(8.0, device=device), watch=Device)
     example(build, f"echo 'Device {device}'; echo 'FT-CPP-time 10.00 ms'")
     with pytest.raises(StudyError, match="FasterTransformer INT8 ran on"):
-        race("tiny", 1, build, ours=Ours(8.0), watch=Device)
+        race("tiny", 1, build, measure=Measured(8.0), watch=Device)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_another_card_is_not_the_card(build: Path, device: str) -> None:
 )
 def test_clocks_must_be_known_and_free_whoever_is_timed(build: Path, device: Device, words: str) -> None:
     with pytest.raises(StudyError, match=words):
-        race("tiny", 1, build, ours=Ours(8.0), watch=lambda: device)
+        race("tiny", 1, build, measure=Measured(8.0), watch=lambda: device)
 
 
 @pytest.mark.parametrize(
@@ -112,23 +111,23 @@ def test_clocks_must_be_known_and_free_whoever_is_timed(build: Path, device: Dev
     ],
 )
 def test_a_fastertransformer_that_fails_or_is_not_tuned_is_told(tmp_path: Path, script: str, search: str, words: str) -> None:
-    with pytest.raises(BaselineFailure, match=words):
-        race("tiny", 1, example(tmp_path, script, search), ours=Ours(8.0), watch=Device)
+    with pytest.raises(CandidateFailure, match=words):
+        race("tiny", 1, example(tmp_path, script, search), measure=Measured(8.0), watch=Device)
 
 
 def test_each_shape_is_tuned_alone(tmp_path: Path) -> None:
     """The example finds the search's words for this batch where it starts, and nothing of another one."""
     build = example(tmp_path, f"echo 'Device {CARD}'; cut -d' ' -f1 igemm_config.in | sed 's/.*/FT-CPP-time &.00 ms/'")
     for batch in (8, 32):
-        found = race("base", batch, build, ours=Ours(8.0), watch=Device, rounds=3)
+        found = race("base", batch, build, measure=Measured(8.0), watch=Device, rounds=3)
         assert found.samples.seconds[THEIRS] == pytest.approx(batch / 1000, abs=1e-5)
     assert not list(build.glob("igemm*"))
 
 
-def test_a_process_of_ours_that_fails_is_told_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_ours_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # wherever this runs, the process sees no device
-    with pytest.raises(StudyError, match=r"at batch 1: .*torch sees no CUDA device"):
-        measure(SIZES["tiny"], 1, True)
+    with pytest.raises(StudyError, match=r"at batch 1: .*CUDA"):
+        in_a_process(tmp_path, SIZES["tiny"], 1, True)
 
 
 def test_the_build_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -241,7 +241,7 @@ def test_the_bootstrapped_ratio_covers_the_truth() -> None:
     assert min(low, high) / 150 > 0.88
 
 
-def test_an_variant_against_itself_has_ratio_one_exactly_and_dealt_arms_show_nothing() -> None:
+def test_a_variant_against_itself_has_ratio_one_exactly_and_dealt_arms_show_nothing() -> None:
     generator = np.random.default_rng(2)
     errors = generator.gamma(2.0, 1.0, 1000)
     assert mean_ratio(errors, errors) == Interval(1.0, 1.0, 1.0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,28 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
-
-
-class Status(StrEnum):
-    """What became of a baseline. Only MEASURED comes with figures of speed; the others with one line that says why not."""
-
-    MEASURED = "measured"
-    WRONG = "wrong"  # its logits are not those of the network, or its int8 kernels did not run
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    MISSING = "missing"  # a package or a compiler is not installed
-    NEEDS_GPU = "needs a GPU"
-    UNVERIFIED = "unverified"  # it ran, but nothing says that what it computed is the network
-
-
-class BaselineFailure(Exception):
-    """A baseline that gives no figures: a row of the result, never an error of the command."""
-
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(status, reason)  # both, so that the exception survives pickling
-        self.status = status
-        self.reason = " ".join(reason.split())[:400]
+    from geluless.baselines.subject_network import SubjectNetwork
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,7 @@ class Runner(Protocol):
 
 
 class Baseline(Protocol):
-    """Frozen and picklable. Every method may raise BaselineFailure; any other exception becomes one."""
+    """Frozen and picklable. Every method may raise CandidateFailure; any other exception becomes one."""
 
     @property
     def name(self) -> str: ...
@@ -109,7 +87,7 @@ class Baseline(Protocol):
     @property
     def settings(self) -> tuple[Setting, ...]: ...
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         """Write into `folder` whatever loading needs."""
         ...
 
@@ -117,8 +95,8 @@ class Baseline(Protocol):
         """Import the runtime. Raises ImportError where it is not installed."""
         ...
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> Runner: ...
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> Runner: ...
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         """What must be on a disk to run a call of this shape."""
         ...

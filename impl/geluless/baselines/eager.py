@@ -14,7 +14,7 @@ from geluless.baselines.baseline import Executed, Setting, Shape
 from geluless.baselines.subject_network import WEIGHTS
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 TUNING = "docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
 
@@ -33,7 +33,7 @@ class TorchEager:
         Setting("timm's Swin as it is: it decides by itself how attention is computed", "timm/models/swin_transformer.py"),
     )
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         """Nothing: the weights are the subject's own."""
 
     def imports(self) -> None:
@@ -42,13 +42,13 @@ class TorchEager:
 
         import geluless.models  # noqa: F401
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> TorchRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> TorchRunner:
         import torch
 
         torch.set_num_threads(shape.threads)
         return TorchRunner(subject.network())
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return [subject.folder / WEIGHTS]
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geluless.baselines.baseline import BaselineFailure, Runner, Setting, Shape, Status
+from geluless.baselines.baseline import Runner, Setting, Shape
+from geluless.bench.process import CandidateFailure, Status
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 VARIABLE = "GELULESS_FASTERTRANSFORMER"
 EXAMPLE, SEARCH = Path("bin", "swin_int8_example"), Path("bin", "swin_gemm")
@@ -56,18 +57,18 @@ class FasterTransformer:
         Setting("bin/swin_gemm run before, or every product takes a default algorithm", GUIDE),
     )
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         """Nothing: it invents its weights."""
 
     def imports(self) -> None:
         if not os.environ.get(VARIABLE):
             needed = f"needs a GPU and its build: set {VARIABLE} to the build folder that holds {EXAMPLE}"
-            raise BaselineFailure(Status.NEEDS_GPU, needed)
+            raise CandidateFailure(Status.NEEDS_GPU, needed)
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> Runner:
-        raise BaselineFailure(*ask_example(Path(os.environ[VARIABLE]), subject.model, shape.batch))
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> Runner:
+        raise CandidateFailure(*ask_example(Path(os.environ[VARIABLE]), subject.model, shape.batch))
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return []
 
 
@@ -75,7 +76,7 @@ def ask_example(build: Path, model: str, batch: int) -> tuple[Status, str]:
     """Run the example once: what its row says, never a figure among the verified ones."""
     try:
         found = time_example(build, model, batch)
-    except BaselineFailure as failure:
+    except CandidateFailure as failure:
         return failure.status, failure.reason
     says = f"it reports {1000 * found.seconds:.2f} ms at batch {batch} on {found.device}"
     return Status.UNVERIFIED, f"{says}: a mean over 100 calls on uninitialised weights, with no result to compare"
@@ -91,31 +92,31 @@ class Example:
 
 def tune(build: Path, model: str, batch: int, folder: Path) -> None:
     """Let FasterTransformer look for its fastest algorithms at this shape. They lie in `folder`, for this shape alone: a search
-    writes the file anew. Raises BaselineFailure where it finds nothing."""
+    writes the file anew. Raises CandidateFailure where it finds nothing."""
     program = build / SEARCH
     if not program.is_file():
-        raise BaselineFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3")
+        raise CandidateFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3")
     command = [str(program.resolve()), str(batch), *SHAPE_OF[model], "1", "1"]  # fp16, and int8 beside it
     done = _run(command, folder)
     if done.returncode or not any(path.stat().st_size for path in folder.glob("igemm*")):
-        raise BaselineFailure(Status.NEEDS_GPU, f"{program.name} found no algorithm: {_last_line(done)}")
+        raise CandidateFailure(Status.NEEDS_GPU, f"{program.name} found no algorithm: {_last_line(done)}")
 
 
 def time_example(build: Path, model: str, batch: int, folder: Path | None = None) -> Example:
-    """Run the example once, in the folder that `tune` filled (default: the build's). Raises BaselineFailure where it cannot, or
+    """Run the example once, in the folder that `tune` filled (default: the build's). Raises CandidateFailure where it cannot, or
     where the folder has no algorithm for one of its products."""
     if model not in MODEL_TYPES:
-        raise BaselineFailure(Status.MISSING, f"its example knows {', '.join(MODEL_TYPES)}, not {model}")
+        raise CandidateFailure(Status.MISSING, f"its example knows {', '.join(MODEL_TYPES)}, not {model}")
     program = build / EXAMPLE
     if not program.is_file():
-        raise BaselineFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3 with -DBUILD_EXAMPLES=ON")
+        raise CandidateFailure(Status.MISSING, f"{program} does not exist: build FasterTransformer 5.3 with -DBUILD_EXAMPLES=ON")
     # Where it is started the example looks for the algorithms that swin_gemm has found.
     done = _run([str(program.resolve()), str(MODEL_TYPES[model]), str(batch)], folder or build)
     found, device = TIME.search(done.stdout), DEVICE.search(done.stdout)
     if done.returncode or not found:
-        raise BaselineFailure(Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {_last_line(done)}")
+        raise CandidateFailure(Status.NEEDS_GPU, f"needs a GPU that it supports: {program.name} says {_last_line(done)}")
     if folder is not None and UNTUNED.search(done.stdout + done.stderr):
-        raise BaselineFailure(
+        raise CandidateFailure(
             Status.WRONG, f"{program.name} took default algorithms though it was tuned: its time is not its best"
         )
     return Example(float(found[1]) / 1000, device[1].strip() if device else "an unnamed device")
@@ -125,7 +126,7 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, cwd=folder, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BaselineFailure(Status.NEEDS_GPU, f"{Path(command[0]).name} did not end well: {error}") from error
+        raise CandidateFailure(Status.NEEDS_GPU, f"{Path(command[0]).name} did not end well: {error}") from error
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from geluless.baselines.baseline import Executed, Setting, Shape
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
     from geluless.engine.engine import Engine
 
 CALIBRATION_BATCH = 16
@@ -41,7 +41,7 @@ class Geluless:
             Setting("one thread per core given; the best instruction set that the processor reports", "geluless doctor"),
         )
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         import torch
 
         from geluless.ptq.quantize import quantize
@@ -59,14 +59,14 @@ class Geluless:
 
         native()  # MissingResource now, rather than the reference's speed under the name of the compiled engine
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> GelulessRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> GelulessRunner:
         from geluless.engine.engine import Engine
         from geluless.integer.artifact import load_artifact
 
         artifact = load_artifact(folder / ARTIFACT)
         return GelulessRunner(Engine(artifact, backend="cpu", variant=self.variant, threads=shape.threads))
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return [folder / ARTIFACT]
 
 

@@ -23,7 +23,7 @@ from geluless.baselines.eager import TorchRunner
 if TYPE_CHECKING:
     import torch
 
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 PT2E = "docs.pytorch.org/ao/stable/pt2e_quantization/pt2e_quant_x86_inductor.html"
 AHEAD_OF_TIME = "docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html"
@@ -59,7 +59,7 @@ class Inductor:
             *compiled,
         )
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         import torch
 
         threads = {shape.threads for shape in shapes}
@@ -78,13 +78,13 @@ class Inductor:
     def imports(self) -> None:
         import torch._inductor.package  # noqa: F401
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> InductorRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> InductorRunner:
         import torch
 
         torch.set_num_threads(shape.threads)
         return InductorRunner(torch._inductor.aoti_load_package(str(self._path(folder, shape.batch))), self.precision)
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return [self._path(folder, shape.batch)]
 
     def _path(self, folder: Path, batch: int) -> Path:
@@ -107,7 +107,7 @@ class InductorRunner(TorchRunner):
         return Executed(int8, len(products) - int8, "matmul and convolution in oneDNN's own log of one call")
 
 
-def _quantized(model: torch.nn.Module, subject: Subject) -> torch.nn.Module:
+def _quantized(model: torch.nn.Module, subject: SubjectNetwork) -> torch.nn.Module:
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86

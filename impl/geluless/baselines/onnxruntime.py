@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geluless.baselines.baseline import Executed, Setting, Shape
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 DOCS = "onnxruntime.ai/docs/performance"
 QUANTIZATION = f"{DOCS}/model-optimizations/quantization.html"
@@ -67,7 +67,7 @@ class OnnxRuntime:
             )
         return session
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         exported = folder / "exported.onnx"
         if not exported.exists():
             _export(subject, exported)
@@ -83,10 +83,10 @@ class OnnxRuntime:
     def imports(self) -> None:
         import onnxruntime  # noqa: F401
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> OrtRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> OrtRunner:
         return OrtRunner(self._path(folder, shape.batch), shape, configuration)
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         return [self._path(folder, shape.batch)]
 
     def _path(self, folder: Path, batch: int) -> Path:
@@ -129,7 +129,7 @@ class OrtRunner:
         return ort.InferenceSession(self._path, options, providers=[self._provider])
 
 
-def _export(subject: Subject, path: Path) -> None:
+def _export(subject: SubjectNetwork, path: Path) -> None:
     import torch
 
     images = torch.zeros(2, *subject.input_size)  # two: a batch of one would be taken for a constant
@@ -158,7 +158,7 @@ def _fix_batch(exported: Path, fixed: Path, batch: int) -> None:
     quant_pre_process(model, str(fixed))
 
 
-def _quantize_static(subject: Subject, fixed: Path, path: Path, batch: int) -> None:
+def _quantize_static(subject: SubjectNetwork, fixed: Path, path: Path, batch: int) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     quantize_static(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from geluless.baselines.baseline import Executed, Setting, Shape
 
 if TYPE_CHECKING:
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 DOCS = "docs.openvino.ai/2025/openvino-workflow"
 HINTS = f"{DOCS}/running-inference/inference-devices-and-modes/cpu-device/performance-hint-and-thread-scheduling.html"
@@ -61,7 +61,7 @@ class OpenVino:
             Setting("INFERENCE_PRECISION_HINT: f32 or bf16 for what is not int8, whichever the pilot finds faster", PRECISION),
         )
 
-    def prepare(self, subject: Subject, folder: Path, shapes: Sequence[Shape]) -> None:
+    def prepare(self, subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]) -> None:
         import openvino as ov
 
         model = _converted(subject, folder)
@@ -71,7 +71,7 @@ class OpenVino:
     def imports(self) -> None:
         import openvino  # noqa: F401
 
-    def load(self, subject: Subject, folder: Path, shape: Shape, configuration: str) -> OpenVinoRunner:
+    def load(self, subject: SubjectNetwork, folder: Path, shape: Shape, configuration: str) -> OpenVinoRunner:
         import openvino as ov
 
         core = ov.Core()
@@ -85,7 +85,7 @@ class OpenVino:
         }
         return OpenVinoRunner(core.compile_model(model, "CPU", options))
 
-    def files(self, subject: Subject, folder: Path, shape: Shape) -> list[Path]:
+    def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:
         path = self._path(folder)
         return [path, path.with_suffix(".bin")]
 
@@ -124,7 +124,7 @@ def _info(node: Any, key: str) -> str:
     return str(info[key].value) if key in info else ""
 
 
-def _converted(subject: Subject, folder: Path) -> Any:
+def _converted(subject: SubjectNetwork, folder: Path) -> Any:
     """The fp32 network with a dynamic batch, read back from the file that the family's first baseline writes."""
     import openvino as ov
 
@@ -139,7 +139,7 @@ def _converted(subject: Subject, folder: Path) -> Any:
     return ov.Core().read_model(path)
 
 
-def _quantized(model: Any, subject: Subject, *, smooth: bool) -> Any:
+def _quantized(model: Any, subject: SubjectNetwork, *, smooth: bool) -> Any:
     import nncf
 
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)

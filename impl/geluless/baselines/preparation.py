@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -19,10 +20,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from geluless.baselines.baseline import Baseline, BaselineFailure, Shape
-from geluless.baselines.process import BaselineProcess
-from geluless.baselines.subject_network import Subject
+from geluless.baselines.baseline import Baseline, Shape
+from geluless.baselines.host import BaselineHost
+from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.environment import cpu_model, environment_record
+from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.files import read_json
 from geluless.sources import comparison_sources
 
@@ -41,11 +43,11 @@ class Prepared:
     cached: bool
 
 
-Result = dict[tuple[str, str], Prepared | BaselineFailure]  # by (activation, baseline's name)
+Result = dict[tuple[str, str], Prepared | CandidateFailure]  # by (activation, baseline's name)
 
 
 def prepare_all(
-    subjects: Sequence[Subject],
+    subjects: Sequence[SubjectNetwork],
     baselines: Sequence[Baseline],
     shapes: Sequence[Shape],
     *,
@@ -79,7 +81,9 @@ def prepare_all(
     return result
 
 
-def are_prepared(subjects: Sequence[Subject], baselines: Sequence[Baseline], shapes: Sequence[Shape], *, cache: Path) -> bool:
+def are_prepared(
+    subjects: Sequence[SubjectNetwork], baselines: Sequence[Baseline], shapes: Sequence[Shape], *, cache: Path
+) -> bool:
     """Whether an earlier run has left everything that these baselines need."""
     wanted = [(subject, family) for subject in subjects for family in families_of(baselines, subject)]
     return all(_complete(_folder(cache, subject, family, shapes)) is not None for subject, family in wanted)
@@ -97,10 +101,10 @@ class _Place:
     cache: Path
     scratch: Path
     cores: tuple[int, ...]
-    running: list[BaselineProcess]
+    running: list[TimingProcess]
 
 
-def families_of(baselines: Sequence[Baseline], subject: Subject) -> list[tuple[Baseline, ...]]:
+def families_of(baselines: Sequence[Baseline], subject: SubjectNetwork) -> list[tuple[Baseline, ...]]:
     """The baselines to prepare for this activation, grouped, the slowest to prepare (the compilers) first."""
     grouped: dict[str, list[Baseline]] = {}
     for baseline in baselines:
@@ -112,15 +116,15 @@ def families_of(baselines: Sequence[Baseline], subject: Subject) -> list[tuple[B
 
 
 def _prepare_family(
-    subject: Subject, family: tuple[Baseline, ...], shapes: Sequence[Shape], place: _Place
-) -> dict[str, Prepared | BaselineFailure]:
+    subject: SubjectNetwork, family: tuple[Baseline, ...], shapes: Sequence[Shape], place: _Place
+) -> dict[str, Prepared | CandidateFailure]:
     stem, folder = _stem(subject, family), _folder(place.cache, subject, family, shapes)
     if (seconds := _complete(folder)) is not None:
         return {baseline.name: Prepared(folder, seconds[baseline.name], True) for baseline in family}
     fresh = Path(tempfile.mkdtemp(dir=place.cache, prefix=UNFINISHED))
     try:
         outcome = _ask(subject, family, shapes, folder=fresh, log=place.scratch / f"{stem}.log", place=place)
-        if not any(isinstance(value, BaselineFailure) for value in outcome.values()):
+        if not any(isinstance(value, CandidateFailure) for value in outcome.values()):
             (fresh / DONE).write_text(json.dumps(outcome), encoding="utf-8")
             for old in _others(place.cache, stem, folder):
                 shutil.rmtree(old, ignore_errors=True)
@@ -135,22 +139,24 @@ def _prepare_family(
     return {name: _prepared(kept, value) for name, value in outcome.items()}
 
 
-def _prepared(folder: Path, outcome: float | BaselineFailure) -> Prepared | BaselineFailure:
-    return outcome if isinstance(outcome, BaselineFailure) else Prepared(folder, outcome, False)
+def _prepared(folder: Path, outcome: float | CandidateFailure) -> Prepared | CandidateFailure:
+    return outcome if isinstance(outcome, CandidateFailure) else Prepared(folder, outcome, False)
 
 
 def _ask(
-    subject: Subject, family: tuple[Baseline, ...], shapes: Sequence[Shape], *, folder: Path, log: Path, place: _Place
-) -> dict[str, float | BaselineFailure]:
+    subject: SubjectNetwork, family: tuple[Baseline, ...], shapes: Sequence[Shape], *, folder: Path, log: Path, place: _Place
+) -> dict[str, float | CandidateFailure]:
     # One compiler cache for the whole run: inductor's precompiled headers serve every family.
-    environment = {"TORCHINDUCTOR_CACHE_DIR": str(place.scratch / "torchinductor")}
-    process = BaselineProcess(log, cores=place.cores, threads=len(place.cores), environment=environment)
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(place.scratch / "torchinductor")}
+    process = TimingProcess(BaselineHost, log, cores=place.cores, threads=len(place.cores), environment=environment)
     place.running.append(process)
     try:
-        outcome: dict[str, float | BaselineFailure] = process.ask("prepare", family, subject, folder, shapes, timeout=TIMEOUT)
+        outcome: dict[str, float | CandidateFailure] = process.ask("prepare", family, subject, folder, shapes, timeout=TIMEOUT)
         return outcome
-    except BaselineFailure as failure:  # of the whole process: every baseline in it is lost
-        return {baseline.name: BaselineFailure(failure.status, f"while it was prepared: {failure.reason}") for baseline in family}
+    except CandidateFailure as failure:  # of the whole process: every baseline in it is lost
+        return {
+            baseline.name: CandidateFailure(failure.status, f"while it was prepared: {failure.reason}") for baseline in family
+        }
     finally:
         process.close()
 
@@ -162,11 +168,11 @@ def _complete(folder: Path) -> dict[str, float] | None:
     return None
 
 
-def _stem(subject: Subject, family: tuple[Baseline, ...]) -> str:
+def _stem(subject: SubjectNetwork, family: tuple[Baseline, ...]) -> str:
     return f"{subject.model}_{subject.activation}_{family[0].family}"
 
 
-def _folder(cache: Path, subject: Subject, family: tuple[Baseline, ...], shapes: Sequence[Shape]) -> Path:
+def _folder(cache: Path, subject: SubjectNetwork, family: tuple[Baseline, ...], shapes: Sequence[Shape]) -> Path:
     return cache / f"{_stem(subject, family)}_{_digest(subject, family, shapes)}"
 
 
@@ -174,7 +180,7 @@ def _others(cache: Path, stem: str, folder: Path) -> Iterator[Path]:
     return (path for path in cache.glob(f"{glob.escape(stem)}_*") if path != folder)
 
 
-def _digest(subject: Subject, family: tuple[Baseline, ...], shapes: Sequence[Shape]) -> str:
+def _digest(subject: SubjectNetwork, family: tuple[Baseline, ...], shapes: Sequence[Shape]) -> str:
     packages = sorted({package for baseline in family for package in baseline.packages})
     processor = (cpu_model(), environment_record()["isa"])
     parts = (

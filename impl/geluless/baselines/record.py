@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from geluless.baselines.baseline import Baseline
-from geluless.baselines.comparison import Contest
-from geluless.baselines.subject_network import Subject
+from geluless.baselines.comparison import Comparison
+from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.environment import environment_record
 from geluless.bench.networks import SIZES
 from geluless.bench.paired import Samples
@@ -31,13 +31,13 @@ FASTERTRANSFORMER = "FasterTransformer 5.3, docs/swin_guide.md, INT8 C++ path; o
 class BaselinesRecord:
     """JSON values.
 
-    rows: one per activation, number of threads and baseline; see contest. contests: for each activation and number of threads the
-    samples that the rows' intervals follow from, in seconds per call, with the peak loop (multiply-accumulates per second)
-    and the order inside the blocks. published: FasterTransformer's latencies of this network, in milliseconds.
+    rows: one per activation, number of threads and baseline; see comparison. comparisons: for each activation and number of
+    threads the samples that the rows' intervals follow from, in seconds per call, with the peak loop (multiply-accumulates per
+    second) and the order inside the blocks. published: FasterTransformer's latencies of this network, in milliseconds.
     """
 
     schema: str
-    code: str  # geluless.baselines.code
+    code: str  # geluless.sources.comparison_sources
     made: str  # UTC, ISO 8601
     seconds: float  # that the whole run took
     model: str
@@ -47,7 +47,7 @@ class BaselinesRecord:
     throughput_batch: int
     baselines: dict[str, dict[str, Any]]
     rows: list[dict[str, Any]]
-    contests: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
     published: dict[str, Any]
     notes: list[str]
     environment: dict[str, Any]
@@ -58,15 +58,15 @@ class BaselinesRecord:
     def summary(self) -> dict[str, Any]:
         """Everything but the samples themselves."""
         data = asdict(self)
-        for contest in data["contests"]:
+        for comparison in data["comparisons"]:
             for part in ("latency", "throughput"):
-                contest.pop(part)
+                comparison.pop(part)
         return data
 
 
 def make_record(
-    contests: Sequence[Contest],
-    subjects: Sequence[Subject],
+    comparisons: Sequence[Comparison],
+    subjects: Sequence[SubjectNetwork],
     baselines: Sequence[Baseline],
     *,
     batch: int,
@@ -85,8 +85,8 @@ def make_record(
         batch=batch,
         throughput_batch=throughput_batch,
         baselines={baseline.name: _described(baseline) for baseline in baselines},
-        rows=[row for contest in contests for row in contest.rows],
-        contests=[_contest(contest) for contest in contests],
+        rows=[row for comparison in comparisons for row in comparison.rows],
+        comparisons=[_comparison(comparison) for comparison in comparisons],
         published=_published(subjects[0].model),
         notes=list(notes),
         environment=environment_record(),
@@ -103,9 +103,9 @@ def read_record(path: Path) -> BaselinesRecord:
         if content.keys() != {field.name for field in fields(BaselinesRecord)}:
             raise ValueError("its fields are not those of a record")
         record = BaselinesRecord(**content)
-        for contest in record.contests:
+        for comparison in record.comparisons:
             for part in ("latency", "throughput"):
-                timed(contest[part])
+                timed(comparison[part])
     except OSError as error:
         raise GelulessError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -126,13 +126,13 @@ def _described(baseline: Baseline) -> dict[str, Any]:
     }
 
 
-def _contest(contest: Contest) -> dict[str, Any]:
-    parts = {"latency": contest.latency, "throughput": contest.throughput}
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    parts = {"latency": comparison.latency, "throughput": comparison.throughput}
     return {
-        "activation": contest.activation,
-        "threads": contest.timing.threads,
+        "activation": comparison.activation,
+        "threads": comparison.timing.threads,
         "peak_spread": max((samples.peak_spread for samples in parts.values() if samples is not None), default=0.0),
-        "foreign_cores": contest.foreign_cores,
+        "foreign_cores": comparison.foreign_cores,
         **{name: None if samples is None else _written(samples) for name, samples in parts.items()},
     }
 

@@ -28,7 +28,7 @@ COARSE = 7  # cells per side of the patterns in a random image
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectNetwork:
     """One network with one activation. `folder` holds WEIGHTS and the arrays; `digest` is over all of that."""
 
     folder: Path
@@ -73,7 +73,7 @@ def random_network(name: str, activation: str, *, seed: int) -> SwinTransformer:
 
 def make_subject(
     folder: Path, model: SwinTransformer, *, name: str, weights: str, batch: int, test_images: int, seed: int
-) -> Subject:
+) -> SubjectNetwork:
     """Write the network `name` with its images into `folder`.
 
     `batch` is the largest number of images per call; `test_images` of the embedded test set, class-balanced, are for micro
@@ -107,7 +107,7 @@ def make_subject(
     for key, array in arrays.items():
         np.save(folder / f"{key}.npy", array, allow_pickle=False)
     activation = activation_of(model)
-    return Subject(
+    return SubjectNetwork(
         folder=folder,
         model=name,
         activation=activation,

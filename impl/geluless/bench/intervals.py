@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from geluless.bench.paired import Samples
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEWEST = 3  # processes: fewer say nothing about the next one
 DRAWS_AT_ONCE = 1 << 22  # bounds the memory of a resampling, whatever the number of blocks
 
 
@@ -62,8 +62,10 @@ def contrast_over_processes(samples: Samples, weights: Mapping[str, float], *, c
     Raises ValueError for fewer than three processes.
     """
     logs = process_contrasts(samples, weights)
-    if len(logs) < 3:
+    if len(logs) < FEWEST:
         raise ValueError(f"{len(logs)} processes say nothing about the next one: time at least three")
+    from scipy import stats
+
     half = stats.t.ppf((1 + confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
     middle = logs.mean()
     return Interval(float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half)))
@@ -72,6 +74,12 @@ def contrast_over_processes(samples: Samples, weights: Mapping[str, float], *, c
 def ratio_over_processes(samples: Samples, name: str, against: str, *, confidence: float = CONFIDENCE) -> Interval:
     """time(name) / time(against) of a process yet to come: below 1 means `name` is faster."""
     return contrast_over_processes(samples, {name: 1.0, against: -1.0}, confidence=confidence)
+
+
+def best_ratio(samples: Samples, name: str, against: str) -> Interval:
+    """Over processes where there are enough of them; else `ratio`, which is about these very processes alone."""
+    enough = len(samples.processes) >= FEWEST
+    return ratio_over_processes(samples, name, against) if enough else ratio(samples, name, against)
 
 
 def share_of_peak(samples: Samples, name: str, *, operations: float, threads: int = 1, seed: int = 0) -> Interval:

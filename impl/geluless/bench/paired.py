@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Clock = Callable[[], int]  # nanoseconds
-Stopwatch = Callable[[Callable[[], object]], float]  # runs the call and returns its seconds
+Reading = float | tuple[float, float]  # seconds; or seconds, and the rate of the peak loop beside them or 0
+Stopwatch = Callable[[Callable[..., object]], Reading]  # runs the call
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Samples:
     def blocks(self) -> int:
         return len(next(iter(self.seconds.values())))
 
+    def only(self, names: Sequence[str]) -> Samples:
+        """Without the other candidates."""
+        if list(names) == list(self.seconds):
+            return self
+        peak = {name: self.peak[name] for name in names} if self.peak else {}
+        return Samples({name: self.seconds[name] for name in names}, peak, processes=self.processes)
+
     @property
     def peak_spread(self) -> float:
         """Interquartile range of the peak rate relative to its median: how restless the machine was; 0 without a loop."""
@@ -59,29 +67,46 @@ class Samples:
         return float((high - low) / middle)
 
 
+def wall_clock(*, peak: Callable[[], float] | None = None, clock: Clock = time.perf_counter_ns) -> Stopwatch:
+    """Times a call of this process. `peak` runs a loop of known work and returns its rate; it runs before and after the call, and
+    the mean of the two counts."""
+
+    def timed(call: Callable[..., object]) -> tuple[float, float]:
+        before = peak() if peak else 0.0
+        started = clock()
+        call()
+        seconds = (clock() - started) / 1e9
+        return seconds, (before + peak()) / 2 if peak else 0.0
+
+    return timed
+
+
 def time_paired(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[str, Callable[..., object]],
     *,
     seconds: float = 10.0,
     min_blocks: int = 15,
     warm_up: int = 2,
     seed: int = 0,
-    peak: Callable[[], float] | None = None,
+    stopwatch: Stopwatch | None = None,
     clock: Clock = time.perf_counter_ns,
     watch: Callable[[float], object] | None = None,
-    stopwatch: Stopwatch | None = None,
+    together: Callable[[str], str] = str,
 ) -> Samples:
     """Time all candidates in blocks until `seconds` are over, but at least `min_blocks` blocks.
 
-    `peak` runs a loop of known work and returns its rate; it runs before and after each sample, and the mean of the two
-    counts. `watch` gets the seconds since the first block, between blocks. `stopwatch` times a call where the wall clock cannot:
-    work that runs on after the call returns, as a GPU's does. Raises ValueError without candidates or blocks.
+    `stopwatch` times one call (default: by `wall_clock`). `watch` gets the seconds since the first block, between blocks. Names
+    of which `together` says the same are timed one right after the other, in random order as everything is. Raises ValueError
+    without candidates or blocks.
     """
     if not candidates:
         raise ValueError("nothing to time: give at least one candidate")
     if min_blocks < 1:
         raise ValueError(f"min_blocks must be at least 1, not {min_blocks}")
-    names, coin = list(candidates), np.random.default_rng(seed)
+    names, coin, measure = list(candidates), np.random.default_rng(seed), stopwatch or wall_clock(clock=clock)
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(together(name), []).append(place)
     order: list[NDArray[np.intp]] = []
     times: dict[str, list[float]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -93,18 +118,11 @@ def time_paired(
     try:
         begun = clock()
         while len(order) < min_blocks or clock() - begun < seconds * 1e9:
-            order.append(coin.permutation(len(names)))
+            order.append(_shuffled(list(groups.values()), coin))
             for index in order[-1]:
-                name = names[index]
-                before = peak() if peak else 0.0
-                if stopwatch:
-                    times[name].append(stopwatch(candidates[name]))
-                else:
-                    started = clock()
-                    candidates[name]()
-                    times[name].append((clock() - started) / 1e9)
-                if peak:
-                    rates[name].append((before + peak()) / 2)
+                took, rate = both(measure(candidates[names[index]]))
+                times[names[index]].append(took)
+                rates[names[index]].append(rate)
             if watch:
                 watch((clock() - begun) / 1e9)
     finally:
@@ -112,9 +130,18 @@ def time_paired(
             gc.enable()
     return Samples(
         {name: np.array(values) for name, values in times.items()},
-        {name: np.array(values) for name, values in rates.items() if values},
+        {name: np.array(values) for name, values in rates.items()} if all(map(all, rates.values())) else {},
         np.array(order),
     )
+
+
+def both(reading: Reading) -> tuple[float, float]:
+    return reading if isinstance(reading, tuple) else (float(reading), 0.0)
+
+
+def _shuffled(groups: Sequence[Sequence[int]], coin: np.random.Generator) -> NDArray[np.intp]:
+    """Groups in random order, and so the members of each."""
+    return np.concatenate([coin.permutation(groups[index]) for index in coin.permutation(len(groups))])
 
 
 def joined(parts: Sequence[Samples]) -> Samples:

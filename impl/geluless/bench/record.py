@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from geluless.bench import intervals
-from geluless.bench.candidates import Candidate
-from geluless.bench.environment import environment_record
+from geluless.bench.harness import Findings, Row
 from geluless.bench.paired import Samples
 from geluless.errors import GelulessError
 from geluless.files import read_json
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ class Record:
     threads: int
     operations: int  # multiply-accumulates per call
     blocks: int  # samples of each candidate
+    dropped: int  # blocks during which other processes ran
+    disturbed: int  # blocks likewise that are among `samples`: most of them were such
     processes: list[int]
     peak_spread: float
     candidates: list[dict[str, Any]]
@@ -67,29 +67,31 @@ class Record:
         )
 
 
-def make_record(samples: Samples, candidates: Sequence[Candidate], *, batch: int, operations: int) -> Record:
+def make_record(found: Findings, *, operations: int) -> Record:
     """`operations`: multiply-accumulates of one call, for the share of peak."""
-    first = candidates[0]
+    samples, first = found.samples, found.rows[0]
     return Record(
         format=FORMAT,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         model=first.model,
-        batch=batch,
+        batch=first.batch,
         threads=first.threads,
         operations=operations,
         blocks=samples.blocks,
+        dropped=found.dropped,
+        disturbed=found.disturbed,
         processes=list(samples.processes or (samples.blocks,)),
         peak_spread=samples.peak_spread,
-        candidates=[_row(samples, candidate, operations) for candidate in candidates],
+        candidates=[_row(samples, row, operations) for row in found.rows],
         ratios=[
-            {"of": first.name, "to": other.name, **asdict(intervals.ratio(samples, first.name, other.name))}
-            for other in candidates[1:]
+            {"of": first.name, "to": other.name, **asdict(intervals.best_ratio(samples, first.name, other.name))}
+            for other in found.rows[1:]
         ],
         unit="seconds",
         samples={name: values.tolist() for name, values in samples.seconds.items()},
         peak={name: values.tolist() for name, values in samples.peak.items()},
         order=samples.order.tolist(),
-        environment=environment_record(),
+        environment=dict(found.environment),
     )
 
 
@@ -111,18 +113,9 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _row(samples: Samples, candidate: Candidate, operations: int) -> dict[str, Any]:
-    time, share = intervals.median(samples, candidate.name), None
-    if candidate.name in samples.peak:
-        share = asdict(intervals.share_of_peak(samples, candidate.name, operations=operations, threads=candidate.threads))
-    return {
-        "name": candidate.name,
-        "variant": candidate.variant,
-        "artifact": candidate.artifact_hash,
-        "backend": candidate.backend,
-        "isa": candidate.isa,
-        "verified": candidate.verified,
-        "correctness": candidate.correctness,
-        "milliseconds": {key: 1000 * value for key, value in asdict(time).items()},
-        "share_of_peak": share,
-    }
+def _row(samples: Samples, row: Row, operations: int) -> dict[str, Any]:
+    time, share = intervals.median(samples, row.name), None
+    if row.name in samples.peak:
+        share = asdict(intervals.share_of_peak(samples, row.name, operations=operations, threads=row.threads))
+    milliseconds = {key: 1000 * value for key, value in asdict(time).items()}
+    return row.record() | {"milliseconds": milliseconds, "share_of_peak": share}

@@ -1,52 +1,31 @@
-"""Several variants or networks timed together, block by block, in several fresh processes: what the claims about latency read.
+"""Several variants or networks together in each of several fresh processes: what the claims about latency read.
 
-The protocol, fixed beforehand. A process builds every entry, in an order of its own, verifies it (the first process against the
-reference, the others against the logits that were verified there, bit for bit), warms up for WARM_UP seconds, and times all
-entries in every block, in random order, with a peak loop around each sample. A block during which other processes kept more than
-`load.TOO_MUCH` cores busy is dropped, all its samples at once, and counted. Nothing else is dropped. Entries of one process share
-no weights, so each starts its call with whatever the others left in the caches, all alike.
+A process loads every entry, in an order of its own, verifies it (the first process against the reference, the others against the
+logits that were verified there, bit for bit), warms up for WARM_UP seconds, and is then asked for one sample at a time. Entries
+of one process share no weights, so each starts its call with whatever the others left in the caches, all alike.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from geluless.bench.environment import environment_record
+from geluless.bench.entries import Entry, TimingEntry
+from geluless.bench.harness import Announce, Findings, Protocol, Round, Row, StudyError, time_rounds
+from geluless.bench.host import Host
 from geluless.bench.kernels import KernelEntry
-from geluless.bench.load import TOO_MUCH
-from geluless.bench.paired import Samples, joined, kept
-from geluless.errors import GelulessError
+from geluless.bench.process import CandidateFailure, TimingProcess
 
 WARM_UP = 1.0  # seconds
 PROCESSES = 5  # fewer say little about the next one
 BLOCKS = 16  # of each process
-TIMEOUT = 900.0  # seconds for one process
-
-
-class StudyError(GelulessError):
-    """A process of a timing study failed, or the machine was too busy to time anything."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One thing to time. `variant` decides the activation; weights are random, which takes the same time."""
-
-    name: str
-    model: str  # timm's name
-    variant: str
-    drop_bias: bool = False
-    isa: str | None = None  # None: the best one here
-    threads: int = 1
-    batch: int = 1
-    handicap: float = 0.0  # time added to each call, as a fraction of it: for judging the harness itself
+TIMEOUT = 900.0  # seconds for one answer
 
 
 @dataclass(frozen=True)
@@ -55,6 +34,8 @@ class Study:
     processes: int = PROCESSES
     blocks: int = BLOCKS
     seed: int = 0
+    seconds: float = 0.0  # of each process, where they last longer than its blocks
+    strict: bool = True  # nothing is said of a machine that is too busy
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
@@ -62,78 +43,43 @@ class Study:
             raise ValueError(f"every entry needs a name of its own, and there must be one: not {names}")
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Samples of the blocks that count, and what they are samples of. rows: one per entry, JSON values."""
-
-    samples: Samples
-    dropped: int
-    rows: tuple[dict[str, Any], ...]
-    seconds: float
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    def row(self, name: str) -> dict[str, Any]:
-        return next(row for row in self.rows if row["name"] == name)
-
-
-Announce = Callable[[str], None]
-
-
 def run_study(study: Study, *, announce: Announce = lambda line: None) -> Findings:
     """Time everything. Raises StudyError when a process fails, an entry is wrong, or most blocks were disturbed."""
-    parts: list[Samples] = []
-    foreign: list[float] = []
-    expected: dict[str, str] | None = None
-    rows: Sequence[dict[str, Any]] = ()
-    seconds = 0.0
-    for number in range(study.processes):
-        answer = _process(study, number, expected)
-        expected = expected or {row["name"]: row["logits"] for row in answer["rows"]}
-        rows = rows or answer["rows"]
-        seconds += answer["seconds"]
-        foreign += answer["foreign"]
-        parts.append(
-            Samples(
-                {name: np.array(values) for name, values in answer["times"].items()},
-                {name: np.array(values) for name, values in answer["peak"].items()},
-                np.array(answer["order"], np.intp),
-            )
-        )
-        announce(f"  process {number + 1} of {study.processes}: {len(answer['order'])} blocks, {_line(parts[-1])}")
-    quiet = np.array(foreign) <= TOO_MUCH
-    if quiet.sum() < max(study.processes, len(quiet) // 2):
-        disturbed = f"{len(quiet) - quiet.sum()} of {len(quiet)} blocks"
-        raise StudyError(f"other processes disturbed {disturbed}: nothing can be timed here while they run")
-    return Findings(kept(joined(parts), quiet), int((~quiet).sum()), tuple(rows), seconds, environment_record())
+    protocol = Protocol(study.processes, study.blocks, seconds=study.seconds, seed=study.seed, strict=study.strict)
+    expected: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="geluless-study-") as folder:
+        try:
+            return time_rounds(partial(_process, study, expected, Path(folder)), protocol, announce=announce)
+        except CandidateFailure as failure:
+            raise StudyError(f"a timing process failed: {failure.reason}") from failure
 
 
-def _process(study: Study, number: int, expected: dict[str, str] | None) -> dict[str, Any]:
-    request = {
-        "entries": [{"kernel": isinstance(entry, KernelEntry), **asdict(entry)} for entry in study.entries],
-        "blocks": study.blocks,
-        "seed": study.seed,
-        "number": number,
-        "expected": expected,
-    }
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "geluless.bench.study_worker"]
-    return answer_of(command, what="a timing process failed", request=json.dumps(request), env={**os.environ, **threads})
-
-
-def answer_of(
-    command: Sequence[str], *, what: str, request: str = "", timeout: float = TIMEOUT, env: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The JSON object that a process prints last. `what` begins the sentence of the StudyError that says why there is none."""
+@contextmanager
+def _process(study: Study, expected: dict[str, str], folder: Path, number: int) -> Iterator[Round]:
+    """One process with every entry. `expected`: the digests of what an earlier one has verified, which this one fills in
+    first."""
+    process = TimingProcess(Host, folder / f"{number}.log")
     try:
-        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=timeout, env=env, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise StudyError(f"{what}: it took more than {timeout:.0f} s: is the machine busy?") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise StudyError(f"{what}: {last}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+        rows: dict[str, Row] = {}
+        for entry in building_order(study.entries, seed=[study.seed, number]):
+            rows[entry.name] = process.ask("load", entry, expected.get(entry.name), timeout=TIMEOUT)
+        expected.update((name, row.output) for name, row in rows.items())
+        process.ask("warm_up", WARM_UP, timeout=TIMEOUT)
+        names = [entry.name for entry in study.entries]
+        samplers = {name: partial(process.ask, "sample", name, 1, 0, timeout=TIMEOUT) for name in names}
+        yield Round(samplers, [rows[name] for name in names], [process])
+    finally:
+        process.close()
 
 
-def _line(samples: Samples) -> str:
-    return ", ".join(f"{name} {1000 * float(np.median(values)):.2f} ms" for name, values in samples.seconds.items())
+def building_order(entries: Sequence[TimingEntry], *, seed: list[int]) -> list[TimingEntry]:
+    """The entries in the order in which a process builds them: drawn anew for every process.
+
+    Where an entry's memory comes to lie can take several per cent, and depends on what was built before. So it is noise between
+    processes and no property of a variant. Entries that share memory stay together.
+    """
+    groups: dict[object, list[TimingEntry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.shared, []).append(entry)
+    coin, members = np.random.default_rng(seed), list(groups.values())
+    return [members[i][j] for i in coin.permutation(len(members)) for j in coin.permutation(len(members[i]))]

@@ -7,6 +7,7 @@ Weights and inputs are random and the same everywhere: an integer kernel takes t
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geluless.bench.entries import Loaded, Verified
+from geluless.bench.harness import Row
 from geluless.bench.kernels import MULTIPLIER, SHIFT, STAGES
 from geluless.bench.networks import SIZES, random_artifact, random_images
+from geluless.bench.paired import wall_clock
+from geluless.bench.process import CandidateFailure, Status
 from geluless.bench.verification import verify_call
-from geluless.engine.cpu import native
+from geluless.engine.cpu import choose_isa, native
 from geluless.engine.cpu.lowering import Attention, Layer, Norm, shift_gelu_constants
 from geluless.engine.engine import Engine
 from geluless.integer.plan import Linear, Mlp, Rounding
@@ -47,6 +52,31 @@ class Workload:
     macs: int
     build: Callable[[str], Call]
     problem: Callable[[str, NDArray[Any]], str | None]
+
+
+@dataclass(frozen=True)
+class WorkloadEntry:
+    """One of `workloads`, on the best instruction set of the process that times it."""
+
+    name: str
+
+    @property
+    def shared(self) -> object:
+        return self.name
+
+    def load(self, expected: str | None, verified: Verified) -> Loaded:
+        """Raises CandidateFailure where the output is wrong, or other than `expected`."""
+        workload, isa = workloads()[self.name], choose_isa(None)
+        call = workload.build(isa)
+        output = call().copy()
+        digest = hashlib.sha256(output.tobytes()).hexdigest()
+        problem = workload.problem(isa, output) if expected is None else None
+        if expected not in (None, digest):
+            problem = "other output than in the first process"
+        if problem:
+            raise CandidateFailure(Status.WRONG, problem)
+        row = Row(self.name, "", "workload", "", correctness="equal to the portable kernels", isa=isa, output=digest)
+        return Loaded(call, row, wall_clock())
 
 
 def workloads() -> dict[str, Workload]:

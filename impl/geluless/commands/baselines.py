@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from timm.models.swin_transformer import SwinTransformer
 
     from geluless.baselines.baseline import Baseline
-    from geluless.baselines.comparison import Contest
+    from geluless.baselines.comparison import Comparison
     from geluless.baselines.record import BaselinesRecord
-    from geluless.baselines.subject_network import Subject
+    from geluless.baselines.subject_network import SubjectNetwork
 
 ACTIVATIONS = ("gelu", "relu")
 FOREIGN = 0.1  # cores busy with other work above which the figures are disturbed
@@ -41,12 +41,12 @@ def add_parser(verbs: Any) -> None:
     what.add_argument("--embedded", action="store_true", help="top-1 on embedded test images too (micro models)")
     what.add_argument("--images", type=positive, default=2000, metavar="N", help="of --embedded, class-balanced (default: 2000)")
     how = parser.add_argument_group("how")
-    how.add_argument("--threads", type=_counts, default=THREADS, metavar="N,M", help="one contest each (default: 1,2)")
+    how.add_argument("--threads", type=_counts, default=THREADS, metavar="N,M", help="one comparison each (default: 1,2)")
     how.add_argument("--batch", type=positive, default=BATCH, metavar="N", help="images per call, for latency (default: 1)")
     how.add_argument(
         "--throughput-batch", type=positive, default=THROUGHPUT_BATCH, metavar="N", help="on the most threads (default: 8)"
     )
-    how.add_argument("--seconds", type=float, default=7.0, metavar="S", help="to sample each contest (default: 7)")
+    how.add_argument("--seconds", type=float, default=7.0, metavar="S", help="to sample each comparison (default: 7)")
     how.add_argument("--seed", type=int, default=SEED, metavar="N", help="of random weights, images and the order in the blocks")
     how.add_argument("--cache", type=Path, metavar="DIR", help="of prepared baselines (default: the user's cache folder)")
     out = parser.add_argument_group("output")
@@ -81,15 +81,17 @@ def run(options: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory(prefix="geluless-baselines-") as name:
         scratch = Path(name)
         subjects = _subjects(options, scratch, notes)
-        contests = _contests(options, baselines, subjects, scratch=scratch, cache=options.cache or default_cache() / "baselines")
+        comparisons = _comparisons(
+            options, baselines, subjects, scratch=scratch, cache=options.cache or default_cache() / "baselines"
+        )
         record = make_record(
-            contests,
+            comparisons,
             subjects,
             baselines,
             batch=options.batch,
             throughput_batch=options.throughput_batch,
             seconds=round(time.monotonic() - started, 1),
-            notes=[*notes, *_notes(contests)],
+            notes=[*notes, *_notes(comparisons)],
         )
     data = record.summary() | {"output": _write(record, output) if output else None}
     return Result(data, lambda console: _show(console, data))
@@ -108,7 +110,7 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"{options.model} ships with GELU: give the ReLU network of `geluless distill` as --checkpoint FILE")
 
 
-def _subjects(options: argparse.Namespace, scratch: Path, notes: list[str]) -> list[Subject]:
+def _subjects(options: argparse.Namespace, scratch: Path, notes: list[str]) -> list[SubjectNetwork]:
     """One per activation for which there are weights."""
     from geluless.baselines.subject_network import make_subject
 
@@ -159,12 +161,12 @@ def _network(options: argparse.Namespace, activation: str) -> tuple[SwinTransfor
     return model, weights
 
 
-def _contests(
-    options: argparse.Namespace, baselines: Sequence[Baseline], subjects: Sequence[Subject], *, scratch: Path, cache: Path
-) -> list[Contest]:
+def _comparisons(
+    options: argparse.Namespace, baselines: Sequence[Baseline], subjects: Sequence[SubjectNetwork], *, scratch: Path, cache: Path
+) -> list[Comparison]:
     from tqdm import tqdm
 
-    from geluless.baselines.comparison import Timing, cores_for, hold
+    from geluless.baselines.comparison import Timing, compare, cores_for
     from geluless.baselines.defaults import shapes_of
     from geluless.baselines.preparation import families_of, prepare_all
 
@@ -176,29 +178,31 @@ def _contests(
             subjects, baselines, shapes, cache=cache, scratch=scratch, cores=cores_for(1 << 20), done=bar.update
         )
     plan = [(subject, threads) for subject in subjects for threads in options.threads]
-    contests = []
-    with tqdm(plan, unit="contest", disable=None, leave=False) as bar:
+    comparisons = []
+    with tqdm(plan, unit="comparison", disable=None, leave=False) as bar:
         for subject, threads in bar:
             large = options.throughput_batch if threads == most else None
             timing = Timing(options.batch, large, threads, options.seconds, options.seed)
             announce = bar.set_description
             cores = cores_for(threads)
-            contests.append(hold(subject, baselines, prepared, timing, cores=cores, scratch=scratch, announce=announce))
-    return contests
+            comparisons.append(compare(subject, baselines, prepared, timing, cores=cores, scratch=scratch, announce=announce))
+    return comparisons
 
 
-def _notes(contests: Sequence[Contest]) -> list[str]:
+def _notes(comparisons: Sequence[Comparison]) -> list[str]:
     """What a reader of the numbers must know about them."""
     from geluless.baselines.comparison import cores_for
     from geluless.commands.bench import RESTLESS
 
     notes = []
-    timed = [samples for contest in contests for samples in (contest.latency, contest.throughput) if samples is not None]
+    timed = [
+        samples for comparison in comparisons for samples in (comparison.latency, comparison.throughput) if samples is not None
+    ]
     if timed and (spread := max(samples.peak_spread for samples in timed)) > RESTLESS:
         notes.append(f"The peak loop varied by {100 * spread:.0f} %: the machine was disturbed; repeat on a quiet one.")
-    if (foreign := max(contest.foreign_cores or 0.0 for contest in contests)) > FOREIGN:
+    if (foreign := max(comparison.foreign_cores or 0.0 for comparison in comparisons)) > FOREIGN:
         notes.append(f"Other processes kept up to {foreign:.1f} core(s) busy meanwhile: repeat on a quiet machine.")
-    threads = max(contest.timing.threads for contest in contests)
+    threads = max(comparison.timing.threads for comparison in comparisons)
     if (cores := len(cores_for(threads))) < threads:
         notes.append(f"{threads} threads shared {cores} core(s): this is not the time of {threads} threads.")
     return notes

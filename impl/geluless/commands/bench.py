@@ -1,4 +1,4 @@
-"""`geluless bench`: paired, interleaved timing of two variants (or one alone), each verified against the reference first."""
+"""`geluless bench`: two variants (or one alone) timed in fresh processes, block by block, each verified against the reference."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from geluless.errors import GelulessError, VariantError
 from geluless.files import atomic_output
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.console import Console
 
-    from geluless.bench.candidates import Candidate
+    from geluless.bench.entries import Entry
+    from geluless.bench.harness import Findings
     from geluless.bench.record import Record
     from geluless.integer.artifact import Artifact
 
 RESTLESS = 0.05  # interquartile range of the peak loop above which the machine counts as disturbed
+BLOCKS = 4  # of each process at least
 WIDE = 0.05  # width of an interval, relative to its value, above which it says little
 
 
@@ -43,7 +43,14 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--backend", choices=("cpu", "gpu", "reference"), default="cpu", help="default: cpu")
     how.add_argument("--eager", action="store_true", help="backend gpu: launch by launch instead of one CUDA graph")
     how.add_argument("--cold", action="store_true", help="backend gpu: overwrite the level-2 cache before each sample")
-    how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time to sample (default: 10)")
+    how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="to sample, in all (default: 10)")
+    how.add_argument(
+        "--processes",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="fresh processes (default: 5; the interval takes 3)",
+    )
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the images and of the order inside the blocks")
     how.add_argument("--no-verify", action="store_true", help="do not compare with the reference; nothing is kept then")
     out = parser.add_argument_group("output")
@@ -53,42 +60,27 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from tqdm import tqdm
-
-    from geluless.bench.networks import random_images
-    from geluless.bench.paired import time_paired
     from geluless.bench.record import make_record
     from geluless.bench.telemetry import Telemetry
     from geluless.bench.work import macs
     from geluless.engine.cpu import native
+    from geluless.engine.gpu.executors.device import require_device
 
     _check(options)
     if options.backend == "cpu":
         native()  # MissingResource now rather than the reference's speed under the name of the compiled engine
+    if options.backend == "gpu":
+        require_device()
     check_isa(options)
     output = options.output and checked_output(options.output, suffix=".bench.json", force=options.force)
     artifacts = _artifacts(options)
-    images = random_images(artifacts[0], options.batch, seed=options.seed)
-    candidates = _candidates(options, artifacts, images)
+    entries = _entries(options, artifacts)
     telemetry = Telemetry() if options.backend == "gpu" else None
-
-    def watch(elapsed: float) -> None:
-        bar.update(min(elapsed, options.seconds) - bar.n)
-
-    clock = "{desc}: {n:.0f} of {total:.0f} s |{bar}|"
-    bar = tqdm(total=options.seconds, desc="timing", bar_format=clock, disable=None, leave=False)
-    with bar, telemetry or nullcontext():
-        samples = time_paired(
-            {c.name: c.call for c in candidates},
-            seconds=options.seconds,
-            seed=options.seed,
-            peak=candidates[0].peak,
-            watch=watch,
-            stopwatch=candidates[0].stopwatch,
-        )
-    record = make_record(samples, candidates, batch=options.batch, operations=macs(artifacts[0].plan) * options.batch)
+    with telemetry or nullcontext():
+        found = _timed(options, entries)
+    record = make_record(found, operations=macs(artifacts[0].plan) * options.batch)
     if telemetry:
-        how = {"graph": not options.eager, "cold_l2": options.cold, "tiles": {c.name: c.tiles for c in candidates}}
+        how = {"graph": not options.eager, "cold_l2": options.cold, "tiles": {row.name: row.tiles for row in found.rows}}
         record.environment["gpu"] = telemetry.record() | how
     if output:
         with atomic_output(output) as partial:
@@ -102,6 +94,26 @@ def run(options: argparse.Namespace) -> Result:
         notes.append(f"Nothing, or not everything, is known of the device's clocks: {telemetry.missing}.")
     data |= {"ratio": ratios[0] if ratios else None, "notes": notes, "output": str(output) if output else None}
     return Result(data, lambda console: _show(console, data))
+
+
+def _timed(options: argparse.Namespace, entries: list[Entry]) -> Findings:
+    from tqdm import tqdm
+
+    from geluless.bench import study
+    from geluless.bench.harness import StudyError
+
+    how_much = {"processes": options.processes, "blocks": BLOCKS, "seconds": options.seconds / options.processes}
+    wanted = study.Study(tuple(entries), **how_much, seed=options.seed, strict=False)
+    try:
+        with tqdm(total=options.processes, desc="verifying and timing", unit="process", disable=None, leave=False) as bar:
+            return study.run_study(wanted, announce=lambda line: bar.update())
+    except StudyError as error:
+        if "WRONG" not in str(error):
+            raise
+        raise GelulessError(
+            f"{error}. This is a defect of the engine on this processor: please report it with the output of `geluless doctor`, "
+            "and try another --isa meanwhile"
+        ) from None
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -147,43 +159,39 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
     return [first, second]
 
 
-def _candidates(options: argparse.Namespace, artifacts: list[Artifact], images: NDArray[np.float32]) -> list[Candidate]:
-    """Verified, unless --no-verify. Raises VariantError for an artifact of the other activation, GelulessError for wrong
-    logits."""
-    from tqdm import tqdm
+def _entries(options: argparse.Namespace, artifacts: list[Artifact]) -> list[Entry]:
+    """Raises VariantError for an artifact of the other activation."""
+    from geluless.bench.entries import Entry
+    from geluless.integer.variants import choose_variant
 
-    from geluless.bench.candidates import prepare
-    from geluless.bench.gpu_timing import GpuTiming
-
-    gpu = GpuTiming(graph=not options.eager, cold=options.cold) if options.backend == "gpu" else None
-    candidates: list[Candidate] = []
-    wanted = (("--artifact", options.variant), ("--against-artifact", options.against))[: len(artifacts)]
-    pairs = zip(artifacts, wanted, strict=True)
-    for artifact, (option, variant) in tqdm(
-        pairs, total=len(artifacts), desc="verifying", unit="variant", disable=None, leave=False
-    ):
+    files = (options.artifact, options.against_artifact or options.artifact)
+    wanted = (("--artifact", options.variant), ("--against-artifact", options.against))
+    entries: list[Entry] = []
+    for artifact, file, (option, variant) in zip(artifacts, files, wanted, strict=False):
         try:
-            made = prepare(
-                artifact,
-                variant,
-                images,
-                backend=options.backend,
-                isa=options.isa,
-                threads=options.threads,
-                verify=not options.no_verify,
-                gpu=gpu,
-            )
+            chosen = choose_variant(artifact.plan, variant)
         except VariantError as error:
             hint = "" if options.model else f"; give {option} FILE that runs it"
             raise VariantError(f"{error}{hint}") from None
-        if not (made.verified or options.no_verify):
-            raise GelulessError(
-                f"{made.name} on {made.isa} is not timed: {made.correctness}. This is a defect of the engine on this "
-                "processor: please report it with the output of `geluless doctor`, and try another --isa meanwhile"
+        again = any(chosen == entry.name for entry in entries)
+        entries.append(
+            Entry(
+                name=f"{chosen} (again)" if again else chosen.value,
+                model=options.model or "",
+                variant=chosen.value,
+                drop_bias=chosen.value == "relu-nobias",
+                artifact=file,
+                backend=options.backend,
+                isa=options.isa,
+                threads=options.threads,
+                batch=options.batch,
+                seed=options.seed,
+                verify=not options.no_verify,
+                graph=not options.eager,
+                cold=options.cold,
             )
-        taken = any(made.name == other.name for other in candidates)
-        candidates.append(made.renamed(f"{made.name} (again)") if taken else made)
-    return candidates
+        )
+    return entries
 
 
 def _notes(record: Record) -> list[str]:
@@ -193,6 +201,8 @@ def _notes(record: Record) -> list[str]:
         notes.append("Not verified: nothing says that these are the times of right results.")
     if (cores := record.environment["cores"]) < record.threads:
         notes.append(f"{record.threads} threads shared {cores} core(s): this is not the time of {record.threads} threads.")
+    if record.disturbed:
+        notes.append(f"Other processes ran during {record.disturbed} of {record.blocks} blocks: repeat on a quiet machine.")
     if record.peak_spread > RESTLESS:
         spread = 100 * record.peak_spread
         notes.append(f"The peak loop varied by {spread:.0f} %: the machine was disturbed; repeat on a quiet one.")
@@ -205,7 +215,8 @@ def _notes(record: Record) -> list[str]:
 def _show(console: Console, data: dict[str, Any]) -> None:
     from rich.table import Table
 
-    title = f"{data['model']}, batch {data['batch']}, {data['threads']} thread(s), {data['blocks']} blocks"
+    title = f"{data['model']}, batch {data['batch']}, {data['threads']} thread(s)"
+    title += f", {data['blocks']} blocks of {len(data['processes'])} process(es)"
     console.print(title, soft_wrap=True)
     table = Table()
     table.add_column("variant")

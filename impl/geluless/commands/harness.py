@@ -1,4 +1,4 @@
-"""`geluless harness`: the stopwatch on trial, with equal engines and planted slowdowns; wants a quiet machine."""
+"""`geluless harness`: the self-test of the timing harness, with equal engines and slowed ones; wants a quiet machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def run(options: argparse.Namespace) -> Result:
     import sys
 
     from geluless.files import atomic_output
-    from geluless.verdicts.harness import try_harness
+    from geluless.verdicts.harness import run_self_test
 
-    trial = try_harness(studies=options.studies, announce=lambda line: print(line, file=sys.stderr, flush=True))
-    data = trial.record()
-    failures = trial.failures()
+    test = run_self_test(studies=options.studies, announce=lambda line: print(line, file=sys.stderr, flush=True))
+    data = test.record()
+    failures = test.failures()
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(options.output) as partial:

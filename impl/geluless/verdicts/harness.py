@@ -1,9 +1,9 @@
-"""The stopwatch on trial: how often it calls two equal engines different, and which planted slowdowns it finds.
+"""The self-test of the timing harness: how often it calls two equal engines different, and which slowdowns it finds.
 
 Judged by the very functions and the very budget that the claims about latency use, on disjoint pairs of engines of one variant:
 
     A/A          a pair of equal engines: neither may be called faster
-    planted      one of them waits after each call for a share of its time: it must be called slower, or, where the share is
+    slowed       one of them waits after each call for a share of its time: it must be called slower, or, where the share is
                  below latency.RESOLUTION, must not
 """
 
@@ -16,14 +16,16 @@ from typing import Any
 
 from scipy import stats
 
+from geluless.bench.entries import Entry
 from geluless.bench.environment import environment_record
+from geluless.bench.harness import Findings
 from geluless.bench.networks import SIZES
-from geluless.bench.study import BLOCKS, PROCESSES, Entry, Findings, Study, run_study
+from geluless.bench.study import BLOCKS, PROCESSES, Study, run_study
 from geluless.sources import timing_sources
 from geluless.verdicts.latency import RESOLUTION, faster, latency_ratio
 from geluless.verdicts.verdict import Verdict
 
-PLANTED = (0.2, 2.0, 3.0)  # per cent of a call's time
+SLOWDOWNS = (0.2, 2.0, 3.0)  # per cent of a call's time
 PAIRS = 10  # of one study; each fifth entry more costs a second per process
 MODEL = SIZES["tiny"]
 VARIANT = "relu"
@@ -32,12 +34,12 @@ Announce = Callable[[str], None]
 
 
 @dataclass
-class Trial:
+class SelfTest:
     """Counts over all pairs so far. ratios: of each A/A pair, the estimate of its interval."""
 
     pairs: int = 0
     false_positives: int = 0
-    planted: dict[float, list[bool]] = field(default_factory=lambda: {percent: [] for percent in PLANTED})
+    slowdowns: dict[float, list[bool]] = field(default_factory=lambda: {percent: [] for percent in SLOWDOWNS})
     ratios: list[float] = field(default_factory=list)
     dropped: int = 0
     seconds: float = 0.0
@@ -50,7 +52,7 @@ class Trial:
             self.pairs += 1
             self.false_positives += _called_faster(found, first, second) or _called_faster(found, second, first)
             self.ratios.append(latency_ratio(found, second, first).value)
-        for percent, calls in self.planted.items():
+        for percent, calls in self.slowdowns.items():
             calls += [_called_faster(found, f"pair {i} first", slowed(i, percent)) for i in range(0, pairs, 2)]
         self.dropped += found.dropped
         self.seconds += found.seconds
@@ -71,7 +73,7 @@ class Trial:
             "false_positive_rate": rate(self.false_positives, self.pairs),
             "planted": [
                 {"percent": percent, "pairs": len(calls), "found": sum(calls), "rate": rate(sum(calls), len(calls))}
-                for percent, calls in self.planted.items()
+                for percent, calls in self.slowdowns.items()
             ],
             "ratios": self.ratios,
             "dropped": self.dropped,
@@ -83,7 +85,7 @@ class Trial:
         broken = []
         if self.false_positives > 0.05 * self.pairs:
             broken.append(f"{self.false_positives} of {self.pairs} pairs of equal engines were called different: more than 5 %")
-        for percent, calls in self.planted.items():
+        for percent, calls in self.slowdowns.items():
             large = 1 + percent / 100 > RESOLUTION
             if large and sum(calls) < 0.9 * len(calls):
                 broken.append(f"a slowdown of {percent:g} % was found in {sum(calls)} of {len(calls)} pairs: less than 90 %")
@@ -94,23 +96,23 @@ class Trial:
         return broken
 
 
-def try_harness(*, studies: int, announce: Announce = lambda line: None, run: Callable[..., Findings] = run_study) -> Trial:
+def run_self_test(*, studies: int, announce: Announce = lambda line: None, run: Callable[..., Findings] = run_study) -> SelfTest:
     """`studies` times PAIRS pairs, on a machine that must be quiet. Raises StudyError as `run_study` does."""
-    trial = Trial(environment=environment_record())
+    test = SelfTest(environment=environment_record())
     for number in range(studies):
-        trial.add(run(trial_study(seed=number)))
-        planted = ", ".join(f"{percent:g} % in {sum(calls)} of {len(calls)}" for percent, calls in trial.planted.items())
-        announce(f"{trial.false_positives} of {trial.pairs} equal pairs called different; slower engines found: {planted}")
-    return trial
+        test.add(run(self_test_study(seed=number)))
+        found = ", ".join(f"{percent:g} % in {sum(calls)} of {len(calls)}" for percent, calls in test.slowdowns.items())
+        announce(f"{test.false_positives} of {test.pairs} equal pairs called different; slower engines found: {found}")
+    return test
 
 
-def trial_study(*, seed: int, pairs: int = PAIRS, model: str = MODEL) -> Study:
+def self_test_study(*, seed: int, pairs: int = PAIRS, model: str = MODEL) -> Study:
     """Disjoint pairs; every second pair's first engine is compared with slowed ones too."""
     entries = []
     for i in range(pairs):
         entries += [Entry(f"pair {i} first", model, VARIANT), Entry(f"pair {i} second", model, VARIANT)]
         if i % 2 == 0:
-            entries += [Entry(slowed(i, percent), model, VARIANT, handicap=percent / 100) for percent in PLANTED]
+            entries += [Entry(slowed(i, percent), model, VARIANT, handicap=percent / 100) for percent in SLOWDOWNS]
     return Study(tuple(entries), seed=seed)
 
 

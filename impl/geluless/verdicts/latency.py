@@ -13,7 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from geluless.bench import intervals
-from geluless.bench.study import Findings
+from geluless.bench.harness import Findings
 from geluless.verdicts.equivalence import decide_above, decide_below
 from geluless.verdicts.statistics import ONE_SIDED, Interval, samples_to_decide
 from geluless.verdicts.verdict import Estimate, Judgement, Verdict, all_of

@@ -9,6 +9,7 @@ from pathlib import Path
 
 IMAGENET_VARIABLE = "GELULESS_IMAGENET"
 CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
+RUNNER_VARIABLE = "GELULESS_RUNNER_RECORDS"
 IMAGENET_CLASSES = 1000
 CARD = "NVIDIA GeForce RTX 4090"
 BASELINES = ("openvino", "onnxruntime", "tensorrt")
@@ -19,6 +20,7 @@ class Resource(Enum):
 
     GPU = "an NVIDIA GPU that torch can use"
     RTX_4090 = "an NVIDIA GeForce RTX 4090"
+    RUNNER_RECORDS = "what the RTX 4090 runner has measured"
     FASTER_TRANSFORMER = "a FasterTransformer build with Swin INT8"
     IMAGENET = "the ImageNet-1k validation images"
     IMAGENET_TRAIN = "the ImageNet-1k training images, for distillation"
@@ -37,6 +39,7 @@ class Resource(Enum):
 
 _WORDS = {
     "RTX_4090": "GPU",
+    "RUNNER_RECORDS": "GPU",
     "FASTER_TRANSFORMER": "BASELINES",
     "PREPARED_BASELINES": "BASELINES",
     "IMAGENET_TRAIN": "IMAGENET",
@@ -62,6 +65,13 @@ def _rtx_4090() -> str | None:
 
     name = torch.cuda.get_device_name()  # the one that everything here runs on; not a 4090 D, and no laptop's
     return None if name == CARD else f"an {CARD} as the first device: it is an {name} (CUDA_VISIBLE_DEVICES chooses)"
+
+
+def _runner_records() -> str | None:
+    root = os.environ.get(RUNNER_VARIABLE)
+    if not root:
+        return f"records of the RTX 4090 runner: set {RUNNER_VARIABLE} to the folder that `nox -s gpu` has filled there"
+    return None if Path(root).is_dir() else f"{RUNNER_VARIABLE} is {root}, which is no folder"
 
 
 def _faster_transformer() -> str | None:
@@ -141,6 +151,7 @@ def _module_exists(name: str) -> bool:
 _PROBES = {
     Resource.GPU: _gpu,
     Resource.RTX_4090: _rtx_4090,
+    Resource.RUNNER_RECORDS: _runner_records,
     Resource.FASTER_TRANSFORMER: _faster_transformer,
     Resource.IMAGENET: lambda: _imagenet("val"),
     Resource.IMAGENET_TRAIN: lambda: _imagenet("train"),

@@ -8,21 +8,21 @@ replaying a CUDA graph, and once with its kernels launched one by one as FasterT
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from geluless.baselines.fastertransformer import time_example, tune
-from geluless.bench.environment import environment_record
-from geluless.bench.networks import SIZES, random_artifact, random_images
-from geluless.bench.paired import Samples
-from geluless.bench.study import Findings, StudyError, answer_of
+from geluless.bench.entries import Entry, Loaded, Verified
+from geluless.bench.harness import Findings, Protocol, Round, Row, StudyError, time_rounds
+from geluless.bench.host import Host
+from geluless.bench.networks import SIZES
+from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.bench.telemetry import Telemetry
 from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
 from geluless.verdicts.resources import CARD, Resource
@@ -36,41 +36,85 @@ CALLS = 100  # of which a process reports the mean, as FasterTransformer's examp
 ROUNDING = 0.005e-3  # seconds: it prints hundredths of a millisecond, and has the benefit of the doubt
 TIMEOUT = 1800.0  # seconds; the first process of a network compiles its kernels
 
-Ours = Callable[[str, int, bool], dict[str, Any]]
+Measure = Callable[[str, int, bool], tuple[float, Row]]  # model, batch, whether as a CUDA graph -> seconds per call
+
+
+@dataclass(frozen=True)
+class InARow:
+    """`entry` on a GPU, timed as FasterTransformer's example times itself: the mean of CALLS calls one after the other."""
+
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def shared(self) -> object:
+        return self.entry.shared
+
+    def load(self, expected: str | None, verified: Verified) -> Loaded:
+        import torch
+
+        loaded = self.entry.load(expected, verified)
+
+        def calls() -> None:
+            for _ in range(CALLS):
+                loaded.call()
+            torch.cuda.synchronize()
+
+        def mean(call: Callable[..., object]) -> float:
+            started = time.perf_counter()
+            call()
+            return (time.perf_counter() - started) / CALLS
+
+        return Loaded(calls, replace(loaded.row, device=torch.cuda.get_device_name()), mean)
 
 
 def race(
-    size: str, batch: int, build: Path, *, ours: Ours | None = None, watch: Callable[[], Any] = Telemetry, rounds: int = ROUNDS
+    size: str,
+    batch: int,
+    build: Path,
+    *,
+    measure: Measure | None = None,
+    watch: Callable[[], Any] = Telemetry,
+    rounds: int = ROUNDS,
 ) -> Findings:
     """Seconds per call of OURS, AGAIN, EAGER and THEIRS, one sample per round. `build`: FasterTransformer's; `watch`: the device.
 
     Raises StudyError where a process of ours fails, is wrong, runs on another card, or the device held its clocks down, whoever
-    was timed; BaselineFailure where FasterTransformer does not run.
+    was timed; CandidateFailure where FasterTransformer does not run.
     """
-    started, model, run_ours = time.perf_counter(), SIZES[size], ours or measure
-    coin = np.random.default_rng(batch)
-    seconds: dict[str, list[float]] = {name: [] for name in (OURS, AGAIN, EAGER, THEIRS)}
-    rows: dict[str, dict[str, Any]] = {}
-    row: dict[str, Any]
+    model, rows = SIZES[size], dict[str, Row]()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tune(build, model, batch, folder)
-        for _ in range(rounds):
-            for name in coin.permutation(list(seconds)).tolist():
-                with watch() as telemetry:
-                    if name == THEIRS:
-                        example = time_example(build, model, batch, folder)
-                        row = {"seconds": example.seconds - ROUNDING, "device": example.device}
-                    else:
-                        row = run_ours(model, batch, name != EAGER)
-                if telemetry.missing or telemetry.throttled:
-                    raise StudyError(f"{name} at batch {batch}: {telemetry.missing or 'the device held its clocks down'}")
-                if row["device"] != CARD:
-                    raise StudyError(f"{name} ran on {row['device']}, not on an {CARD}: give it alone in CUDA_VISIBLE_DEVICES")
-                rows[name] = {**row, "name": name}
-                seconds[name].append(float(row["seconds"]))
-    samples = Samples({name: np.array(values) for name, values in seconds.items()}, {}, processes=(1,) * rounds)
-    return Findings(samples, 0, tuple(rows.values()), time.perf_counter() - started, environment_record())
+        ours = measure or partial(in_a_process, folder)
+
+        def sample(name: str) -> tuple[float, float]:
+            with watch() as telemetry:
+                if name == THEIRS:
+                    example = time_example(build, model, batch, folder)
+                    seconds = example.seconds - ROUNDING
+                    rows[name] = Row(name, "gelu-separate", model, "", "cannot be verified", device=example.device, batch=batch)
+                else:
+                    seconds, row = ours(model, batch, name != EAGER)
+                    rows[name] = replace(row, name=name)
+            if telemetry.missing or telemetry.throttled:
+                raise StudyError(f"{name} at batch {batch}: {telemetry.missing or 'the device held its clocks down'}")
+            if rows[name].device != CARD:
+                device = rows[name].device
+                raise StudyError(f"{name} ran on {device}, not on an {CARD}: give it alone in CUDA_VISIBLE_DEVICES")
+            return seconds, 0.0
+
+        @contextmanager
+        def start(number: int) -> Iterator[Round]:
+            yield Round({name: partial(sample, name) for name in (OURS, AGAIN, EAGER, THEIRS)}, ())
+
+        # The example is a process of its own: what the processor does besides is no matter here.
+        protocol = Protocol(rounds, blocks=1, seed=batch, warm_up=0, foreign_load=False)
+        found = time_rounds(start, protocol)
+    return replace(found, rows=tuple(rows.values()))
 
 
 def judged(races: Mapping[int, Findings]) -> tuple[Judgement, Evidence]:
@@ -83,16 +127,16 @@ def judged(races: Mapping[int, Findings]) -> tuple[Judgement, Evidence]:
     evidence = Evidence(
         ran=f"relu against FasterTransformer's INT8 example, {len(first.samples.processes)} rounds of one process each in random "
         f"order, batches {', '.join(map(str, races))}; the mean of {CALLS} calls in a row",
-        tier=str(first.row(OURS)["device"]),
+        tier=str(first.row(OURS).device),
         seconds=sum(found.seconds for found in races.values()),
         control=Control.refused("relu against itself must not be 11 % faster", over(AGAIN)),
-        artifacts={"relu": str(first.row(OURS)["artifact"])},
+        artifacts={"relu": str(first.row(OURS).artifact)},
         numbers=tuple(
             ratio_estimate(found, EAGER, THEIRS, label=f"batch {batch}, both launching kernel by kernel")
             for batch, found in races.items()
         ),
         details=(
-            f"verified: {first.row(OURS)['correctness']}",
+            f"verified: {first.row(OURS).correctness}",
             "each as it ships: ours replays a CUDA graph, FasterTransformer's example launches kernel by kernel",
             "the example runs on uninitialised weights: its result cannot be verified",
             "its algorithms are those that its own search found at each batch size",
@@ -106,41 +150,15 @@ def judged(races: Mapping[int, Findings]) -> tuple[Judgement, Evidence]:
     return over(THEIRS), evidence
 
 
-def measure(model: str, batch: int, graph: bool) -> dict[str, Any]:
-    """`timed` in a process of its own. Raises StudyError where it fails."""
-    command = [sys.executable, "-m", "geluless.verdicts.rtx4090", model, str(batch), *(["graph"] if graph else [])]
-    return answer_of(command, what=f"{model} at batch {batch}", timeout=TIMEOUT)
-
-
-def timed(model: str, batch: int, *, graph: bool) -> dict[str, Any]:
-    """{"seconds", "device", "artifact", "correctness"}: the mean of CALLS calls of the variant relu on this CUDA device. Raises
-    StudyError for a wrong result."""
-    import torch
-
-    from geluless.bench.candidates import prepare
-    from geluless.bench.gpu_timing import GpuTiming
-
-    if not torch.cuda.is_available():
-        raise StudyError("torch sees no CUDA device")
-    artifact = random_artifact(model, relu=True)
-    images = random_images(artifact, batch)
-    candidate = prepare(artifact, "relu", images, backend="gpu", isa=None, threads=1, gpu=GpuTiming(graph=graph))
-    if not candidate.verified:
-        raise StudyError(f"{model} at batch {batch}: {candidate.correctness}")
-    for _ in range(CALLS):  # warms up
-        candidate.call()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(CALLS):
-        candidate.call()
-    torch.cuda.synchronize()
-    return {
-        "seconds": (time.perf_counter() - started) / CALLS,
-        "device": torch.cuda.get_device_name(),
-        "artifact": candidate.artifact_hash,
-        "correctness": candidate.correctness,
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(timed(sys.argv[1], int(sys.argv[2]), graph="graph" in sys.argv[3:])))
+def in_a_process(folder: Path, model: str, batch: int, graph: bool) -> tuple[float, Row]:
+    """One sample in a fresh process. Raises StudyError where it fails or is wrong."""
+    entry = InARow(Entry(OURS, model, "relu", backend="gpu", batch=batch, graph=graph))
+    process = TimingProcess(Host, folder / "geluless.log")
+    try:
+        row: Row = process.ask("load", entry, None, timeout=TIMEOUT)
+        seconds, _ = process.ask("sample", entry.name, 1, 1, timeout=TIMEOUT)
+    except CandidateFailure as failure:
+        raise StudyError(f"{model} at batch {batch}: {failure.reason}") from failure
+    finally:
+        process.close()
+    return float(seconds), row

@@ -11,9 +11,11 @@ from typing import Any
 
 from geluless.baselines.fastertransformer import VARIABLE
 from geluless.baselines.gain import Gain, measure_gain
+from geluless.bench.entries import Entry
+from geluless.bench.harness import Findings
 from geluless.bench.kernels import STAGES, KernelEntry
 from geluless.bench.networks import SIZES
-from geluless.bench.study import BLOCKS, Entry, Findings, Study, run_study
+from geluless.bench.study import BLOCKS, Study, run_study
 from geluless.cache import default_cache
 from geluless.verdicts.rtx4090 import BATCHES, race
 
@@ -117,7 +119,7 @@ class TimingSession:
         self._report_data.setdefault("races", {})[size] = {
             str(batch): {
                 "samples": {name: values.tolist() for name, values in one.samples.seconds.items()},
-                "rows": list(one.rows),
+                "rows": [row.record() for row in one.rows],
                 "environment": one.environment,
             }
             for batch, one in found.items()
@@ -126,7 +128,7 @@ class TimingSession:
 
     def _show(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
         self._report_data.setdefault("latency", {})[name] = {
-            "rows": list(found.rows),
+            "rows": [row.record() for row in found.rows],
             "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},
             "processes": list(found.samples.processes),
             "dropped": found.dropped,

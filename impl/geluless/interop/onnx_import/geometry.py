@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
-from geluless.integer.reference import relative_position_index, window_partition, window_reverse, shift_mask
+from geluless.integer.reference import relative_position_index, shift_mask, window_partition, window_reverse
 
 Rows = NDArray[np.int64]
 Size = tuple[int, int]

@@ -1,58 +1,53 @@
-"""The process that runs one baseline: answers requests over a pipe until the other end closes.
-
-Whatever a runtime prints goes to standard error; the pipe carries nothing but answers.
-"""
+"""In a baseline's process: one baseline with one network, loaded for one shape. See `geluless.bench.process` for the protocol."""
 
 from __future__ import annotations
 
-import os
-import sys
-
-from geluless.baselines.process_setup import bind
-
-if __name__ == "__main__":
-    bind([int(core) for core in sys.argv[2].split(",")], int(sys.argv[3]))
-
 import gc
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.baselines.baseline import Baseline, BaselineFailure, Executed, Runner, Shape, Status
-from geluless.baselines.memory import Memory, memory_now
-from geluless.baselines.subject_network import Subject
+from geluless.baselines.baseline import Baseline, Executed, Runner, Shape
+from geluless.baselines.subject_network import SubjectNetwork
+from geluless.bench.entries import peak_loop
+from geluless.bench.host import several
+from geluless.bench.memory import Memory, memory_now
+from geluless.bench.paired import Stopwatch, wall_clock
+from geluless.bench.worker import failure_of
 from geluless.errors import MissingResource
 
 PILOT_ROUNDS, PILOT_SECONDS = 3, 0.1
 Logits = NDArray[np.float32]
 
 
-class Host:
+class BaselineHost:
     """One baseline with one subject; every public method is a request."""
 
     def __init__(self) -> None:
         self._baseline: Baseline
-        self._subject: Subject
+        self._subject: SubjectNetwork
         self._folder: Path
         self._runner: Runner | None = None
+        self._stopwatch: Stopwatch | None = None
         self._images = np.zeros((0, 0, 0, 0), np.float32)
 
-    def meet(self, baseline: Baseline, subject: Subject, folder: Path) -> Memory:
+    def meet(self, baseline: Baseline, subject: SubjectNetwork, folder: Path) -> Memory:
         """Import the runtime; what the process holds then is not the network's."""
         self._baseline, self._subject, self._folder = baseline, subject, folder
         baseline.imports()
         gc.collect()
         return memory_now()
 
-    def prepare(self, baselines: Sequence[Baseline], subject: Subject, folder: Path, shapes: Sequence[Shape]) -> dict[str, Any]:
-        """Baselines of one family, one after the other; name -> seconds it took, or its BaselineFailure."""
+    def prepare(
+        self, baselines: Sequence[Baseline], subject: SubjectNetwork, folder: Path, shapes: Sequence[Shape]
+    ) -> dict[str, Any]:
+        """Baselines of one family, one after the other; name -> seconds it took, or its CandidateFailure."""
         gc.disable()  # a compiler's graphs are large and stay alive: looking for garbage among them is 7 % of Inductor's time
         done: dict[str, Any] = {}
         for baseline in baselines:
@@ -61,7 +56,7 @@ class Host:
                 baseline.prepare(subject, folder, shapes)
                 done[baseline.name] = time.perf_counter() - started
             except Exception as error:
-                done[baseline.name] = _failure(error)
+                done[baseline.name] = failure_of(error)
         return done
 
     def load(self, shape: Shape, configuration: str) -> tuple[float, Logits]:
@@ -98,19 +93,14 @@ class Host:
             pieces.append(self._loaded.run(np.ascontiguousarray(filled))[: len(piece)])
         return np.concatenate(pieces)
 
-    def sample(self, calls: int, warm_up: int) -> float:
-        """Seconds per call over `calls` calls in a row, after `warm_up` calls that are not timed."""
+    def sample(self, calls: int, warm_up: int, peak: bool) -> tuple[float, float]:
+        """(seconds per call over `calls` calls in a row, rate of the peak loop around them or 0), after `warm_up` that are not
+        timed."""
         run, images = self._loaded.run, self._images
-        for _ in range(warm_up):
-            run(images)
-        gc.disable()
-        try:
-            started = time.perf_counter_ns()
-            for _ in range(calls):
-                run(images)
-            return (time.perf_counter_ns() - started) / 1e9 / calls
-        finally:
-            gc.enable()
+        if peak and self._stopwatch is None:  # now: what it loads is not the baseline's memory
+            self._stopwatch = wall_clock(peak=best_peak_loop())
+        stopwatch = self._stopwatch if peak and self._stopwatch else wall_clock()
+        return several(lambda: run(images), stopwatch, calls=calls, warm_up=warm_up)
 
     def memory(self) -> Memory:
         return memory_now()
@@ -131,13 +121,13 @@ class Host:
         return self._runner
 
 
-def _failure(error: BaseException) -> BaselineFailure:
-    """The error as a row can tell it; the traceback goes to standard error."""
-    traceback.print_exception(error)
-    if isinstance(error, BaselineFailure):
-        return error
-    missing = isinstance(error, ImportError | MissingResource)
-    return BaselineFailure(Status.MISSING if missing else Status.FAILED, f"{type(error).__name__}: {error}")
+def best_peak_loop() -> Callable[[], float] | None:
+    """Of the best instruction set here; None where the compiled engine is missing."""
+    with suppress(MissingResource):
+        from geluless.engine.cpu import choose_isa
+
+        return peak_loop(choose_isa(None))
+    return None
 
 
 def _version(name: str) -> str:
@@ -145,22 +135,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def serve(connection: Connection) -> None:
-    host = Host()
-    while True:
-        try:
-            name, *arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            answer: tuple[bool, Any] = True, getattr(host, name)(*arguments)
-        except Exception as error:
-            answer = False, _failure(error)
-        connection.send(answer)
-
-
-if __name__ == "__main__":
-    os.dup2(2, 1)  # whatever prints must not look like an answer of the command that started this
-    serve(Connection(int(sys.argv[1])))

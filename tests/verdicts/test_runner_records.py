@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ci import verdicts
-from geluless.bench.candidates import Candidate
-from geluless.bench.networks import RANDOM, random_artifact
+from geluless.bench.harness import Findings, Row
+from geluless.bench.networks import RANDOM, SIZES, random_artifact
 from geluless.bench.paired import Samples
 from geluless.bench.record import make_record
 from geluless.errors import GelulessError
+from geluless.verdicts import runner_records
+from geluless.verdicts.runner_records import judged
+from geluless.verdicts.verdict import Verdict
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 GPU = {
@@ -30,35 +32,51 @@ GPU = {
     "missing": "",
 }
 LONG_AGO = '{"time": "2020-01-01T00:00:00+00:00", "foreign": []}\n{"ti'
-ORIGINAL_MODELS, ORIGINAL_BATCHES = verdicts.MODELS, verdicts.BATCHES
+ORIGINAL_BATCHES = runner_records.BATCHES
 Spoil = Callable[[Path], None]
 
 
 @pytest.fixture(autouse=True)
 def _one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "MODELS", ("swin",))
-    monkeypatch.setattr(verdicts, "BATCHES", (1,))
+    monkeypatch.setattr(runner_records, "SIZES", {"tiny": "swin", "large": "swin-large"})
+    monkeypatch.setattr(runner_records, "BATCHES", (1,))
 
 
 def measured(folder: Path, factor: float, *, gpu: dict[str, Any] | None = None, other: str = "gelu-separate") -> Path:
-    """What the runner leaves of one comparison in which `relu` takes `factor` of the other's time."""
-    rng = np.random.default_rng(0)
-    seconds = 1e-3 * np.exp(0.002 * rng.standard_normal(40))
-    samples = Samples({"relu": factor * seconds * np.exp(0.002 * rng.standard_normal(40)), other: seconds}, {})
-    candidates = [
-        Candidate(variant, variant, lambda: None, "f" * 64, f"swin{RANDOM}", "gpu", "sm_89", 1, "equal to the reference", True)
-        for variant in ("relu", other)
-    ]
-    made = make_record(samples, candidates, batch=1, operations=1)
-    record = dataclasses.replace(made, made=NOW.isoformat(timespec="seconds"))  # whenever the other tests are through
-    record.environment["gpu"] = GPU | (gpu or {})
-    path = folder / f"swin-{other}.bench.json"
-    path.write_text(record.to_json())
-    checks = [{"name": name, "good": True, "found": "as it should be"} for name in verdicts.CHECKED]
+    """What the runner leaves of one comparison in which `relu` takes `factor` of the other's time, and of relu against itself."""
+    path = record_of(folder, factor, other, gpu or {})
+    record_of(folder, 1.0, "relu (again)", {})
+    checks = [{"name": name, "good": True, "found": "as it should be"} for name in runner_records.CHECKED]
     write_preflight(folder, checks)
     looks = [{"time": (NOW + timedelta(seconds=60 * i)).isoformat(timespec="seconds"), "foreign": []} for i in range(-5, 1)]
     write_looks(folder, looks)
     return path
+
+
+def record_of(folder: Path, factor: float, other: str, gpu: dict[str, Any], *, processes: tuple[int, ...] = (8,) * 5) -> Path:
+    rng = np.random.default_rng(0)
+    blocks = sum(processes)
+    seconds = 1e-3 * np.exp(0.002 * rng.standard_normal(blocks))
+    ours = factor * seconds * np.exp(0.002 * rng.standard_normal(blocks))
+    rows = [
+        Row(name, name.removesuffix(" (again)"), f"swin{RANDOM}", "f" * 64, "equal to the reference", "sm_89", "gpu")
+        for name in ("relu", other)
+    ]
+    environment = {"gpu": GPU | gpu}
+    found = Findings(
+        Samples({"relu": ours, other: seconds}, {}, processes=processes), 0, tuple(rows), 1.0, environment=environment
+    )
+    made = dataclasses.replace(make_record(found, operations=1), made=NOW.isoformat(timespec="seconds"))
+    path = folder / f"swin-{other}.bench.json"
+    path.write_text(made.to_json())
+    return path
+
+
+def refused(folder: Path) -> str:
+    """Why the records are no evidence."""
+    with pytest.raises(GelulessError, match=r"no evidence|nothing was measured") as caught:
+        judged(folder, "tiny")
+    return str(caught.value)
 
 
 def write_preflight(folder: Path, checks: list[dict[str, Any]], *, minutes: int = 4) -> None:
@@ -73,25 +91,40 @@ def write_looks(folder: Path, looks: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(("factor", "verdict"), [(0.8, "REPRODUCED"), (0.95, "REFUTED"), (0.89, "UNDECIDED")])
 def test_a_valid_record_is_judged_by_the_papers_bound(tmp_path: Path, factor: float, verdict: str) -> None:
     measured(tmp_path, factor)
-    (row,) = verdicts.judge(tmp_path)
-    assert (row.verdict, row.reasons) == (verdict, ())
-    assert row.ratio == pytest.approx(factor, rel=0.01)
+    judgement, evidence = judged(tmp_path, "tiny")
+    assert judgement.verdict.value == verdict
+    assert judgement.estimates[0].value == pytest.approx(factor, rel=0.01)
+    assert evidence.control.failed_as_it_must
+    assert evidence.tier.startswith("transfer: NVIDIA GeForce RTX 4090")
 
 
 def test_a_rival_of_which_the_paper_says_nothing_gets_a_ratio_and_no_verdict(tmp_path: Path) -> None:
     measured(tmp_path, 0.8, other="gelu-lut")
-    row, missing = verdicts.judge(tmp_path)
-    assert (row.verdict, row.variants) == ("", "relu / gelu-lut")
-    assert (missing.verdict, missing.reasons) == ("INVALID", ("was not measured",))
+    assert refused(tmp_path).endswith("relu / gelu-separate at batch 1 was not measured")
+    measured(tmp_path, 0.95)
+    judgement, evidence = judged(tmp_path, "tiny")
+    assert judgement.verdict is Verdict.REFUTED
+    assert [number.value for number in evidence.numbers if "gelu-lut" in number.name] == [pytest.approx(0.8, rel=0.01)]
 
 
 @pytest.mark.parametrize("gpu", [{"graph": False}, {"cold_l2": True}])
 def test_another_way_to_run_decides_nothing(tmp_path: Path, gpu: dict[str, Any]) -> None:
-    measured(tmp_path, 0.8)
     measured(tmp_path, 0.95, gpu=gpu).rename(tmp_path / "other.bench.json")
+    assert "was not measured" in refused(tmp_path)
     measured(tmp_path, 0.8)
-    assert verdicts.main([str(tmp_path)]) == 0
-    assert (tmp_path / "verdicts.md").read_text().startswith("## RTX 4090: REPRODUCED; 0 of 2")
+    assert judged(tmp_path, "tiny")[0].verdict is Verdict.REPRODUCED
+
+
+def test_one_process_says_nothing_about_the_next_one(tmp_path: Path) -> None:
+    measured(tmp_path, 0.8)
+    record_of(tmp_path, 0.8, "gelu-separate", {}, processes=(40,))
+    assert "it is of 1 process(es)" in refused(tmp_path)
+
+
+def test_without_a_control_there_is_no_verdict(tmp_path: Path) -> None:
+    measured(tmp_path, 0.8)
+    (tmp_path / "swin-relu (again).bench.json").unlink()
+    assert refused(tmp_path).endswith("relu / relu (again) at batch 1 was not measured")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +142,7 @@ def test_another_way_to_run_decides_nothing(tmp_path: Path, gpu: dict[str, Any])
 )
 def test_a_device_that_does_not_vouch_invalidates(tmp_path: Path, gpu: dict[str, Any], reason: str) -> None:
     measured(tmp_path, 0.8, gpu=gpu)
-    (row,) = verdicts.judge(tmp_path)
-    assert row.verdict == "INVALID"
-    assert reason in "; ".join(row.reasons)
+    assert reason in refused(tmp_path)
 
 
 def _failed_preflight(folder: Path) -> None:
@@ -123,7 +154,7 @@ def _empty_preflight(folder: Path) -> None:
 
 
 def _late_preflight(folder: Path) -> None:
-    write_preflight(folder, [{"name": name, "good": True, "found": ""} for name in verdicts.CHECKED], minutes=-4)
+    write_preflight(folder, [{"name": name, "good": True, "found": ""} for name in runner_records.CHECKED], minutes=-4)
 
 
 def _foreign(folder: Path) -> None:
@@ -172,10 +203,7 @@ def _negative_times(folder: Path) -> None:
 def test_what_does_not_vouch_for_a_record_invalidates_it(tmp_path: Path, spoil: Spoil, reason: str) -> None:
     measured(tmp_path, 0.8)
     spoil(tmp_path)
-    row = verdicts.judge(tmp_path)[0]
-    assert row.verdict == "INVALID"
-    assert reason in "; ".join(row.reasons)
-    assert verdicts.main([str(tmp_path)]) == 1
+    assert reason in refused(tmp_path)
 
 
 def test_the_ratio_is_that_of_the_samples_whatever_the_record_says(tmp_path: Path) -> None:
@@ -183,22 +211,24 @@ def test_the_ratio_is_that_of_the_samples_whatever_the_record_says(tmp_path: Pat
     data = json.loads(path.read_text())
     data["ratios"][0] |= {"value": 0.5, "low": 0.5, "high": 0.5}
     path.write_text(json.dumps(data))
-    assert verdicts.judge(tmp_path)[0].verdict == "REFUTED"
+    assert judged(tmp_path, "tiny")[0].verdict is Verdict.REFUTED
 
 
-def test_one_size_that_misses_the_bound_refutes_the_claim_about_all(tmp_path: Path) -> None:
-    measured(tmp_path, 0.8).rename(tmp_path / "tiny.bench.json")
-    measured(tmp_path, 0.95).rename(tmp_path / "large.bench.json")
-    assert verdicts.main([str(tmp_path)]) == 0  # a result, and no failure
-    assert (tmp_path / "verdicts.md").read_text().startswith("## RTX 4090: REFUTED; 0 of 2")
-    assert len(json.loads((tmp_path / "verdicts.json").read_text())) == 2
-
-
-def test_a_configuration_that_was_not_measured_leaves_the_claim_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "BATCHES", (1, 64))
+def test_one_batch_that_misses_the_bound_refutes_the_claim_about_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_records, "BATCHES", (1, 64))
+    slow = measured(tmp_path, 0.95)
+    data = json.loads(slow.read_text())
+    (tmp_path / "large.bench.json").write_text(json.dumps(data | {"batch": 64}))
     measured(tmp_path, 0.8)
-    assert verdicts.main([str(tmp_path)]) == 1
-    assert (tmp_path / "verdicts.md").read_text().startswith("## RTX 4090: UNDECIDED; 1 of 2")
+    assert judged(tmp_path, "tiny")[0].verdict is Verdict.REFUTED
+
+
+def test_a_configuration_that_was_not_measured_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(tmp_path, 0.8)
+    with pytest.raises(GelulessError, match="batch 1 was not measured"):
+        judged(tmp_path, "large")
+    monkeypatch.setattr(runner_records, "BATCHES", (1, 64))
+    assert refused(tmp_path).endswith("relu / gelu-separate at batch 64 was not measured")
 
 
 def test_a_record_names_its_network_as_the_engine_does(tmp_path: Path) -> None:
@@ -207,14 +237,14 @@ def test_a_record_names_its_network_as_the_engine_does(tmp_path: Path) -> None:
 
 
 def test_the_configurations_are_those_that_are_measured() -> None:
-    text = (Path(verdicts.__file__).parents[1] / "noxfile.py").read_text()
+    text = (Path(__file__).parents[2] / "noxfile.py").read_text()
     batches = ", ".join(f'"{batch}"' for batch in ORIGINAL_BATCHES)
     assert f"GPU_BATCHES = ({batches})" in text
     assert 'f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")' in text
-    assert [model.split("_")[1] for model in ORIGINAL_MODELS] == ["tiny", "small", "base", "large"]
+    assert list(SIZES) == ["tiny", "small", "base", "large"]
+    assert '"relu",  # against itself' in text
 
 
 def test_nothing_measured_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(GelulessError, match="nothing was measured"):
-        verdicts.judge(tmp_path)
-    assert verdicts.main([str(tmp_path)]) == 1
+        judged(tmp_path, "tiny")

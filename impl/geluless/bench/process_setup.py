@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 
 def bind(cores: Sequence[int], parent: int) -> None:
-    """`parent` is the process that started this one; where it is gone already, so is this one."""
+    """To `cores`, or to none in particular. `parent` is the process that started this one; where it is gone, so is this one."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
-    if hasattr(os, "sched_setaffinity"):
+    if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

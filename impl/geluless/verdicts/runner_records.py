@@ -1,58 +1,51 @@
-"""Judges what the RTX 4090 runner has measured: `python -m ci.verdicts [FOLDER]`, on another machine than the one that measured.
+"""What the RTX 4090 runner has measured, as evidence of c06: judged on another machine than the one that measured.
 
-Reads the folder that `nox -s preflight` and `nox -s gpu` leave (preflight.json, watchdog.*, *.bench.json), writes verdicts.md
-and verdicts.json beside them. A record that is not valid gets no verdict, and one that is missing is not valid. Exit code 1 where
-there is such a one: what a valid record says, REFUTED included, is a result and no failure.
-
-The paper's bound is judged for every size and batch as the engine is meant to run: as a CUDA graph, with warm caches. A record is
-of one process, and its interval of that process's blocks.
+Reads the folder that `nox -s preflight` and `nox -s gpu` leave: preflight.json, watchdog.*, and a *.bench.json for each
+comparison of `geluless bench`. Of each size `relu` against `gelu-separate`, FasterTransformer's structure in our engine, must
+be there at every batch, as the engine is meant to run: as a CUDA graph, with warm caches. A record counts where the machine,
+its clocks and the watchdog vouch for it; one that does not, or that is missing, is an error and no verdict.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ci.runner.preflight import DEVICE, HARMLESS, bits
-from geluless.bench.intervals import Interval, ratio
+from geluless.bench.harness import Findings, Row
+from geluless.bench.intervals import FEWEST
 from geluless.bench.networks import RANDOM, SIZES
 from geluless.bench.record import Record, read_record
+from geluless.bench.telemetry import HARMLESS
 from geluless.errors import GelulessError
-from geluless.files import atomic_output, read_json
-from geluless.verdicts.latency import PAPER_RATIO
+from geluless.files import read_json
+from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
+from geluless.verdicts.verdict import Control, Evidence, Judgement
 
-FOLDER = Path(__file__).parents[1] / "report" / "gpu"
+DEVICE = "RTX 4090"
 CLOCKS = ("clocks.sm", "clocks.mem")
 CLOCK_SPREAD = 0.01  # of a clock, from the least to the most while something was timed
 CHECKED = ("device", "clocks.sm", "clocks.mem", "not throttled")  # how the preflight's checks begin that must be there
 UNWATCHED = timedelta(seconds=150)  # the watchdog writes once a minute
-BASELINE = "gelu-separate"  # FasterTransformer's structure in our engine, which the bound is about
-MODELS = tuple(SIZES.values())
+OURS, AGAIN, RIVAL = "relu", "relu (again)", "gelu-separate"
 BATCHES = (1, 8, 16, 32, 64)
 MEANT = "graph, hot"  # how the engine is meant to run
 
 
 @dataclass(frozen=True)
-class Row:
-    """verdict: REPRODUCED, REFUTED or UNDECIDED against the paper's bound; "" for a rival that the paper says nothing about;
-    INVALID with the reasons."""
+class Comparison:
+    """One record. `found`: its samples, None where it holds none; `reasons`: why it does not count."""
 
     name: str
     model: str
     batch: int
-    variants: str
+    rival: str
     mode: str
-    ratio: float | None
-    low: float | None
-    high: float | None
-    verdict: str
+    found: Findings | None
     reasons: tuple[str, ...]
 
 
@@ -71,44 +64,73 @@ class Machine:
     looks: tuple[Look, ...]
 
 
-def judge(folder: Path) -> list[Row]:
-    """One row per record, and one per record of the paper's comparison that is missing. Raises GelulessError without records."""
+def comparisons(folder: Path) -> list[Comparison]:
+    """Every record in the folder. Raises GelulessError where there is none."""
     paths = sorted(folder.glob("*.bench.json"))
     if not paths:
         raise GelulessError(f"{folder} holds no *.bench.json: nothing was measured")
     machine = _machine(folder)
-    rows = [_row(path, machine) for path in paths]
-    there = {(row.model, row.batch) for row in rows if row.variants == f"relu / {BASELINE}" and row.mode == MEANT}
-    missing = [(model, batch) for model in MODELS for batch in BATCHES if (model, batch) not in there]
-    return rows + [
-        Row("", model, batch, f"relu / {BASELINE}", MEANT, None, None, None, "INVALID", ("was not measured",))
-        for model, batch in missing
-    ]
+    return [_comparison(path, machine) for path in paths]
 
 
-def _row(path: Path, machine: Machine) -> Row:
+def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
+    """Is `relu` at least 11 % faster than FasterTransformer's structure at every batch?
+
+    Raises GelulessError with every reason where a record of this size does not count or is missing, or a record cannot be read.
+    """
+    model = SIZES[size]
+    of_size = [one for one in comparisons(folder) if one.model in (model, "")]
+    problems = [f"{one.name}: {'; '.join(one.reasons)}" for one in of_size if one.reasons]
+    meant = {(one.rival, one.batch): one.found for one in of_size if one.mode == MEANT and one.found is not None}
+    wanted = [(RIVAL, batch) for batch in BATCHES] + [(AGAIN, BATCHES[0])]
+    problems += [f"relu / {rival} at batch {batch} was not measured" for rival, batch in wanted if (rival, batch) not in meant]
+    if problems:
+        raise GelulessError(f"the runner's records of {model} are no evidence: {'; '.join(problems)}")
+    found = {batch: meant[RIVAL, batch] for batch in BATCHES}
+    first = found[BATCHES[0]]
+    others = [(one.found, one.rival, f"batch {one.batch}, {one.mode}") for one in of_size if one.found is not None]
+    evidence = Evidence(
+        ran=f"{model}: relu against {RIVAL}, FasterTransformer's structure in our engine, "
+        f"batches {', '.join(map(str, BATCHES))}, {len(first.samples.processes)} processes each, on the runner",
+        tier=f"transfer: {first.environment['gpu']['name']}, our engine on both sides",
+        seconds=sum(one.seconds for one in found.values()),
+        control=Control.refused(
+            "relu against itself must not be 11 % faster", at_most(meant[AGAIN, BATCHES[0]], OURS, AGAIN, bound=PAPER_RATIO)
+        ),
+        artifacts={row.name: row.artifact for row in first.rows},
+        numbers=tuple(
+            ratio_estimate(one, OURS, rival, label=f"time of relu over {rival}, {how}")
+            for one, rival, how in others
+            if (rival, how) not in [(RIVAL, f"batch {batch}, {MEANT}") for batch in BATCHES]
+        ),
+        details=tuple(f"verified: {text}" for text in sorted({row.correctness for row in first.rows})),
+    )
+    judgements = {f"batch {batch}": at_most(one, OURS, RIVAL, bound=PAPER_RATIO) for batch, one in found.items()}
+    return at_every(judgements), evidence
+
+
+def _comparison(path: Path, machine: Machine) -> Comparison:
     name = path.name.removesuffix(".bench.json")
     try:
         record = read_record(path)
         first, other = record.candidates
-        found = ratio(record.timed(), str(first["name"]), str(other["name"]))  # from the samples, whatever else it says
         gpu = record.environment.get("gpu")
         reasons = [*machine.wrong, *_device(gpu), *_watched(record, machine)]
         reasons += [f"{row['name']} is not verified" for row in (first, other) if row["verified"] is not True]
-        variants = f"{first['variant']} / {other['variant']}"
-        mode = _mode(gpu)
-        if not all(math.isfinite(bound) and bound > 0 for bound in (found.low, found.high)):
+        samples = record.timed()
+        if record.disturbed:
+            reasons.append(f"other processes ran during {record.disturbed} of {record.blocks} blocks")
+        if len(samples.processes) < FEWEST:
+            reasons.append(f"it is of {len(samples.processes)} process(es): {FEWEST} say something about the next one")
+        if not all((values > 0).all() and math.isfinite(values.sum()) for values in samples.seconds.values()):
             raise ValueError("its samples are no times")
+        rows = tuple(Row(**{key: row[key] for key in Row.__dataclass_fields__}) for row in record.candidates)
+        seconds = float(sum(values.sum() for values in samples.seconds.values()))
+        found = Findings(samples, record.dropped, rows, seconds, environment=record.environment)
+        model = str(record.model).removesuffix(RANDOM)
+        return Comparison(name, model, record.batch, str(other["name"]), _mode(gpu), found, tuple(reasons))
     except (GelulessError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        return Row(name, "", 0, "", "", None, None, None, "INVALID", (f"no record of a comparison: {error}",))
-    judged = variants == f"relu / {BASELINE}" and mode == MEANT
-    verdict = "INVALID" if reasons else _verdict(found) if judged else ""
-    values = (found.value, found.low, found.high)
-    return Row(name, str(record.model).removesuffix(RANDOM), record.batch, variants, mode, *values, verdict, tuple(reasons))
-
-
-def _verdict(found: Interval) -> str:
-    return "REPRODUCED" if found.high <= PAPER_RATIO else "REFUTED" if found.low > PAPER_RATIO else "UNDECIDED"
+        return Comparison(name, "", 0, "", "", None, (f"no record of a comparison: {error}",))
 
 
 def _mode(gpu: Any) -> str:
@@ -141,7 +163,7 @@ def _device(gpu: Any) -> Iterator[str]:
         yield f"the device did not answer all the time: {gpu['missing']}"
     if DEVICE not in str(gpu.get("name")):
         yield f"measured on {gpu.get('name')}, not on an {DEVICE}"
-    if held := [reason for reason in gpu["throttle_reasons"] if bits(reason) & ~HARMLESS]:
+    if held := [reason for reason in gpu["throttle_reasons"] if _bits(reason) & ~HARMLESS]:
         yield f"clocks were held down: {', '.join(held)}"
     for name in CLOCKS:
         clocks = gpu["ranges"].get(name)
@@ -193,46 +215,9 @@ def _json(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    paper = [row for row in rows if row.variants == f"relu / {BASELINE}" and row.mode == MEANT]
-    invalid = sum(row.verdict == "INVALID" for row in rows)
-    about = f"`relu` against `{BASELINE}`, FasterTransformer's structure in our engine; the bound is the paper's {PAPER_RATIO:g}."
-    lines = [
-        f"## RTX 4090: {_all(paper)}; {invalid} of {len(rows)} records are not valid",
-        "",
-        f"{about} Intervals are of one process's blocks.",
-        "",
-        "| model | batch | variants | mode | ratio | verdict | |",
-        "|---|---:|---|---|---:|---|---|",
-    ]
-    for row in rows:
-        figure = "–" if row.ratio is None else f"{row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        cells = (row.model or row.name, str(row.batch), row.variants, row.mode, figure, row.verdict, "; ".join(row.reasons))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _all(paper: Sequence[Row]) -> str:
-    """The claim is about every size: one configuration that misses it refutes it, one that is open or missing leaves it open."""
-    verdicts = {row.verdict if row.verdict != "INVALID" else "UNDECIDED" for row in paper}
-    return next((verdict for verdict in ("REFUTED", "UNDECIDED", "REPRODUCED") if verdict in verdicts), "nothing judged")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="verdicts", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    folder = parser.parse_args(arguments).folder
+def _bits(text: str) -> int:
+    """A mask of reasons; one that cannot be read counts as a reason."""
     try:
-        rows = judge(folder)
-    except GelulessError as error:
-        print(f"verdicts: {error}", file=sys.stderr)
-        return 1
-    for name, text in (("verdicts.md", markdown(rows)), ("verdicts.json", json.dumps([asdict(row) for row in rows], indent=1))):
-        with atomic_output(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    print(markdown(rows))
-    return int(any(row.verdict == "INVALID" for row in rows))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return int(text, 0)
+    except ValueError:
+        return ~HARMLESS
