@@ -17,8 +17,8 @@ from geluless.errors import ArtifactError, VariantError
 from geluless.integer.artifact import Artifact
 from geluless.integer.variants import available_variants
 from geluless.interop.compare import compare_layers
-from geluless.interop.onnx_export.dialects import EXPRESSIBLE, Dialect
-from geluless.interop.onnx_export.onnx_file import PLAN_KEY, Exported, export_onnx, import_own
+from geluless.interop.onnx_export import Dialect, Exported, export_onnx, import_own
+from geluless.interop.onnx_export.exported import EXPRESSIBLE, PLAN_KEY
 from geluless.interop.runtimes import run_onnxruntime, run_openvino
 from geluless.ptq.profiles import PROFILES
 from tests.support.networks import awkward_artifact, awkward_images
@@ -213,7 +213,7 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
             import_own(tmp_path / "cut.onnx")
 
 
-def test_arms_without_operators_are_refused() -> None:
+def test_variants_without_operators_are_refused() -> None:
     with pytest.raises(VariantError, match="gelu-poly has no ONNX operators"):
         export_onnx(awkward_artifact(relu=False), variant="gelu-poly")
     with pytest.raises(VariantError, match="does not fit"):

@@ -62,7 +62,7 @@ def logits_of(raw: bytes) -> NDArray[np.float32]:
 @lru_cache(maxsize=8)
 def imported(raw: bytes, *, calibrated: bool = True) -> tuple[Artifact, ImportReport]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "foreign.onnx"
+        path = Path(folder) / "network.onnx"
         path.write_bytes(raw)
         return import_onnx(path, batches=[torch.from_numpy(calibration())] if calibrated else None)
 

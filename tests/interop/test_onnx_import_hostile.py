@@ -130,7 +130,7 @@ def unknown_operation(model: onnx.ModelProto) -> None:
     first(model, "Softmax").op_type = "Hardmax"
 
 
-def foreign_operation(model: onnx.ModelProto) -> None:
+def operation_of_another_domain(model: onnx.ModelProto) -> None:
     first(model, "Softmax").domain = "com.example"
 
 
@@ -209,7 +209,7 @@ def text_for_numbers(model: onnx.ModelProto) -> None:
 GRAPHS: dict[Callable[[onnx.ModelProto], None], str] = {
     cycle: "the graph has a cycle",
     unknown_operation: "Hardmax .* is an operation that no Swin needs",
-    foreign_operation: "com.example::Softmax .* is an operation that no Swin needs",
+    operation_of_another_domain: "com.example::Softmax .* is an operation that no Swin needs",
     missing_value: "reads 'nobody', which nothing computes",
     twice_defined: "which exists already",
     two_inputs: "has 2 inputs",

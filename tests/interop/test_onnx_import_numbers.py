@@ -18,10 +18,10 @@ from geluless.integer.plan import Activation
 from geluless.integer.schema import named_linears
 from geluless.interop.onnx_import import ImportReport, Reason, import_onnx
 from geluless.interop.onnx_import.geometry import grid_rows
-from geluless.interop.onnx_import.import_log import Ledger
+from geluless.interop.onnx_import.import_log import ImportLog
 from geluless.interop.onnx_import.importing import IMPORTED
 from geluless.interop.onnx_import.interpreting import interpret
-from geluless.interop.onnx_import.qparams import given_sides
+from geluless.interop.onnx_import.qparams import file_qparams
 from geluless.interop.onnx_import.reading import read_file
 from geluless.interop.onnx_import.recognition import recognise
 from geluless.interop.onnx_import.swin import ReadSwin
@@ -49,10 +49,10 @@ def imported(raw: bytes, folder: Path) -> tuple[Artifact, ImportReport]:
     return import_onnx(path, batches=[awkward_images(16)], name="awkward")
 
 
-def read(raw: bytes, folder: Path) -> tuple[ReadSwin, Ledger]:
-    path, ledger = folder / "network.onnx", Ledger()
+def read(raw: bytes, folder: Path) -> tuple[ReadSwin, ImportLog]:
+    path, log = folder / "network.onnx", ImportLog()
     path.write_bytes(raw)
-    return recognise(interpret(read_file(path)), ledger), ledger
+    return recognise(interpret(read_file(path)), log), log
 
 
 def traced(artifact: Artifact, image: NDArray[np.float32]) -> dict[str, NDArray[np.int32]]:
@@ -76,9 +76,9 @@ def test_weights_and_their_scales_are_those_of_the_file(convention: Convention, 
         for j, block in enumerate(stage.blocks):
             name, fc1 = f"layers.{i}.blocks.{j}.mlp.fc1", block.mlp.fc1
             assert fc1.weight.grid is not None
-            assert fc1.side is not None
+            assert fc1.input_grid is not None
             assert np.array_equal(artifact.tensors[f"{name}.weight"], fc1.weight.grid.steps)
-            step = (fc1.side.scale * fc1.weight.grid.scale[:, 0]).astype(np.float32)
+            step = (fc1.input_grid.scale * fc1.weight.grid.scale[:, 0]).astype(np.float32)
             assert np.array_equal(artifact.tensors[f"{name}.accumulator_scale"], step)
             parts = {"attn.qkv": block.attention.qkv, "attn.proj": block.attention.proj, "mlp.fc2": block.mlp.fc2}
             for part, linear in parts.items():
@@ -103,11 +103,11 @@ def test_the_first_norms_integers_are_the_files(convention: Convention, tmp_path
     """Before any rounding has differed: norm1 of the first block, zero point included, but for values on ties."""
     raw = quantized_file(Convention(**{**vars(convention), "stream": False}))
     artifact, _ = imported(raw, tmp_path)
-    network, ledger = read(raw, tmp_path)
-    rounding = ledger.kept["layers.0.blocks.0.norm1:out"]
+    network, log = read(raw, tmp_path)
+    rounding = log.kept["layers.0.blocks.0.norm1:out"]
     pixels = awkward_images(4, seed=9).numpy()
     values = evaluated(rounding, pixels)[rounding]
-    side = given_sides(network, Ledger())["layers.0.blocks.0.norm1:out"]
+    side = file_qparams(network, ImportLog())["layers.0.blocks.0.norm1:out"]
     assert (side.zero_point == 0) == convention.symmetric
     theirs = np.rint(values / side.scale) + side.zero_point
     ours = np.concatenate([traced(artifact, pixel[None])["layers.0.blocks.0.norm1"] for pixel in pixels])
@@ -181,10 +181,10 @@ def test_the_table_is_the_files_own_gelu_with_all_its_roundings(tmp_path: Path) 
     path = tmp_path / "network.onnx"
     path.write_bytes(raw)
     artifact, _ = import_onnx(path)
-    network, ledger = read(raw, tmp_path)
+    network, log = read(raw, tmp_path)
     name = "layers.2.blocks.1.mlp"
     nodes = {node.name: node for node in onnx.load_from_string(raw).graph.node}
-    first, last = (nodes[ledger.kept[f"{name}.{tensor}"].where].output[0] for tensor in ("fc1:out", "fc2:in"))
+    first, last = (nodes[log.kept[f"{name}.{tensor}"].where].output[0] for tensor in ("fc1:out", "fc2:in"))
     piece = onnx.utils.Extractor(_typed(onnx.load_from_string(raw), first, last)).extract_model([first], [last])
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -16,14 +16,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from geluless.errors import ArtifactError
-from geluless.interop.onnx_import.import_log import Ledger
+from geluless.interop.onnx_import.import_log import ImportLog
 from geluless.interop.onnx_import.interpreting import interpret
 from geluless.interop.onnx_import.ir import Round, Term
 from geluless.interop.onnx_import.reading import read_file
-from geluless.interop.onnx_import.rebuilding import rebuild
+from geluless.interop.onnx_import.rebuilding import linear_layers, rebuild
 from geluless.interop.onnx_import.recognition import recognise
 from geluless.interop.onnx_import.swin import ReadSwin
-from geluless.interop.onnx_import.weights import layers
 from tests.support.networks import AWKWARD_INPUT, awkward_images, awkward_swin
 from tests.support.onnx_import_ir import evaluated, in_order
 from tests.support.qdq_files import MODELOPT, Convention, quantized_by_hand
@@ -50,9 +49,9 @@ def terms_of(raw: bytes, folder: Path) -> Term:
     return interpret(read_file(path))
 
 
-def read(raw: bytes, folder: Path) -> tuple[ReadSwin, Ledger]:
-    ledger = Ledger()
-    return recognise(terms_of(raw, folder), ledger), ledger
+def read(raw: bytes, folder: Path) -> tuple[ReadSwin, ImportLog]:
+    log = ImportLog()
+    return recognise(terms_of(raw, folder), log), log
 
 
 FILES: dict[str, tuple[Callable[[], bytes], dict[str, bool]]] = {
@@ -68,16 +67,16 @@ FILES: dict[str, tuple[Callable[[], bytes], dict[str, bool]]] = {
 def test_a_float_file_rebuilds_the_network_it_was_exported_from(name: str, tmp_path: Path) -> None:
     """Parameter by parameter, on the network with every awkward case of geometry: padding, shifts, unequal sides, odd merging."""
     make, kind = FILES[name]
-    network, ledger = read(make(), tmp_path)
-    _require_same(rebuild(network, list(layers(network, ledger))), awkward_swin(**kind))
+    network, log = read(make(), tmp_path)
+    _require_same(rebuild(network, list(linear_layers(network, log))), awkward_swin(**kind))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prepared", [False, True])
 def test_the_new_exporters_files_rebuild_the_network_too(prepared: bool, tmp_path: Path) -> None:
     raw = awkward_file(exporter="dynamo")
-    network, ledger = read(prepare(raw) if prepared else raw, tmp_path)
-    _require_same(rebuild(network, list(layers(network, ledger))), awkward_swin())
+    network, log = read(prepare(raw) if prepared else raw, tmp_path)
+    _require_same(rebuild(network, list(linear_layers(network, log))), awkward_swin())
 
 
 def _require_same(found: SwinTransformer, expected: SwinTransformer) -> None:
@@ -104,17 +103,17 @@ def test_the_terms_of_a_file_compute_what_onnxruntime_computes_from_it(conventio
 
 def test_every_rounding_of_a_file_is_accounted_for(tmp_path: Path) -> None:
     terms = terms_of(awkward_qdq(), tmp_path)
-    ledger = Ledger()
-    recognise(terms, ledger)
+    log = ImportLog()
+    recognise(terms, log)
     roundings = {term for term in in_order(terms) if isinstance(term, Round)}
-    assert ledger.accounted == roundings
+    assert log.accounted == roundings
     assert len(roundings) > 30
 
 
 def test_unsigned_grids_are_read_as_the_same_grids(tmp_path: Path) -> None:
     """int8 and uint8 activations differ in how they are stored and in nothing else."""
     networks = [read(awkward_qdq(Convention(unsigned=unsigned, symmetric=False)), tmp_path)[0] for unsigned in (False, True)]
-    signed, unsigned = (network.stages[0].blocks[0].attention.proj.side for network in networks)
+    signed, unsigned = (network.stages[0].blocks[0].attention.proj.input_grid for network in networks)
     assert signed is not None
     assert unsigned is not None
     assert (signed.scale, signed.zero_point + 128) == (unsigned.scale, unsigned.zero_point)
@@ -196,8 +195,8 @@ def test_another_network_is_refused_by_name(name: str, tmp_path: Path) -> None:
         raw = exported(make().eval(), shape)
 
     def read_and_rebuild() -> None:
-        network, ledger = read(raw, tmp_path)
-        rebuild(network, list(layers(network, ledger)))
+        network, log = read(raw, tmp_path)
+        rebuild(network, list(linear_layers(network, log)))
 
     with pytest.raises(ArtifactError, match=message):
         read_and_rebuild()

@@ -21,7 +21,7 @@ from geluless.errors import ExportError, MissingResource
 from geluless.integer.artifact import Artifact
 from geluless.interop import openvino as openvino_ir
 from geluless.interop.fusion import claim
-from geluless.interop.onnx_export.onnx_file import Exported, export_onnx
+from geluless.interop.onnx_export import Exported, export_onnx
 from geluless.interop.openvino import export_openvino
 from tests.support.networks import awkward_artifact, awkward_images
 

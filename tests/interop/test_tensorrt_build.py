@@ -18,8 +18,8 @@ pytest.importorskip("tensorrt_rtx", reason="these builds need TensorRT-RTX: pip 
 from geluless.errors import ExportError, MissingResource
 from geluless.integer.plan import Plan
 from geluless.interop.fusion import FusionReport, Placement, claim
-from geluless.interop.onnx_export.onnx_file import Exported, export_onnx
-from geluless.interop.tensorrt import BuildReport, Flavour, Settings, build, flavours
+from geluless.interop.onnx_export import Exported, export_onnx
+from geluless.interop.tensorrt import BuildReport, Flavour, Settings, build, library
 from geluless.ptq.profiles import PROFILES
 from tests.support.networks import awkward_artifact
 
@@ -248,10 +248,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     def nothing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(flavours.importlib, "import_module", nothing)
+    monkeypatch.setattr(library.importlib, "import_module", nothing)
     for flavour in Flavour:
         with pytest.raises(MissingResource, match=rf"pip install 'geluless\[{flavour}\]'"):
-            flavours.load(flavour)
+            library.load(flavour)
 
 
 # ------------------------------------------------------------------------------------------------------------- full size

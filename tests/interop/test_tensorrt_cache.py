@@ -13,9 +13,9 @@ pytest.importorskip("tensorrt_rtx", reason="these builds need TensorRT-RTX: pip 
 
 from geluless.errors import ExportError
 from geluless.interop.fusion import FusionReport, Placement
-from geluless.interop.onnx_export.onnx_file import Exported, export_onnx
-from geluless.interop.tensorrt import BuildReport, Flavour, Settings, build, flavours, trtexec_line
-from geluless.interop.tensorrt.flavours import Library, Target
+from geluless.interop.onnx_export import Exported, export_onnx
+from geluless.interop.tensorrt import BuildReport, Flavour, Settings, build, library, trtexec_line
+from geluless.interop.tensorrt.library import Library, Target
 from geluless.interop.tensorrt.records import cache_path, read_engine, record_path
 from tests.support.gpu import small_artifact
 
@@ -205,9 +205,9 @@ class FakeTensorRT:
 
 
 def with_gpu(monkeypatch: pytest.MonkeyPatch, module: FakeTensorRT, version: str = "10.3.0") -> None:
-    monkeypatch.setattr(flavours, "current_device", lambda: Target("sm_89", "NVIDIA GeForce RTX 4090"))
+    monkeypatch.setattr(library, "current_device", lambda: Target("sm_89", "NVIDIA GeForce RTX 4090"))
     monkeypatch.setattr(Flavour, "is_installed", True)
-    monkeypatch.setattr(flavours, "load", lambda flavour: Library(flavour, version, module))
+    monkeypatch.setattr(library, "load", lambda flavour: Library(flavour, version, module))
 
 
 def test_on_a_gpu_tensorrt_is_preferred_its_timings_kept_and_the_engine_asked(

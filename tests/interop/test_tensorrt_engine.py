@@ -22,7 +22,7 @@ pytest.importorskip("onnx", reason="exports need onnx: pip install 'geluless[exp
 from geluless.bench.paired import time_paired
 from geluless.errors import DataError, ExportError, MissingResource
 from geluless.interop.tensorrt import Flavour, Settings, Target, TensorRTEngine
-from geluless.interop.tensorrt.flavours import Library
+from geluless.interop.tensorrt.library import Library
 from geluless.interop.tensorrt.records import FORMAT, EngineKey, Record, write_engine
 
 HERE = Target("sm_89", "NVIDIA GeForce RTX 4090")
@@ -149,7 +149,7 @@ class StubCuda:
 
         return replay
 
-    def time_ms(self, work: Callable[[], object], before: Callable[[], object] | None, *, ahead: bool) -> float:
+    def time_ms(self, work: Callable[[], object], *, before: Callable[[], object] | None, ahead: bool) -> float:
         assert self.depth.value, "on the engine's own stream"
         if before is not None:
             before()
@@ -226,7 +226,7 @@ def test_a_timed_pass_is_verified_and_timed_on_the_device(flavour: Flavour, grap
     """TensorRT's passes are captured here, TensorRT-RTX captures its own."""
     trt, cuda, batch, flushed = StubTRT(), StubCuda(), images(3), []
     of_one = engine(tmp_path, trt, cuda=cuda, flavour=flavour)
-    call, stopwatch = of_one.timed(batch, graph=graph, before=lambda: flushed.append(1))
+    call, stopwatch = of_one.timed(batch, cuda.time_ms, graph=graph, before=lambda: flushed.append(1))
     assert np.allclose(call.logits(), expected(batch), rtol=1e-6)
     samples = time_paired({"tensorrt": call}, seconds=0, min_blocks=4, stopwatch=stopwatch)
     assert (samples.seconds["tensorrt"] == (0.0025 if graph else 0.005)).all()
@@ -247,7 +247,7 @@ def test_a_timed_pass_is_verified_and_timed_on_the_device(flavour: Flavour, grap
 
 def test_a_batch_that_is_no_single_pass_is_not_timed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="up to 4"):
-        engine(tmp_path).timed(images(5))
+        engine(tmp_path).timed(images(5), StubCuda().time_ms)
 
 
 @pytest.mark.parametrize(

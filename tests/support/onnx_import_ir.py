@@ -1,4 +1,4 @@
-"""The terms of a foreign graph evaluated in float64, batch and all: an oracle for what an importer has read."""
+"""The terms of an imported graph evaluated in float64, batch and all: an oracle for what an importer has read."""
 
 from __future__ import annotations
 

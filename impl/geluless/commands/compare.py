@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.interop.compare import compare_layers
-    from geluless.interop.onnx_export.onnx_file import import_own
+    from geluless.interop.onnx_export import import_own
     from geluless.interop.runtimes import RUNTIMES
 
     exported = import_own(options.model)

@@ -13,7 +13,7 @@ from geluless.commands.result import OptionError, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from geluless.interop.onnx_export.onnx_file import Exported
+    from geluless.interop.onnx_export import Exported
 
 SUFFIXES = {"onnx": ".onnx", "tensorrt": ".engine", "openvino": ".xml"}
 DIALECTS = {"onnx": "exact", "tensorrt": "tensorrt", "openvino": "fused"}  # by default
@@ -51,7 +51,7 @@ def _batches(text: str) -> tuple[int, int, int]:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.integer.artifact import load_artifact
-    from geluless.interop.onnx_export.onnx_file import export_onnx, summary
+    from geluless.interop.onnx_export import export_onnx
 
     dialect = options.dialect or DIALECTS[options.to]
     if (options.to == "tensorrt") != (dialect == "tensorrt") and options.to != "onnx":
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> Result:
         raise OptionError("--arch, --flavour, --batches and --trtexec are about TensorRT: they need --to tensorrt")
     output = checked_output(options.output, suffix=SUFFIXES[options.to], force=options.force)
     exported = export_onnx(load_artifact(options.artifact), dialect=dialect, variant=options.variant, batch=options.batch)
-    data: dict[str, Any] = {"output": str(output), "to": options.to, **summary(exported)}
+    data: dict[str, Any] = {"output": str(output), "to": options.to, **exported.summary()}
     lines = [f"{dialect}: {PROMISES[dialect]}"]
     if options.to == "tensorrt":
         lines += _tensorrt(options, exported, output, data)

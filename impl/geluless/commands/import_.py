@@ -31,11 +31,11 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.interop.onnx_export.onnx_file import import_own, is_own, read_model
+    from geluless.interop.onnx_export import import_own, is_own
 
     output = checked_output(options.output, suffix=SUFFIX, force=options.force)
     data: dict[str, Any] = {"output": str(output)}
-    if is_own(read_model(options.file)):
+    if is_own(options.file):
         exported = import_own(options.file)
         artifact, report = exported.artifact, f"exported by geluless, dialect {exported.dialect.value}"
         data["own"] = True

@@ -1,5 +1,6 @@
 """Artifacts in the formats of other runtimes, and other quantizers' networks as artifacts.
 
-`onnx_file.export_onnx` writes a plan as an ONNX graph of QuantizeLinear and DequantizeLinear pairs, `onnx_file.import_own` reads
-such a file back to the same content hash, `compare` finds the first layer where a runtime differs from the reference.
+`onnx_export` writes a plan as an ONNX file and reads such a file back to the same content hash; `openvino` and `tensorrt` go on
+from there. `compare` finds the first layer where a runtime differs from the reference. `onnx_import` reads ONNX files of other
+quantizers. They share `onnx_file`, `runtimes`, and for what a runtime made of a file `products` and `fusion`.
 """

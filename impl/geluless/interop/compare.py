@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from geluless.integer import reference
-from geluless.interop.onnx_export.graph import Probe
-from geluless.interop.onnx_export.onnx_file import Exported
+from geluless.interop.onnx_export import Exported
+from geluless.interop.onnx_export.graph import Tap
 from geluless.interop.runtimes import Runtime
 
 
@@ -48,48 +48,42 @@ def compare_layers(exported: Exported, images: NDArray[np.float32], runtime: Run
     expected: dict[str, NDArray[np.int32]] = {}
     artifact = exported.artifact
     logits = reference.forward(images, artifact.plan, artifact.tensors, exported.variant, expected.__setitem__)
-    feeds = {"images": images}
-    probes = {name: probe for name, probe in exported.graph.probes.items() if name in expected}
-    model = _observable(exported.model(), probes)
+    taps = {name: tap for name, tap in exported.graph.taps.items() if name in expected}
+    model, feeds = exported.model(), {"images": images}
+    tapped = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    model.graph.output.extend(tapped[tap.value] for tap in taps.values())
     if isolated:
-        model = _cut(model, probes)
-        feeds |= {f"{probe.value}/given": _stored(expected[name], probe) for name, probe in probes.items()}
-    results = runtime(model, feeds, ["logits", *(probe.value for probe in probes.values())])
-    layers = (_difference(name, results[probe.value], expected[name], probe) for name, probe in probes.items())
+        _cut(model, {tap.value for tap in taps.values()})
+        feeds |= {_substitute(tap.value): _stored(expected[name], tap) for name, tap in taps.items()}
+    results = runtime(model, feeds, ["logits", *(tap.value for tap in taps.values())])
+    layers = (_difference(name, results[tap.value], expected[name], tap) for name, tap in taps.items())
     return Comparison(tuple(layers), results["logits"], logits)
 
 
-def _observable(model: onnx.ModelProto, probes: dict[str, Probe]) -> onnx.ModelProto:
-    """The model with every probed value as an output too."""
-    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    model.graph.output.extend(known[probe.value] for probe in probes.values())
-    return model
-
-
-def _cut(model: onnx.ModelProto, probes: dict[str, Probe]) -> onnx.ModelProto:
-    """Every consumer of a probed value reads an input of the model instead."""
-    cut = {probe.value for probe in probes.values()}
+def _cut(model: onnx.ModelProto, values: set[str]) -> None:
+    """Every consumer of one of these values reads an input of the model instead."""
     for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            if name in cut:
-                node.input[i] = f"{name}/given"
-    for output in list(model.graph.output):
-        if output.name in cut:
+        node.input[:] = [_substitute(name) if name in values else name for name in node.input]
+    for output in model.graph.output:
+        if output.name in values:
             kind = output.type.tensor_type
             columns = kind.shape.dim[-1].dim_value
-            model.graph.input.append(helper.make_tensor_value_info(f"{output.name}/given", kind.elem_type, [None, columns]))
-    return model
+            model.graph.input.append(helper.make_tensor_value_info(_substitute(output.name), kind.elem_type, [None, columns]))
 
 
-def _stored(tensor: NDArray[np.int32], probe: Probe) -> NDArray:
+def _substitute(value: str) -> str:
+    return f"{value}/given"
+
+
+def _stored(tensor: NDArray[np.int32], tap: Tap) -> NDArray:
     """The reference's integers [..., C] as the value that the graph holds there, [rows, C]."""
     rows = tensor.reshape(-1, tensor.shape[-1])
-    if probe.scale is not None:
-        return (rows * probe.scale).astype(np.float32)
-    return (rows - probe.offset).astype(np.uint8 if probe.unsigned else np.int8)
+    if tap.scale is not None:
+        return (rows * tap.scale).astype(np.float32)
+    return (rows - tap.offset).astype(np.uint8 if tap.unsigned else np.int8)
 
 
-def _difference(name: str, found: NDArray, expected: NDArray[np.int32], probe: Probe) -> LayerDifference:
-    steps = np.rint(found / probe.scale) if probe.scale is not None else found.astype(np.int64) + probe.offset
+def _difference(name: str, found: NDArray, expected: NDArray[np.int32], tap: Tap) -> LayerDifference:
+    steps = np.rint(found / tap.scale) if tap.scale is not None else found.astype(np.int64) + tap.offset
     off = np.abs(steps.reshape(expected.shape) - expected)
     return LayerDifference(name, expected.size, int((off > 0).sum()), int(off.max(initial=0)))

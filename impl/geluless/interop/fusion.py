@@ -1,7 +1,7 @@
 """What a runtime made of the matrix products of an exported file: in which precision each runs, and what is fused into it.
 
 A runtime's adapter gives the layers it built, each with the names of the ONNX nodes in it (`tensorrt/layers.py`,
-`openvino_ir.py`); the rest is the same for all of them.
+`openvino.py`); the rest is the same for all of them.
 """
 
 from __future__ import annotations
@@ -172,37 +172,24 @@ def fusion_report(
 
 
 def _gemm(product: Product, layers: Sequence[Layer]) -> Gemm:
-    kernel = _kernel(product, layers)
-    activation = product.activation
+    kernel, activation = _kernel(product, layers), product.activation
+    kind, placement = (activation.kind, Placement.UNKNOWN) if activation else (None, None)
+    about = (product.place, product.role, product.quantized)
     if kernel is None:
-        fate = Placement.UNKNOWN if activation else None
-        kind = activation.kind if activation else None
-        return Gemm(product.place, product.role, product.quantized, "not found", UNKNOWN, UNKNOWN, (), None, (), kind, fate)
+        return Gemm(*about, "not found", UNKNOWN, UNKNOWN, (), None, (), kind, placement)
     inside = [i for i, operator in enumerate(product.follows) if operator.node in kernel.origins]
-    follower, placement = _reader(kernel, layers), None
+    follower = _reader(kernel, layers)
     if activation is not None:
         # A runtime may drop a Relu where the rounding behind it clamps at zero: what comes later in the kernel implies it.
         implied = activation in product.follows and any(i > product.follows.index(activation) for i in inside)
-        holder = next((layer for layer in layers if activation.node in layer.origins), None)
         if activation.node in kernel.origins or implied:
             placement = Placement.FUSED
-        elif holder is not None:
+        elif holder := next((layer for layer in layers if activation.node in layer.origins), None):
             follower, placement = holder, Placement.SEPARATE
-        else:
-            placement = Placement.UNKNOWN
-    return Gemm(
-        place=product.place,
-        role=product.role,
-        quantized=product.quantized,
-        kind=kernel.kind,
-        precision=precision(kernel),
-        output=kernel.outputs[0].dtype if kernel.outputs else UNKNOWN,
-        fused=tuple(product.follows[i].kind for i in inside),
-        follower=follower.name if follower else None,
-        operations=follower.operations if follower else (),
-        activation=activation.kind if activation else None,
-        placement=placement,
-    )
+    output = kernel.outputs[0].dtype if kernel.outputs else UNKNOWN
+    fused = tuple(product.follows[i].kind for i in inside)
+    then, operations = (follower.name, follower.operations) if follower else (None, ())
+    return Gemm(*about, kernel.kind, precision(kernel), output, fused, then, operations, kind, placement)
 
 
 def _kernel(product: Product, layers: Sequence[Layer]) -> Layer | None:

@@ -1,7 +1,6 @@
 """Exported files as OpenVINO IR: the pair of an .xml and a .bin, checked against the ONNX file before it is there.
 
-The IR says under `geluless` in its rt_info which network it is. Run it with INFERENCE_PRECISION_HINT f32: where the processor has
-bfloat16, OpenVINO's own choice rounds everything that is not int8 to 8 bits of mantissa.
+The IR says under `geluless` in its rt_info which network it is, and with which INFERENCE_PRECISION_HINT it has to run.
 """
 
 from __future__ import annotations
@@ -10,28 +9,24 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.errors import ExportError, MissingResource
+from geluless.errors import ExportError
 from geluless.files import atomic_output
 from geluless.interop.fusion import UNKNOWN, FusionReport, Layer, Value, fusion_report
+from geluless.interop.onnx_export import Exported
 from geluless.interop.products import products
-
-if TYPE_CHECKING:
-    from geluless.interop.onnx_export.onnx_file import Exported
+from geluless.interop.runtimes import OPENVINO_CONFIG, OPENVINO_DEVICE, load_openvino
 
 SUFFIX = ".xml"
-DEVICE = "CPU"
-CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 NO_KERNELS = frozenset({"Const", "Input", "Output"})
 
 _ADDED = re.compile(r"/Dequantization\w+$")  # what OpenVINO appends to the names of nodes it made from a DequantizeLinear
-_WEIGHTS = (
-    "/transpose_b"  # and to a product's name for its weights: a layer fused under a name of OpenVINO's own still reads them
-)
+# And to a product's name for its weights: a layer fused under a name of OpenVINO's own still reads them.
+_WEIGHTS = "/transpose_b"
 _TYPES = {"u8": "uint8", "i8": "int8", "f32": "float", "f16": "half", "bf16": "bfloat16", "i32": "int32", "boolean": "bool"}
 
 
@@ -52,25 +47,22 @@ def export_openvino(exported: Exported, path: str | Path) -> OpenVinoReport:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ExportError(f"{path} must end in {SUFFIX}: the weights go beside it, into {path.with_suffix('.bin').name}")
-    openvino = _openvino()
-    model = exported.model()
-    image = np.random.default_rng(0).standard_normal(_image_shape(exported)).astype(np.float32)
+    openvino, model, stem = load_openvino(), exported.model(), exported.artifact.plan.stem
+    shape = (exported.batch or 1, stem.channels, stem.height, stem.width)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # the files are renamed while the network that was read from them is in use
+    about = {"content_hash": exported.artifact.content_hash, "dialect": exported.dialect.value, "variant": exported.variant.value}
+    about["inference_precision"] = OPENVINO_CONFIG["INFERENCE_PRECISION_HINT"]
     try:
         network = core.read_model(model.SerializeToString())
-        about = {
-            "content_hash": exported.artifact.content_hash,
-            "dialect": exported.dialect.value,
-            "variant": exported.variant.value,
-        }
-        for name, value in (about | {"inference_precision": CONFIG["INFERENCE_PRECISION_HINT"]}).items():
+        for name, value in about.items():
             network.set_rt_info(value, ["geluless", name])
-        expected = _logits(core.compile_model(network, DEVICE, CONFIG), image)
+        expected = _logits(core.compile_model(network, OPENVINO_DEVICE, OPENVINO_CONFIG), image)
         # The .bin takes its place first, and an older .xml is gone by then: no .xml ever lies beside another network's weights.
         with atomic_output(path) as xml, atomic_output(path.with_suffix(".bin")) as weights:
             openvino.save_model(network, str(xml), compress_to_fp16=False)
-            compiled = core.compile_model(core.read_model(str(xml)), DEVICE, CONFIG)
+            compiled = core.compile_model(core.read_model(str(xml)), OPENVINO_DEVICE, OPENVINO_CONFIG)
             if not np.array_equal(_logits(compiled, image), expected):
                 raise ExportError("OpenVINO reads other weights from the IR than from the ONNX file: nothing was written")
             size = xml.stat().st_size + weights.stat().st_size
@@ -79,26 +71,13 @@ def export_openvino(exported: Exported, path: str | Path) -> OpenVinoReport:
             products(model),
             tuple(_layers(compiled.get_runtime_model())),
             runtime=f"OpenVINO {openvino.__version__.partition('-')[0]}",
-            target=str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
+            target=str(core.get_property(OPENVINO_DEVICE, "FULL_DEVICE_NAME")).strip(),
             source="runtime model",
             variant=exported.variant.value,
         )
     except RuntimeError as error:
         raise ExportError(f"OpenVINO refuses the model: {error}") from error
     return OpenVinoReport(path, size, fusion)
-
-
-def _openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingResource("OpenVINO is missing: pip install 'geluless[export]'") from error
-    return openvino
-
-
-def _image_shape(exported: Exported) -> tuple[int, ...]:
-    stem = exported.artifact.plan.stem
-    return (exported.batch or 1, stem.channels, stem.height, stem.width)
 
 
 def _logits(compiled: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -108,25 +87,22 @@ def _logits(compiled: Any, images: NDArray[np.float32]) -> NDArray[np.float32]:
 def _layers(runtime_model: Any) -> Iterator[Layer]:
     """The kernels that the plugin runs, in their order."""
     for operation in runtime_model.get_ordered_ops():
-        info = operation.get_rt_info()
+        info, name = operation.get_rt_info(), operation.get_friendly_name()
         kind = _word(info, "layerType")
         if kind in NO_KERNELS:
             continue
-        inputs = tuple(
-            Value(port.get_source_output().get_node().get_friendly_name(), _type(port.get_element_type()))
-            for port in operation.inputs()
-        )
-        outputs = tuple(Value(operation.get_friendly_name(), _type(port.get_element_type())) for port in operation.outputs())
-        origins = {_ADDED.sub("", name) for name in _word(info, "originalLayersNames").split(",")}
+        inputs = tuple(_value(port.get_source_output().get_node(), port) for port in operation.inputs())
+        outputs = tuple(_value(operation, port) for port in operation.outputs())
+        origins = {_ADDED.sub("", origin) for origin in _word(info, "originalLayersNames").split(",")}
         origins |= {value.name.removesuffix(_WEIGHTS) for value in inputs[1:2] if value.name.endswith(_WEIGHTS)}
         factors = tuple(value.dtype for value in inputs[:2])
-        yield Layer(operation.get_friendly_name(), kind, inputs, outputs, factors, (kind,), frozenset(origins))
+        yield Layer(name, kind, inputs, outputs, factors, (kind,), frozenset(origins))
 
 
 def _word(info: Any, key: str) -> str:
     return str(info[key].astype(str)) if key in info else UNKNOWN
 
 
-def _type(element_type: Any) -> str:
-    name = str(element_type.get_type_name())
-    return _TYPES.get(name, name)
+def _value(node: Any, port: Any) -> Value:
+    dtype = str(port.get_element_type().get_type_name())
+    return Value(node.get_friendly_name(), _TYPES.get(dtype, dtype))

@@ -18,7 +18,7 @@ IR_VERSION = 9  # of that opset
 
 
 @dataclass(frozen=True)
-class Probe:
+class Tap:
     """A value of the graph that the reference names too: stored integers plus `offset`, or floats that are `scale` times them."""
 
     value: str
@@ -33,14 +33,14 @@ class Graph:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    probes: dict[str, Probe] = field(default_factory=dict)
+    taps: dict[str, Tap] = field(default_factory=dict)
 
     def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """One node with one output; returns the output's name, which is the node's."""
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, values: NDArray) -> str:
+    def constant(self, name: str, values: NDArray | np.generic) -> str:
         """An initializer; the same name always stands for the same values."""
         tensor = numpy_helper.from_array(np.asarray(values, order="C"), name)
         if self.initializers.setdefault(name, tensor) != tensor:
@@ -55,25 +55,22 @@ class Graph:
         """An int64 initializer for Reshape; -1 is the batch."""
         return self.constant(f"shape {'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
-    def quantize(self, x: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
-        """QuantizeLinear: integers of zero's dtype, rint(x / scale) + zero, saturated; one scale, or one per index of `axis`."""
-        scales, zeros = self._scale(name, scale, zero)
-        axis_of = {} if np.ndim(scale) == 0 else {"axis": axis}
-        return self.node("QuantizeLinear", [x, scales, zeros], name, **axis_of)
+    def quantize(self, x: str, name: str, scale: Scale, zero: NDArray) -> str:
+        """QuantizeLinear: integers of zero's dtype, rint(x / scale) + zero, saturated; one scale, or one per channel."""
+        return self._rescale("QuantizeLinear", x, name, name, scale, zero, axis=-1)
 
     def dequantize(self, q: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
-        """DequantizeLinear: scale * (q - zero). `name` is that of the quantized tensor."""
-        scales, zeros = self._scale(name, scale, zero)
-        axis_of = {} if np.ndim(scale) == 0 else {"axis": axis}
-        return self.node("DequantizeLinear", [q, scales, zeros], f"{name}/real", **axis_of)
+        """DequantizeLinear: scale * (q - zero), one scale or one per index of `axis`. `name` is that of the quantized tensor."""
+        return self._rescale("DequantizeLinear", q, f"{name}/real", name, scale, zero, axis=axis)
 
-    def rounded(self, x: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
+    def rounded(self, x: str, name: str, scale: Scale, zero: NDArray) -> str:
         """x rounded to multiples of `scale`: a QuantizeLinear and its DequantizeLinear."""
-        return self.dequantize(self.quantize(x, name, scale, zero, axis=axis), name, scale, zero, axis=axis)
+        return self.dequantize(self.quantize(x, name, scale, zero), name, scale, zero)
 
-    def _scale(self, name: str, scale: Scale, zero: NDArray) -> tuple[str, str]:
-        zeros = np.broadcast_to(zero, np.shape(scale))
-        return self.real(f"{name}/scale", scale), self.constant(f"{name}/zero_point", zeros.astype(zero.dtype))
+    def _rescale(self, operator: str, x: str, output: str, name: str, scale: Scale, zero: NDArray, *, axis: int) -> str:
+        zeros = np.broadcast_to(zero, np.shape(scale)).astype(zero.dtype)
+        inputs = [x, self.real(f"{name}/scale", scale), self.constant(f"{name}/zero_point", zeros)]
+        return self.node(operator, inputs, output, **({"axis": axis} if np.ndim(scale) else {}))
 
     def model(
         self, name: str, *, image: tuple[int, int, int], classes: int, batch: int | None, metadata: dict[str, str]

@@ -1,14 +1,18 @@
 """Artifacts from ONNX QDQ files of other quantizers.
 
-It reads in this order. `reading`: a file as plain values, hostile until shown otherwise. `interpreting` with `operators`,
-`movement`, `constants` and `quantizing`: the graph as `terms`. `recognition` with `stream`, `blocks`, `attention`, `activations`,
-`norms`, `regions`, `paths` and `geometry`: the terms as a Swin, recognised by what they compute, not by how they are written.
-`weights`, `rebuilding`, `choosing` and `ranges`: the Swin as numbers of a plan. `importing` does all of it; `ledger` and `report`
-say what became of every rounding in the file.
+It reads in this order, each step with what only it needs:
+
+`reading`        a file as plain values, hostile until shown otherwise
+`interpreting`   the graph as an `ir` of few kinds of terms: `operators` and `norms` for what depends on the image, `constants`
+                 for what does not, `data_movement` for either, `quantizing` for the pairs
+`recognition`    the terms as a `swin`, by what they compute and not by how they are written: `attention`, `activations`, and
+                 beneath them `trace_back`, `subgraphs` and `geometry`
+`rebuilding`     that Swin in float, its weights as the file's integers
+`qparams`        the ranges of its activations, the file's or calibrated
+`importing`      all of it; `import_log` says what became of every rounding in the file
 """
 
-from geluless.interop.onnx_import.import_log import Change, Reason
+from geluless.interop.onnx_import.import_log import Change, ImportReport, Reason
 from geluless.interop.onnx_import.importing import import_onnx
-from geluless.interop.onnx_import.report import ImportReport
 
 __all__ = ["Change", "ImportReport", "Reason", "import_onnx"]

@@ -11,8 +11,8 @@ from geluless.errors import ArtifactError
 from geluless.integer.gelu import gelu_erf
 from geluless.integer.plan import Activation
 from geluless.interop.onnx_import.ir import Call, Linear, Move, Round, Term
-from geluless.interop.onnx_import.paths import constant_factor
-from geluless.interop.onnx_import.subgraphs import evaluate, frontier, region
+from geluless.interop.onnx_import.subgraphs import evaluate, roundings, sources, subgraph
+from geluless.interop.onnx_import.trace_back import constant_factor
 
 GRID = np.linspace(-8, 8, 4097)
 # The tanh form differs from erf by 0.0005, constants that were quantized add up to 0.002; x sigmoid(1.702 x) differs by 0.02.
@@ -49,17 +49,17 @@ def read_activation(end: Term) -> ReadActivation:
             current, vector = step[0], step[1].reshape(-1)
         else:
             break
-    sources = frontier(current)
-    fc1 = sources[0]
-    if len(sources) != 1 or not isinstance(fc1, Linear) or not (vector is None or (vector > 0).all()):
+    fed_by = sources(current)
+    fc1 = fed_by[0]
+    if len(fed_by) != 1 or not isinstance(fc1, Linear) or not (vector is None or (vector > 0).all()):
         raise ArtifactError(f"{end.where}: fc2's input is no function of one linear layer; is this a Swin v1, as timm has it?")
-    roundings = [step for step in region(current, {fc1}) or [] if isinstance(step, Round)]
-    pre = next((step for step in roundings if step.of is fc1 and region(current, {step}) is not None), None)
+    inside = roundings(current, fc1)
+    pre = next((step for step in inside if step.of is fc1 and subgraph(current, {step}) is not None), None)
     values = evaluate(current, {fc1: GRID}, rounding=False, in_place=True)
     kind = _kind(values, clamps=hidden is not None and hidden.grid.zero_point == hidden.grid.low)
     if kind is None:
         raise ArtifactError(f"{end.where}: the activation before it is neither GELU nor ReLU, and only these are handled")
-    return ReadActivation(kind, fc1, current, pre, tuple(step for step in roundings if step is not pre), vector, hidden)
+    return ReadActivation(kind, fc1, current, pre, tuple(step for step in inside if step is not pre), vector, hidden)
 
 
 def _kind(values: NDArray[np.float64], *, clamps: bool) -> Activation | None:

@@ -1,44 +1,37 @@
-"""Window attention in a foreign graph: from proj back to the LayerNorm in front of q, k and v."""
+"""Window attention in an imported graph: from proj back to the LayerNorm in front of q, k and v."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.geometry import Size, bias_table, find_window
-from geluless.interop.onnx_import.import_log import Ledger, Reason
-from geluless.interop.onnx_import.ir import LayerNorm, Linear, Product, Round, Softmax, refusal, stacked
-from geluless.interop.onnx_import.paths import Path, peel
-from geluless.interop.onnx_import.subgraphs import evaluate, frontier, region
-from geluless.interop.onnx_import.swin import ReadAttention, ReadLinear
+from geluless.interop.onnx_import.import_log import ImportLog, Reason
+from geluless.interop.onnx_import.ir import LayerNorm, Linear, Product, Quantizer, Softmax, refusal, stacked
+from geluless.interop.onnx_import.subgraphs import evaluate, roundings, sources
+from geluless.interop.onnx_import.swin import ReadAttention, ReadLinear, read_linear
+from geluless.interop.onnx_import.trace_back import Path, trace_back
 
 
-@dataclass(frozen=True, eq=False)
-class FoundAttention:
-    """What was read, and the path from q, k and v back to the LayerNorm in front of them."""
+def read_attention(proj: Linear, size: Size, log: ImportLog, *, name: str) -> tuple[ReadAttention, Path, LayerNorm]:
+    """Everything between norm1 and proj's product, and the path from q, k and v back to norm1.
 
-    attention: ReadAttention
-    path: Path
-    norm: LayerNorm
-
-
-def read_attention(proj: Linear, size: Size, ledger: Ledger, *, name: str) -> FoundAttention:
-    """Everything between norm1 and proj's product. Raises ArtifactError where it is not Swin's attention."""
-    context = peel(proj.of)
+    Raises ArtifactError where it is not Swin's attention.
+    """
+    context = trace_back(proj.of)
     product = context.source
     if not isinstance(product, Product) or context.scalar != 1:
         raise refusal(proj, "its input is no attention")
-    weights, value = peel(product.left), peel(product.right)
+    weights, value = trace_back(product.left), trace_back(product.right)
     soft = weights.source
-    if not isinstance(soft, Softmax) or not weights.in_order or weights.scalar != 1 or weights.vector is not None:
+    if not isinstance(soft, Softmax) or not weights.in_order or weights.rescaled:
         raise refusal(product, "what multiplies v is no softmax")
-    if len(found := frontier(soft.of)) != 1 or not isinstance(scores := found[0], Product):
+    if len(found := sources(soft.of)) != 1 or not isinstance(scores := found[0], Product):
         raise refusal(soft, "its input is no product of q and k plus a constant")
-    query, key = peel(scores.left), peel(scores.right)
+    query, key = trace_back(scores.left), trace_back(scores.right)
     tokens, head_dim = scores.left.shape[-2:]
     width = proj.weight.values.shape[1]
     if width % head_dim or scores.size % (width // head_dim * tokens * tokens) or scores.shape[-2:] != (tokens, tokens):
@@ -46,12 +39,13 @@ def read_attention(proj: Linear, size: Size, ledger: Ledger, *, name: str) -> Fo
     heads = width // head_dim
     windows = scores.size // (heads * tokens * tokens)
 
-    parts = [_part(path, (windows, heads, tokens, head_dim), k) for path, k in ((query, False), (key, True), (value, False))]
-    inputs = [peel(part.of) for part in parts]
+    paths = (query, key, value)
+    parts = [_part(path, (windows, heads, tokens, head_dim), transposed=path is key) for path in paths]
+    inputs = [trace_back(part.of) for part in parts]
     _check_one_input(inputs)
     if context.vector is not None and len(context.vector) != width:
         raise refusal(context.end, "the factors of the context are not one per channel")
-    if value.scalar != 1 or any(path.vector is not None for path in (query, key, value)):
+    if value.scalar != 1 or any(path.vector is not None for path in paths):
         raise ArtifactError(f"{product.where}: q, k or v are rescaled per channel; quantize without that")
     if not isinstance(norm := inputs[0].source, LayerNorm):
         raise refusal(parts[0], "q, k and v are not computed from a LayerNorm")
@@ -62,25 +56,27 @@ def read_attention(proj: Linear, size: Size, ledger: Ledger, *, name: str) -> Fo
     factor, added = _added(soft, scores)
     table = bias_table(added.reshape(windows, heads, tokens, tokens), size, window, shift, where=soft.where)
 
-    _account(ledger, name, paths=(query, key, value), context=context, weights=weights, soft=soft, scores=scores)
-    for part in dict.fromkeys(parts):
-        ledger.drop(f"{name}.qkv", Reason.BEFORE_BIAS, [part.inner] if part.inner else [])
-    ledger.drop(f"{name}.proj", Reason.BEFORE_BIAS, [proj.inner] if proj.inner else [])
+    for letter, path in zip("qkv", paths, strict=True):
+        log.keep_last(f"{name}.qkv:{letter}", path.roundings)
+    log.keep_last(f"{name}.proj:in", context.roundings, Reason.CONTEXT)
+    log.drop(f"{name}.softmax", Reason.SOFTMAX, weights.roundings)
+    log.drop(f"{name}.scores", Reason.SCORES, roundings(soft.of, scores))
+    log.drop(f"{name}.qkv", Reason.BEFORE_BIAS, [part.inner for part in parts])
     attention = ReadAttention(
-        qkv=_stacked(parts, (query, key, value), width, side=inputs[0]),
+        qkv=_stacked(parts, paths, width, inputs[0].quantizer),
         heads=heads,
         window=window,
         shift=shift,
         factor=factor * query.scalar * key.scalar,
         bias_table=table,
         grids=(query.quantizer, key.quantizer, value.quantizer),
-        proj=ReadLinear(proj.weight, proj.bias, context.quantizer, proj.inner.grid if proj.inner else None),
+        proj=read_linear(proj, f"{name}.proj", context.quantizer, log),
         vector=context.vector,
     )
-    return FoundAttention(attention, inputs[0], norm)
+    return attention, inputs[0], norm
 
 
-def _part(path: Path, shape: tuple[int, int, int, int], transposed: bool) -> Linear:
+def _part(path: Path, shape: tuple[int, int, int, int], *, transposed: bool) -> Linear:
     """The linear layer that q, k or v comes from, after a check that every value is where it belongs."""
     linear, (windows, heads, tokens, head_dim) = path.source, shape
     if not isinstance(linear, Linear):
@@ -107,17 +103,17 @@ def _check_one_input(inputs: Sequence[Path]) -> None:
 def _added(soft: Softmax, scores: Product) -> tuple[float, NDArray[np.float64]]:
     """The constant factor of the scores, and what is added to them, by the values of two inputs."""
     nothing = evaluate(soft.of, {scores: np.zeros(scores.shape)}, rounding=False)
-    probe = np.random.default_rng(0).standard_normal(scores.shape)
-    scaled = (evaluate(soft.of, {scores: probe}, rounding=False) - nothing).reshape(-1)
-    if scaled.size != probe.size or not np.isfinite(nothing).all():
+    random = np.random.default_rng(0).standard_normal(scores.shape)
+    scaled, x = (evaluate(soft.of, {scores: random}, rounding=False) - nothing).reshape(-1), random.reshape(-1)
+    if scaled.size != x.size or not np.isfinite(nothing).all():
         raise refusal(soft, "its input is no product of q and k plus a constant")
-    factor = float(scaled @ probe.reshape(-1) / (probe.reshape(-1) @ probe.reshape(-1)))
-    if not factor > 0 or np.abs(scaled - factor * probe.reshape(-1)).max() > 1e-6 * factor:
+    factor = float(scaled @ x / (x @ x))
+    if not factor > 0 or np.abs(scaled - factor * x).max() > 1e-6 * factor:
         raise refusal(soft, "the scores are not q k times one number plus a constant")
     return factor, nothing
 
 
-def _stacked(parts: Sequence[Linear], paths: Sequence[Path], width: int, *, side: Path) -> ReadLinear:
+def _stacked(parts: Sequence[Linear], paths: Sequence[Path], width: int, input_grid: Quantizer | None) -> ReadLinear:
     """One weight [3 * width, K] for q, k and v, whether the file has one linear layer or three."""
     weights, biases = [], []
     for part, path in zip(parts, paths, strict=True):
@@ -125,20 +121,5 @@ def _stacked(parts: Sequence[Linear], paths: Sequence[Path], width: int, *, side
         weights.append(part.weight.moved(lambda array, first=first: array[first : first + width]))  # type: ignore[misc]
         biases.append(np.zeros(width) if part.bias is None else part.bias[first : first + width])
     bias = None if all(part.bias is None for part in parts) else np.concatenate(biases)
-    inner = {part.inner.grid for part in parts if part.inner}
-    return ReadLinear(stacked(weights), bias, side.quantizer, inner.pop() if len(inner) == 1 else None)
-
-
-def _account(
-    ledger: Ledger, name: str, *, paths: Sequence[Path], context: Path, weights: Path, soft: Softmax, scores: Product
-) -> None:
-    for letter, path in zip("qkv", paths, strict=True):
-        for rounding in path.last:
-            ledger.keep(f"{name}.qkv:{letter}", rounding)
-        ledger.drop(f"{name}.qkv:{letter}", Reason.TWICE, path.earlier)
-    for rounding in context.last:
-        ledger.keep(f"{name}.proj:in", rounding)
-    ledger.drop(f"{name}.proj:in", Reason.CONTEXT, context.earlier)
-    ledger.drop(f"{name}.softmax", Reason.SOFTMAX, [rounding for rounding, _ in weights.roundings])
-    between = region(soft.of, {scores}) or []
-    ledger.drop(f"{name}.scores", Reason.SCORES, [step for step in between if isinstance(step, Round)])
+    grids = {part.inner.grid for part in parts if part.inner}
+    return ReadLinear(stacked(weights), bias, input_grid, grids.pop() if len(grids) == 1 else None)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.data_movement import bounded, integers
 from geluless.interop.onnx_import.reading import DTYPES, Node
+from geluless.interop.onnx_import.subgraphs import FUNCTIONS
 
 Inputs = Sequence["NDArray | None"]
 
@@ -24,19 +25,10 @@ def _quotient(a: NDArray, b: NDArray) -> NDArray:
     return np.where((a < 0) != (b < 0), -whole, whole).astype(a.dtype)
 
 
-UNARY: dict[str, Callable[[NDArray], NDArray]] = {
-    "Abs": np.abs,
-    "Ceil": np.ceil,
-    "Exp": np.exp,
-    "Floor": np.floor,
-    "Neg": np.negative,
-    "Not": np.logical_not,
-    "Reciprocal": np.reciprocal,
-    "Round": np.rint,
-    "Sqrt": np.sqrt,
-}
-BINARY: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
-    "Add": np.add,
+UNARY = {name: FUNCTIONS[name] for name in ("Abs", "Exp", "Neg", "Reciprocal", "Sqrt")}
+UNARY |= {"Ceil": np.ceil, "Floor": np.floor, "Not": np.logical_not, "Round": np.rint}
+BINARY = {name: FUNCTIONS[name] for name in ("Add", "Max", "Min", "Mul", "Pow", "Sub")}
+BINARY |= {
     "And": np.logical_and,
     "Div": _quotient,
     "Equal": np.equal,
@@ -44,13 +36,8 @@ BINARY: dict[str, Callable[[NDArray, NDArray], NDArray]] = {
     "GreaterOrEqual": np.greater_equal,
     "Less": np.less,
     "LessOrEqual": np.less_equal,
-    "Max": np.maximum,
-    "Min": np.minimum,
     "Mod": np.mod,  # of integers: the sign of the divisor
-    "Mul": np.multiply,
     "Or": np.logical_or,
-    "Pow": np.power,
-    "Sub": np.subtract,
 }
 REDUCTIONS: dict[str, Callable[..., NDArray]] = {
     "ReduceMax": np.max,
@@ -69,9 +56,10 @@ def compute(node: Node, inputs: Inputs) -> NDArray:
     if node.op in OTHERS:
         return OTHERS[node.op](node, inputs)
     given = [array for array in inputs if array is not None]
-    bounded(node, np.prod(np.broadcast_shapes(*(array.shape for array in given)), dtype=np.float64))
+    bounded(node, *np.broadcast_shapes(*(array.shape for array in given)))
     if node.op in REDUCTIONS:
-        return _reduced(node, inputs)
+        x, keep = _data(node, inputs), bool(node.attributes.get("keepdims", 1))
+        return np.asarray(REDUCTIONS[node.op](x, axis=reduction_axes(node, inputs, x.ndim), keepdims=keep)).astype(x.dtype)
     if node.op in UNARY:
         (x,) = given
         return np.asarray(UNARY[node.op](x))
@@ -85,12 +73,6 @@ def reduction_axes(node: Node, inputs: Inputs, rank: int) -> tuple[int, ...]:
     """The axes of a Reduce operation, counted from the front; all of them where none are named."""
     axes = integers(node, inputs[1:], 0, "axes")
     return tuple(range(rank)) if not axes else tuple(sorted(axis % rank for axis in axes))
-
-
-def _reduced(node: Node, inputs: Inputs) -> NDArray:
-    x = _data(node, inputs)
-    keep = bool(node.attributes.get("keepdims", 1))
-    return np.asarray(REDUCTIONS[node.op](x, axis=reduction_axes(node, inputs, x.ndim), keepdims=keep)).astype(x.dtype)
 
 
 def _data(node: Node, inputs: Inputs) -> NDArray:
@@ -111,7 +93,7 @@ def _constant(node: Node, inputs: Inputs) -> NDArray:
 
 def _constant_of_shape(node: Node, inputs: Inputs) -> NDArray:
     sizes = [int(size) for size in _data(node, inputs)]
-    bounded(node, np.prod(sizes, dtype=np.float64))
+    bounded(node, *sizes)
     value = node.attributes.get("value", np.zeros(1, np.float32))
     return np.full(sizes, value.reshape(-1)[0], value.dtype)
 
@@ -126,7 +108,7 @@ def _range(node: Node, inputs: Inputs) -> NDArray:
 
 def _tile(node: Node, inputs: Inputs) -> NDArray:
     x, repeats = _data(node, inputs), integers(node, inputs[1:], 0) or ()
-    bounded(node, x.size * np.prod(repeats, dtype=np.float64))
+    bounded(node, x.size, *repeats)
     return np.tile(x, repeats)
 
 
@@ -139,12 +121,12 @@ def _cast(node: Node, inputs: Inputs) -> NDArray:
 
 def _where(node: Node, inputs: Inputs) -> NDArray:
     condition, yes, no = (array for array in inputs if array is not None)
-    bounded(node, np.prod(np.broadcast_shapes(condition.shape, yes.shape, no.shape), dtype=np.float64))
+    bounded(node, *np.broadcast_shapes(condition.shape, yes.shape, no.shape))
     return np.where(condition, yes, no)
 
 
 def _clip(node: Node, inputs: Inputs) -> NDArray:
-    low, high = (inputs[at] if at < len(inputs) else None for at in (1, 2))
+    _, low, high = (*inputs, None, None, None)[:3]
     return np.clip(_data(node, inputs), low, high)
 
 

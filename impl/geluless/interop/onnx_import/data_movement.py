@@ -16,9 +16,9 @@ from geluless.interop.onnx_import.reading import MAX_ELEMENTS, Node
 Parameters = Sequence["NDArray | None"]  # of a node's inputs after the first; None where absent
 
 
-def bounded(node: Node, elements: float) -> None:
-    """Refuse a tensor before it is made."""
-    if elements > MAX_ELEMENTS:
+def bounded(node: Node, *sizes: float) -> None:
+    """Refuse a tensor of these sizes before it is made."""
+    if np.prod(sizes, dtype=np.float64) > MAX_ELEMENTS:
         raise ArtifactError(f"{node} makes a tensor of more than {MAX_ELEMENTS:,} elements: is it a Swin?")
 
 
@@ -53,10 +53,6 @@ def _needed(node: Node, values: tuple[int, ...] | None) -> tuple[int, ...]:
     return values
 
 
-def _same(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
-    return [x]
-
-
 def _reshape(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     sizes = list(_needed(node, integers(node, parameters, 0)))
     if not node.attributes.get("allowzero", 0):
@@ -68,18 +64,6 @@ def _flatten(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     axis = int(node.attributes.get("axis", 1))
     rows = int(np.prod(x.shape[: axis if axis >= 0 else axis + x.ndim], dtype=np.int64))
     return [x.reshape(rows, -1)]
-
-
-def _transpose(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
-    return [x.transpose(node.attributes.get("perm"))]
-
-
-def _squeeze(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
-    return [x.squeeze(integers(node, parameters, 0, "axes"))]
-
-
-def _unsqueeze(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
-    return [np.expand_dims(x, _needed(node, integers(node, parameters, 0, "axes")))]
 
 
 def _split(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
@@ -116,14 +100,14 @@ def _gather(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     indices, axis = parameters[0], int(node.attributes.get("axis", 0))
     if indices is None:
         raise ArtifactError(f"{node} has no indices: export the model again")
-    bounded(node, float(indices.size) * (x.size // max(x.shape[axis], 1)))
+    bounded(node, indices.size, x.size // max(x.shape[axis], 1))
     return [np.take(x, indices.astype(np.int64), axis)]
 
 
 def _expand(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     sizes = _needed(node, integers(node, parameters, 0))
     shape = np.broadcast_shapes(x.shape, sizes)
-    bounded(node, np.prod(shape, dtype=np.float64))
+    bounded(node, *shape)
     return [np.broadcast_to(x, shape)]
 
 
@@ -137,21 +121,21 @@ def _pad(node: Node, x: NDArray, parameters: Parameters, fill: float) -> NDArray
         widths[axis] = (before, after)
     if min(min(width) for width in widths) < 0:
         raise ArtifactError(f"{node} cuts values off instead of padding: export the model again")
-    bounded(node, np.prod([size + sum(width) for size, width in zip(x.shape, widths, strict=True)], dtype=np.float64))
+    bounded(node, *(size + sum(width) for size, width in zip(x.shape, widths, strict=True)))
     return np.pad(x, widths, constant_values=fill)
 
 
 MOVES: dict[str, Callable[[Node, NDArray, Parameters], list[NDArray]]] = {
-    "Dropout": _same,
+    "Dropout": lambda node, x, parameters: [x],
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
-    "Identity": _same,
+    "Identity": lambda node, x, parameters: [x],
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,
-    "Squeeze": _squeeze,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
+    "Squeeze": lambda node, x, parameters: [x.squeeze(integers(node, parameters, 0, "axes"))],
+    "Transpose": lambda node, x, parameters: [x.transpose(node.attributes.get("perm"))],
+    "Unsqueeze": lambda node, x, parameters: [np.expand_dims(x, _needed(node, integers(node, parameters, 0, "axes")))],
 }
 MOVING = frozenset({*MOVES, "Pad"})

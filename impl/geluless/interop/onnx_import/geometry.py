@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
-from geluless.integer.reference import relative_position_index, shift_mask, window_partition, window_reverse
+from geluless.integer.reference import relative_position_index, shift_mask, window_partition
 
 Rows = NDArray[np.int64]
 Size = tuple[int, int]
@@ -27,17 +27,10 @@ def window_rows(size: Size, window: Size, shift: Size) -> Rows:
 
 def grid_rows(size: Size, window: Size, shift: Size) -> Rows:
     """For every token of the grid its place among the windows' tokens: the way back."""
-    height, width = _padded(size, window)
-    places = np.arange(height * width).reshape(1, -1, window[0] * window[1], 1)
-    grid = window_reverse(places, window, height, width)[:, : size[0], : size[1]]
-    return np.roll(grid, shift, (1, 2)).reshape(-1)
-
-
-def merge_rows(size: Size) -> Rows:
-    """[merged tokens * 4]: the four neighbours of each merged token, column parity outermost, -1 for padding."""
-    grid = np.pad(np.arange(size[0] * size[1]).reshape(size), ((0, size[0] % 2), (0, size[1] % 2)), constant_values=-1)
-    height, width = grid.shape[0] // 2, grid.shape[1] // 2
-    return grid.reshape(height, 2, width, 2).transpose(0, 2, 3, 1).reshape(-1)
+    rows = window_rows(size, window, shift)
+    home = np.empty(size[0] * size[1], np.int64)
+    home[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+    return home
 
 
 def find_window(rows: Rows, size: Size, tokens: int, *, where: str) -> tuple[Size, Size]:

@@ -1,12 +1,14 @@
-"""What became of every rounding in the file: kept on a tensor of the artifact, or left out for a reason."""
+"""What became of every rounding in the file, kept on a tensor of the artifact or left out for a reason, and the report of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
-from geluless.interop.onnx_import.ir import Round, Term, children, taken_in
+from geluless.interop.onnx_import.ir import Round, Term, children, inner_roundings
 
 
 class Reason(StrEnum):
@@ -48,8 +50,8 @@ class Change:
 
 
 @dataclass
-class Ledger:
-    """Filled while a network is read."""
+class ImportLog:
+    """Filled while a network is read. Where a rounding may be missing, None stands for it."""
 
     kept: dict[str, Round] = field(default_factory=dict)  # tensor -> its rounding in the file
     changes: list[Change] = field(default_factory=list)
@@ -60,12 +62,16 @@ class Ledger:
             self.kept[tensor] = rounding
             self.accounted.add(rounding)
 
-    def drop(self, tensor: str, reason: Reason, roundings: Iterable[Round]) -> None:
+    def drop(self, tensor: str, reason: Reason, roundings: Iterable[Round | None]) -> None:
         """One change for a tensor and reason, however many roundings it stands for."""
-        roundings = tuple(roundings)
-        if roundings:
+        if present := [rounding for rounding in roundings if rounding is not None]:
             self.change(tensor, reason)
-            self.accounted.update(roundings)
+            self.accounted.update(present)
+
+    def keep_last(self, tensor: str, roundings: Sequence[Round], reason: Reason = Reason.TWICE) -> None:
+        """Of several roundings on the way to a tensor the first is kept: the one nearest to it."""
+        self.keep(tensor, next(iter(roundings), None))
+        self.drop(tensor, reason, roundings[1:])
 
     def change(self, tensor: str, reason: Reason) -> None:
         if Change(tensor, reason) not in self.changes:
@@ -78,6 +84,46 @@ class Ledger:
             current = stack.pop()
             if isinstance(current, Round) and current not in self.accounted:
                 self.change(current.where, Reason.UNKNOWN)
-            following = [child for child in (*children(current), *taken_in(current)) if child not in seen]
+            following = [child for child in (*children(current), *inner_roundings(current)) if child not in seen]
             seen.update(following)
             stack += following
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """Tensors and layers go by their names in timm's Swin; `NAME:in` and `NAME:out` are a layer's input and output.
+
+    quantizer: "onnxruntime", "nncf", "modelopt" or "unknown", told from their habits; `producer` is what the file says of itself.
+    from_file: tensors whose scale and zero point are the file's. calibrated: tensors that the file keeps in float, with ranges
+    from `images` calibration images. identical_weights: layers whose int8 weights are the file's, integer by integer;
+    `quantized_weights` are the others, and `changes` has the reason.
+    """
+
+    sha256: str
+    producer: str
+    quantizer: str
+    activation: str
+    images: int
+    from_file: tuple[str, ...]
+    calibrated: tuple[str, ...]
+    identical_weights: tuple[str, ...]
+    quantized_weights: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return plain | {"changes": [{"tensor": change.tensor, "reason": change.reason.value} for change in self.changes]}
+
+    def __str__(self) -> str:
+        others = self.quantized_weights
+        few = f" (not {', '.join(others[:3])}{', ...' if len(others) > 3 else ''})" if others else ""
+        identical = len(self.identical_weights)
+        lines = [
+            f"{self.activation} network quantized by {self.quantizer} (producer: {self.producer}), sha256 {self.sha256[:16]}",
+            f"int8 weights as in the file: {identical} of {identical + len(others)} layers{few}",
+            f"scales from the file: {len(self.from_file)} tensors; calibrated on {self.images} images: {len(self.calibrated)}",
+        ]
+        counts = Counter(change.reason for change in self.changes)
+        lines += [f"changed, {count} times: {reason.value}" for reason, count in counts.most_common()]
+        return "\n".join(lines)

@@ -10,16 +10,13 @@ import torch
 from geluless.errors import ArtifactError
 from geluless.integer.artifact import Artifact
 from geluless.integer.plan import Activation, PlanError
-from geluless.interop.onnx_import.import_log import Ledger, Reason
+from geluless.interop.onnx_file import refusing
+from geluless.interop.onnx_import.import_log import ImportLog, ImportReport, Reason
 from geluless.interop.onnx_import.interpreting import interpret
-from geluless.interop.onnx_import.qparams import given_sides
-from geluless.interop.onnx_import.ranges import needed, observations, reaches
+from geluless.interop.onnx_import.qparams import file_qparams, needed, observations, reaches
 from geluless.interop.onnx_import.reading import read_file
-from geluless.interop.onnx_import.rebuilding import rebuild
+from geluless.interop.onnx_import.rebuilding import linear_layers, rebuild
 from geluless.interop.onnx_import.recognition import recognise
-from geluless.interop.onnx_import.report import ImportReport, quantizer_of
-from geluless.interop.onnx_import.swin import named_blocks
-from geluless.interop.onnx_import.weights import layers
 from geluless.ptq.builder import Builder
 from geluless.ptq.overrides import Given
 from geluless.ptq.profiles import Profile, RangeRule
@@ -47,38 +44,36 @@ def import_onnx(
     Raises ArtifactError for a file that is damaged, hostile, or no 8-bit Swin, naming the node; CalibrationError for unusable
     images or tensors without a range; MissingResource without the onnx package.
     """
-    path, ledger = Path(path), Ledger()
-    try:
+    path, log = Path(path), ImportLog()
+    with refusing(path):
         file = read_file(path)
-        read = recognise(interpret(file), ledger)
-        found = list(layers(read, ledger))
-        swin = rebuild(read, found)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path} is refused: {error}") from error
-    sides = given_sides(read, ledger)
+        read = recognise(interpret(file), log)
+        layers = list(linear_layers(read, log))
+        swin = rebuild(read, layers)
+    sides = file_qparams(read, log)
     seen, calibration = observations(read, swin, batches, given=sides)
-    activations = {f"{name}.mlp": block.mlp.activation for name, block in named_blocks(read)}
+    activations = {f"{name}.mlp": block.mlp.activation for name, block in read.named_blocks()}
     kind = next(iter(activations.values())).kind
     functions = activations if kind is Activation.GELU else {}
-    weights = {layer.name: layer.given for layer in found if layer.given is not None}
+    weights = {layer.name: layer.given for layer in layers if layer.given is not None}
     builder = Builder(swin, seen, IMPORTED, kind, Given(weights, sides, functions, fold_head=False))
     try:
         artifact = builder.build(name or path.stem, {"onnx": file.sha256, **calibration})
     except (PlanError, ValueError) as error:
         raise ArtifactError(f"{path} is refused: {error}; quantize the network again") from error
     for tensor in builder.raised:
-        ledger.change(tensor, Reason.FINER_THAN_ACCUMULATOR)
-    known = [*sides, *reaches(read)]
-    changed = {change.tensor for change in ledger.changes if change.reason is Reason.WEIGHT_LOWEST}
+        log.change(tensor, Reason.FINER_THAN_ACCUMULATOR)
+    from_file = {*sides, *reaches(read)}
+    identical = weights.keys() - {change.tensor for change in log.changes if change.reason is Reason.WEIGHT_LOWEST}
     return artifact, ImportReport(
         sha256=file.sha256,
         producer=file.producer,
-        quantizer=quantizer_of(file),
+        quantizer=file.quantizer,
         activation=kind.value,
         images=seen.images,
-        from_file=tuple(sorted(known)),
-        calibrated=tuple(tensor for tensor in needed(read) if tensor not in known),
-        identical_weights=tuple(layer.name for layer in found if layer.name in weights and layer.name not in changed),
-        quantized_weights=tuple(layer.name for layer in found if layer.name not in weights or layer.name in changed),
-        changes=tuple(ledger.changes),
+        from_file=tuple(sorted(from_file)),
+        calibrated=tuple(tensor for tensor in needed(read) if tensor not in from_file),
+        identical_weights=tuple(layer.name for layer in layers if layer.name in identical),
+        quantized_weights=tuple(layer.name for layer in layers if layer.name not in identical),
+        changes=tuple(log.changes),
     )

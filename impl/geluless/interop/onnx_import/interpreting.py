@@ -16,7 +16,7 @@ from geluless.interop.onnx_import.data_movement import MOVING, concatenate, move
 from geluless.interop.onnx_import.ir import Image, Known, Move, Rounding, Term, children, moved, positions
 from geluless.interop.onnx_import.operators import ANOTHER, OPERATORS
 from geluless.interop.onnx_import.quantizing import Stored, dequantized, quantized
-from geluless.interop.onnx_import.reading import MAX_ELEMENTS, ForeignFile, Node
+from geluless.interop.onnx_import.reading import MAX_ELEMENTS, Node, OnnxFile
 
 Value = Known | Term | Stored
 MAX_LIVE = 1 << 24  # elements of a tensor that depends on the image: Swin-L at 384 has scores of 2^23
@@ -27,7 +27,7 @@ DEQUANTIZE = ("DequantizeLinear", "com.microsoft::DequantizeLinear")
 INTEGER_OPERATORS = ("QLinear", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 
 
-def interpret(file: ForeignFile) -> Term:
+def interpret(file: OnnxFile) -> Term:
     """The term of the logits. Raises ArtifactError naming the first node that cannot be followed."""
     return _Interpreter(file).run()
 
@@ -58,7 +58,7 @@ def _indices(value: Value) -> int:
 
 
 class _Interpreter:
-    def __init__(self, file: ForeignFile) -> None:
+    def __init__(self, file: OnnxFile) -> None:
         self.file = file
         self.rounding = Rounding()
         self.budget = Budget()

@@ -1,4 +1,4 @@
-"""What a foreign graph computes, reduced to the few things a Swin consists of.
+"""What an imported graph computes, reduced to the few things a Swin consists of.
 
 A term is a tensor that depends on the image. Whatever the exporter wrote, it is one of: the image; values of another term moved
 to other places; a term rounded to 8 bits; a matrix product with constant weights, or of two terms; softmax; LayerNorm; a mean; an
@@ -44,6 +44,11 @@ class Quantizer:
     @property
     def highest(self) -> float:
         return self.scale * (self.high - self.zero_point)
+
+    @property
+    def reach(self) -> float:
+        """The largest magnitude."""
+        return max(-self.lowest, self.highest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +164,7 @@ class Mean(Term):
 
 @dataclass(frozen=True, eq=False)
 class Call(Term):
-    """An elementwise function by its name in `regions.FUNCTIONS`."""
+    """An elementwise function by its name in `subgraphs.FUNCTIONS`."""
 
     function: str
     arguments: tuple[Term | NDArray, ...]
@@ -177,7 +182,7 @@ def children(term: Term) -> tuple[Term, ...]:
     return ()
 
 
-def taken_in(term: Term) -> tuple[Round, ...]:
+def inner_roundings(term: Term) -> tuple[Round, ...]:
     """Roundings that became part of a term."""
     match term:
         case LayerNorm():

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.ir import LayerNorm, Mean, Round, Term, children
-from geluless.interop.onnx_import.subgraphs import TRANSPARENT, evaluate, region
+from geluless.interop.onnx_import.subgraphs import TRANSPARENT, evaluate, subgraph
 
 PROBES = 4  # rows of random channels
 LARGE, SMALL = 2.0**16, 2.0**-8  # inputs so large that epsilon vanishes beside the variance, and so small that it shows
@@ -22,7 +22,7 @@ def collapsed(term: Term) -> Term:
     Random inputs then decide whether it is one at all.
     """
     for source in _candidates(term):
-        if (steps := region(term, {source})) is not None and source.shape == term.shape and len(steps) <= MAX_PIECES:
+        if (steps := subgraph(term, {source})) is not None and source.shape == term.shape and len(steps) <= MAX_PIECES:
             try:
                 fitted = _fit(term, source)
             except ArtifactError:
@@ -60,7 +60,7 @@ def _fit(term: Term, source: Term) -> tuple[NDArray[np.float64], NDArray[np.floa
 
     def normalized(values: NDArray, epsilon: float) -> NDArray:
         centred = values - values.mean(-1, keepdims=True)
-        return centred / np.sqrt(np.square(values - values.mean(-1, keepdims=True)).mean(-1, keepdims=True) + epsilon)
+        return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + epsilon)
 
     with np.errstate(all="ignore"):
         large, opposite = f(LARGE * x), f(-LARGE * x)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.constants import reduction_axes
-from geluless.interop.onnx_import.ir import (
-    Call,
-    Known,
-    LayerNorm,
-    Linear,
-    Mean,
-    Product,
-    Round,
-    Softmax,
-    Term,
-    moved,
-    positions,
-)
+from geluless.interop.onnx_import.ir import Call, Known, LayerNorm, Linear, Mean, Product, Round, Softmax, Term, moved, positions
 from geluless.interop.onnx_import.norms import collapsed
 from geluless.interop.onnx_import.reading import Node
-from geluless.interop.onnx_import.subgraphs import BINARY
+from geluless.interop.onnx_import.subgraphs import BINARY, FUNCTIONS
 
 Value = Known | Term
 Inputs = Sequence["Value | None"]
@@ -48,6 +37,16 @@ def _per_channel(node: Node, value: Value | None, channels: int) -> NDArray[np.f
     if numbers.size != channels:
         raise ArtifactError(f"{node}: {numbers.size} values for {channels} channels; export the model again")
     return numbers.reshape(-1)
+
+
+def _bias(node: Node, inputs: Inputs, channels: int) -> NDArray[np.float64] | None:
+    """The optional third input."""
+    return _per_channel(node, inputs[2], channels) if len(inputs) > 2 and inputs[2] is not None else None
+
+
+def _require_last_axis(node: Node, x: Term, otherwise: str) -> None:
+    if node.attributes.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
+        raise ArtifactError(f"{node} {otherwise}; {ANOTHER}")
 
 
 def _weight(node: Node, value: Value | None, *, inputs: int, transposed: bool) -> Known:
@@ -83,8 +82,7 @@ def gemm(node: Node, inputs: Inputs) -> Term:
         raise ArtifactError(f"{node} scales or transposes its input: export the model again")
     weight = _weight(node, inputs[1], inputs=x.shape[-1], transposed=bool(attributes.get("transB", 0)))
     outputs = len(weight.values)
-    bias = _per_channel(node, inputs[2], outputs) if len(inputs) > 2 and inputs[2] is not None else None
-    return Linear((x.shape[0], outputs), node.name, x, weight, bias)
+    return Linear((x.shape[0], outputs), node.name, x, weight, _bias(node, inputs, outputs))
 
 
 def convolution(node: Node, inputs: Inputs) -> Term:
@@ -105,25 +103,23 @@ def convolution(node: Node, inputs: Inputs) -> Term:
     rows = moved(x, patches.reshape(1, height, width, -1), node.name)
     assert isinstance(weight, Known)
     flat = weight.moved(lambda array: array.reshape(outputs, -1))
-    bias = _per_channel(node, inputs[2], outputs) if len(inputs) > 2 and inputs[2] is not None else None
-    product = Linear((1, height, width, outputs), node.name, rows, flat, bias)
+    product = Linear((1, height, width, outputs), node.name, rows, flat, _bias(node, inputs, outputs))
     return moved(product, positions(product).transpose(0, 3, 1, 2), node.name)
 
 
 def layer_norm(node: Node, inputs: Inputs) -> Term:
     x = _term(node, inputs[0])
-    if node.attributes.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
-        raise ArtifactError(f"{node} normalises over more than the channels; {ANOTHER}")
+    _require_last_axis(node, x, "normalises over more than the channels")
     channels = x.shape[-1]
     gamma = _per_channel(node, inputs[1], channels)
-    beta = _per_channel(node, inputs[2], channels) if len(inputs) > 2 and inputs[2] is not None else np.zeros(channels)
-    return LayerNorm(x.shape, node.name, x, gamma, beta, float(node.attributes.get("epsilon", 1e-5)))
+    beta = _bias(node, inputs, channels)
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    return LayerNorm(x.shape, node.name, x, gamma, np.zeros(channels) if beta is None else beta, epsilon)
 
 
 def softmax(node: Node, inputs: Inputs) -> Term:
     x = _term(node, inputs[0])
-    if node.attributes.get("axis", -1) % len(x.shape) != len(x.shape) - 1:
-        raise ArtifactError(f"{node} is no softmax over the last axis; {ANOTHER}")
+    _require_last_axis(node, x, "is no softmax over the last axis")
     return Softmax(x.shape, node.name, x)
 
 
@@ -139,10 +135,8 @@ def global_average_pool(node: Node, inputs: Inputs) -> Term:
 
 
 def _mean(node: Node, x: Term, axes: tuple[int, ...], *, keep: bool) -> Term:
-    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    if not keep:
-        shape = [size for axis, size in enumerate(x.shape) if axis not in axes]
-    return Mean(tuple(shape), node.name, x, axes, keep)
+    shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes)
+    return Mean(shape, node.name, x, axes, keep)
 
 
 def call(function: str, node: Node, values: Inputs) -> Term:
@@ -159,7 +153,7 @@ def call(function: str, node: Node, values: Inputs) -> Term:
 def add(node: Node, inputs: Inputs) -> Term:
     """A bias goes into its matrix product; the last step of a LayerNorm in pieces makes it one."""
     term, other = inputs if isinstance(inputs[0], Term) else reversed(inputs)
-    result = call("add", node, inputs)
+    result = call("Add", node, inputs)
     if not isinstance(term, Term) or not isinstance(other, Known) or result.shape != term.shape:
         return result
     if not other.values.shape or not other.values.size == other.values.shape[-1] == term.shape[-1]:
@@ -173,15 +167,15 @@ def add(node: Node, inputs: Inputs) -> Term:
 
 
 def clip(node: Node, inputs: Inputs) -> Term:
-    low, high = (inputs[at] if at < len(inputs) else None for at in (1, 2))
+    _, low, high = (*inputs, None, None, None)[:3]
     result = _term(node, inputs[0])
     if low is not None:
-        result = call("max", node, (result, low))
-    return result if high is None else call("min", node, (result, high))
+        result = call("Max", node, (result, low))
+    return result if high is None else call("Min", node, (result, high))
 
 
 def gelu(node: Node, inputs: Inputs) -> Term:
-    return call("gelu-tanh" if node.attributes.get("approximate", "none") == "tanh" else "gelu", node, inputs)
+    return call("GeluTanh" if node.attributes.get("approximate", "none") == "tanh" else "Gelu", node, inputs)
 
 
 def cast(node: Node, inputs: Inputs) -> Term:
@@ -190,11 +184,8 @@ def cast(node: Node, inputs: Inputs) -> Term:
     return _term(node, inputs[0])
 
 
-def _function(name: str) -> Callable[[Node, Inputs], Term]:
-    return lambda node, inputs: call(name, node, inputs)
-
-
 OPERATORS: dict[str, Callable[[Node, Inputs], Term]] = {
+    **{name: partial(call, name) for name in FUNCTIONS if name != "GeluTanh"},
     "Add": add,
     "Cast": cast,
     "Clip": clip,
@@ -207,6 +198,4 @@ OPERATORS: dict[str, Callable[[Node, Inputs], Term]] = {
     "ReduceMean": reduce_mean,
     "Softmax": softmax,
     "com.microsoft::Gelu": gelu,
-    **{name: _function(name.lower()) for name in ("Abs", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow")},
-    **{name: _function(name.lower()) for name in ("Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Tanh")},
 }

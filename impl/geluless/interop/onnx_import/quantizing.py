@@ -26,15 +26,14 @@ class Stored:
 def quantized(node: Node, x: Known | Term, scale: Known, zero: Known | None, rounding: Rounding) -> Known | Stored:
     """Integers of a constant as they are, of a term as the term rounded to its grid."""
     steps = np.zeros(1, np.uint8) if zero is None else zero.values
-    if isinstance(x, Known):
-        low, high = _limits(node, steps)
-        step, offset = _along(node, x.values, scale.values), _along(node, x.values, steps)
-        _check_scale(node, step)
-        q = np.rint(x.values.astype(np.float32) / step.astype(np.float32)) + offset  # as a runtime does, in float32
-        return Known(np.clip(q, low, high).astype(steps.dtype))
-    grid = _quantizer(node, scale.values, steps)
-    rounded = rounding.rounded(x, grid, node.name)
-    return Stored(rounded, grid)
+    if isinstance(x, Term):
+        grid = _quantizer(node, scale.values, steps)
+        return Stored(rounding.rounded(x, grid, node.name), grid)
+    low, high = _limits(node, steps)
+    step, offset = _along(node, x.values, scale.values), _along(node, x.values, steps)
+    _check_scale(node, step)
+    q = np.rint(x.values.astype(np.float32) / step.astype(np.float32)) + offset  # as a runtime does, in float32
+    return Known(np.clip(q, low, high).astype(steps.dtype))
 
 
 def dequantized(node: Node, x: Known | Stored, scale: Known, zero: Known | None) -> Known | Term:
@@ -50,8 +49,7 @@ def dequantized(node: Node, x: Known | Stored, scale: Known, zero: Known | None)
     offset = np.zeros((), np.int32) if zero is None else _along(node, steps, zero.values).astype(np.int32)
     step = _along(node, steps, scale.values)
     _check_scale(node, step)
-    shape = steps.shape
-    grid = Grid(steps, np.broadcast_to(step.astype(np.float64), shape), np.broadcast_to(offset, shape))
+    grid = Grid(steps, np.broadcast_to(step.astype(np.float64), steps.shape), np.broadcast_to(offset, steps.shape))
     real = (steps.astype(np.int64) - offset).astype(np.float64) * step
     return Known(real.astype(np.float32), grid)
 
@@ -64,8 +62,7 @@ def _quantizer(node: Node, scale: NDArray, zero: NDArray) -> Quantizer:
     if scale.size != 1 or zero.size != 1:
         raise ArtifactError(f"{node} has {scale.size} scales for one activation: quantize activations per tensor")
     _check_scale(node, scale)
-    point = int(zero.reshape(-1)[0])
-    return Quantizer(float(scale.reshape(-1)[0]), point, low, high)
+    return Quantizer(float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), low, high)
 
 
 def _limits(node: Node, zero: NDArray) -> tuple[int, int]:

@@ -7,18 +7,18 @@ file's own folder, and whatever is refused is named together with what to do abo
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.errors import ArtifactError, MissingResource
+from geluless.errors import ArtifactError
+from geluless.interop.onnx_file import parse_onnx
 
-MAX_BYTES = 2**31 - 1  # protobuf's own limit
 MAX_NODES = 1 << 15  # a traced Swin-L with every tensor quantized has 12,000
 MAX_ELEMENTS = 1 << 26  # of one constant: a classifier of 22,000 classes on 1536 channels has 2^25
 OPSETS = range(11, 29)  # QuantizeLinear came with 10, its zero points per axis are used from 13 on
@@ -43,32 +43,31 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class ForeignFile:
+class OnnxFile:
     """What an importer may know of a file. `image` is (channels, height, width)."""
 
     sha256: str
     producer: str
-    metadata: Mapping[str, str]
     nodes: tuple[Node, ...]
     constants: Mapping[str, NDArray]
     input_name: str
     output_name: str
     image: tuple[int, int, int]
 
+    @property
+    def quantizer(self) -> str:
+        """Which tool made the file, as far as its habits tell: none of them signs its work reliably."""
+        if any("nncf" in name or name.startswith("q_output_") for name in self.constants):
+            return "nncf"
+        if not self.producer.startswith("onnx.quantize"):
+            return "unknown"
+        on_constants = any(node.op == "QuantizeLinear" and node.inputs[0] in self.constants for node in self.nodes)
+        return "modelopt" if on_constants else "onnxruntime"  # ModelOpt calls ONNX Runtime's tool, but leaves weights in float
 
-def read_file(path: Path) -> ForeignFile:
-    """Parse and check. Raises ArtifactError naming what is wrong, MissingResource without the onnx package."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise MissingResource("reading ONNX files needs the package onnx: pip install 'geluless[baselines]'") from error
-    raw = _bytes(path)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(raw)
-    except DecodeError as error:
-        raise ArtifactError("it is no ONNX model, or was cut off: fetch it again") from error
+
+def read_file(path: Path) -> OnnxFile:
+    """Parse and check. Raises ArtifactError naming what is wrong, MissingResource as `parse_onnx` does."""
+    raw, model = parse_onnx(path)
     graph = model.graph
     if not graph.node or len(graph.node) > MAX_NODES:
         raise ArtifactError(f"its graph has {len(graph.node)} nodes, not 1 to {MAX_NODES:,}: is it an ONNX model of a Swin?")
@@ -83,25 +82,15 @@ def read_file(path: Path) -> ForeignFile:
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ArtifactError(f"it has {len(inputs)} inputs and {len(graph.output)} outputs: a classifier has one of each")
-    return ForeignFile(
-        sha256=hashlib.sha256(raw + tensors.outside.digest() if tensors.files else raw).hexdigest(),
+    return OnnxFile(
+        sha256=hashlib.sha256(raw + tensors.outside.digest() if tensors.any_outside else raw).hexdigest(),
         producer=f"{model.producer_name} {model.producer_version}".strip() or "unknown",
-        metadata={entry.key: entry.value for entry in model.metadata_props},
         nodes=tuple(_ordered(nodes, {inputs[0].name, *constants})),
         constants=constants,
         input_name=inputs[0].name,
         output_name=graph.output[0].name,
         image=_image(inputs[0]),
     )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ArtifactError("it is larger than an ONNX file can be (2 GiB)")
-        return path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"it cannot be read: {error.strerror or error}") from error
 
 
 def _check_opset(model: Any) -> None:
@@ -128,11 +117,11 @@ def _image(value: Any) -> tuple[int, int, int]:
 def _node(proto: Any, tensors: _Tensors) -> Node:
     name = proto.name or (proto.output[0] if proto.output else "without a name")
     op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}::{proto.op_type}"
-    node = Node(op, name, tuple(proto.input), tuple(proto.output))
-    return Node(op, name, node.inputs, node.outputs, {a.name: _attribute(a, node, tensors) for a in proto.attribute})
+    attributes = {a.name: _attribute(a, f"{op} {name!r}", tensors) for a in proto.attribute}
+    return Node(op, name, tuple(proto.input), tuple(proto.output), attributes)
 
 
-def _attribute(proto: Any, node: Node, tensors: _Tensors) -> Any:
+def _attribute(proto: Any, node: str, tensors: _Tensors) -> Any:
     match proto.type:
         case proto.FLOAT:
             return proto.f
@@ -141,7 +130,7 @@ def _attribute(proto: Any, node: Node, tensors: _Tensors) -> Any:
         case proto.STRING:
             return proto.s.decode("utf-8", errors="replace")
         case proto.TENSOR:
-            return tensors.array(proto.t, str(node))
+            return tensors.array(proto.t, node)
         case proto.FLOATS:
             return tuple(proto.floats)
         case proto.INTS:
@@ -154,7 +143,7 @@ class _Tensors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files: dict[str, Path] = {}
+        self.any_outside = False
         self.outside = hashlib.sha256()
 
     def array(self, proto: Any, where: str) -> NDArray:
@@ -198,7 +187,7 @@ class _Tensors:
                 content = stream.read(size)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{where} cannot be read from {location!r}: keep both files in one folder") from error
-        self.files[location] = path
+        self.any_outside = True
         self.outside.update(content)
         return content
 
@@ -212,24 +201,14 @@ def _ordered(nodes: list[Node], defined: Iterable[str]) -> list[Node]:
             if output in makers or output in known:
                 raise ArtifactError(f"{node} computes {output!r}, which exists already: export the model again")
             makers[output] = index
-    users: dict[int, list[int]] = {index: [] for index in range(len(nodes))}
-    waiting = [0] * len(nodes)
+    sorter: TopologicalSorter[int] = TopologicalSorter()
     for index, node in enumerate(nodes):
-        for name in {name for name in node.inputs if name and name not in known}:
-            if name not in makers:
-                raise ArtifactError(f"{node} reads {name!r}, which nothing computes: export the model again")
-            users[makers[name]].append(index)
-            waiting[index] += 1
-    ready = deque(index for index, count in enumerate(waiting) if count == 0)
-    ordered = []
-    while ready:
-        index = ready.popleft()
-        ordered.append(nodes[index])
-        for user in users[index]:
-            waiting[user] -= 1
-            if waiting[user] == 0:
-                ready.append(user)
-    if len(ordered) < len(nodes):
-        stuck = next(node for node, count in zip(nodes, waiting, strict=True) if count)
-        raise ArtifactError(f"{stuck} waits for its own output: the graph has a cycle; export the model again")
-    return ordered
+        needed = [name for name in node.inputs if name and name not in known]
+        if missing := [name for name in needed if name not in makers]:
+            raise ArtifactError(f"{node} reads {missing[0]!r}, which nothing computes: export the model again")
+        sorter.add(index, *(makers[name] for name in needed))
+    try:
+        return [nodes[index] for index in sorter.static_order()]
+    except CycleError as error:
+        stuck = nodes[error.args[1][0]]
+        raise ArtifactError(f"{stuck} waits for its own output: the graph has a cycle; export the model again") from error

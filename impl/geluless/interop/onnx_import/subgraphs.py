@@ -12,34 +12,35 @@ from geluless.errors import ArtifactError
 from geluless.integer.gelu import gelu_erf, gelu_tanh
 from geluless.interop.onnx_import.ir import Call, Mean, Move, Round, Term, children
 
-MAX_REGION = 4096  # terms; a LayerNorm in pieces has about twenty
-MAX_VALUES = 1 << 28  # of all terms of a region together: the masked and rounded scores of Swin-L at 384 have 2^26
+MAX_SUBGRAPH = 4096  # terms; a LayerNorm in pieces has about twenty
+MAX_VALUES = 1 << 28  # of all terms of a subgraph together: the masked and rounded scores of Swin-L at 384 have 2^26
 
+# By ONNX's names; GeluTanh is a Gelu whose attribute says tanh.
 FUNCTIONS: dict[str, Callable[..., NDArray]] = {
-    "abs": np.abs,
-    "add": np.add,
-    "div": np.divide,
-    "erf": erf,
-    "exp": np.exp,
-    "gelu": gelu_erf,
-    "gelu-tanh": gelu_tanh,
-    "max": np.maximum,
-    "min": np.minimum,
-    "mul": np.multiply,
-    "neg": np.negative,
-    "pow": np.power,
-    "reciprocal": np.reciprocal,
-    "relu": lambda x: np.maximum(x, 0),
-    "sigmoid": expit,
-    "sqrt": np.sqrt,
-    "sub": np.subtract,
-    "tanh": np.tanh,
+    "Abs": np.abs,
+    "Add": np.add,
+    "Div": np.divide,
+    "Erf": erf,
+    "Exp": np.exp,
+    "Gelu": gelu_erf,
+    "GeluTanh": gelu_tanh,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Pow": np.power,
+    "Reciprocal": np.reciprocal,
+    "Relu": lambda x: np.maximum(x, 0),
+    "Sigmoid": expit,
+    "Sqrt": np.sqrt,
+    "Sub": np.subtract,
+    "Tanh": np.tanh,
 }
-BINARY = frozenset({"add", "div", "max", "min", "mul", "pow", "sub"})
+BINARY = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"})
 TRANSPARENT = (Call, Mean, Move, Round)
 
 
-def region(term: Term, stop: Collection[Term]) -> list[Term] | None:
+def subgraph(term: Term, stop: Collection[Term]) -> list[Term] | None:
     """Everything between `term` and `stop`, what is needed first coming first; None if something else feeds it."""
     ordered: list[Term] = []
     seen: set[Term] = set()
@@ -49,7 +50,7 @@ def region(term: Term, stop: Collection[Term]) -> list[Term] | None:
         if done:
             ordered.append(current)
         elif current not in seen and current not in stop:
-            if not isinstance(current, TRANSPARENT) or len(seen) > MAX_REGION:
+            if not isinstance(current, TRANSPARENT) or len(seen) > MAX_SUBGRAPH:
                 return None
             seen.add(current)
             stack.append((current, True))
@@ -57,8 +58,13 @@ def region(term: Term, stop: Collection[Term]) -> list[Term] | None:
     return ordered
 
 
-def frontier(term: Term) -> list[Term]:
-    """The terms that feed the region of movement, rounding and elementwise functions in front of `term`."""
+def roundings(term: Term, source: Term) -> tuple[Round, ...]:
+    """Those of the subgraph between."""
+    return tuple(step for step in subgraph(term, {source}) or () if isinstance(step, Round))
+
+
+def sources(term: Term) -> list[Term]:
+    """The terms that feed the subgraph of movement, rounding and elementwise functions in front of `term`."""
     found: dict[Term, None] = {}
     seen: set[Term] = set()
     stack = [term]
@@ -67,7 +73,7 @@ def frontier(term: Term) -> list[Term]:
         if current in seen:
             continue
         seen.add(current)
-        if isinstance(current, TRANSPARENT) and len(seen) <= MAX_REGION:
+        if isinstance(current, TRANSPARENT) and len(seen) <= MAX_SUBGRAPH:
             stack += children(current)
         else:
             found[current] = None
@@ -75,12 +81,12 @@ def frontier(term: Term) -> list[Term]:
 
 
 def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_place: bool = False) -> NDArray:
-    """The region's value where the terms of `values` have the given ones, in their precision; `rounding=False` leaves grids out.
+    """The value of `term` where the terms of `values` have the given ones, in their precision; `rounding=False` leaves grids out.
 
     With `in_place` nothing may change places, and the values may have any shape that ends in the real last axis (or, for a
     function of single values, any shape at all). Raises ArtifactError where that does not hold.
     """
-    steps = region(term, values.keys())
+    steps = subgraph(term, values.keys())
     if steps is None or (not in_place and sum(step.size for step in steps) > MAX_VALUES):
         raise ArtifactError(f"{term.where}: something unexpected feeds it; only a Swin as timm exports it is read")
     results: dict[Term, NDArray] = dict(values)
@@ -108,17 +114,15 @@ def _value(step: Term, results: Mapping[Term, NDArray], kind: np.dtype, *, round
                 raise ArtifactError(f"{step.where}: a mean over other axes than the channels; export timm's model")
             return results[step.of].mean(axes, keepdims=step.keepdims)
         case Call():
-            arguments = [
-                results[argument] if isinstance(argument, Term) else _constant(argument, step, in_place=in_place).astype(kind)
-                for argument in step.arguments
-            ]
-            return FUNCTIONS[step.function](*arguments)
+            return FUNCTIONS[step.function](
+                *(results[a] if isinstance(a, Term) else _constant(a, step, kind, in_place=in_place) for a in step.arguments)
+            )
     raise AssertionError(step)
 
 
-def _constant(values: NDArray, step: Term, *, in_place: bool) -> NDArray:
-    if not in_place:
-        return values
-    if values.size > 1 and values.shape[-1] != values.size:
+def _constant(values: NDArray, step: Term, kind: np.dtype, *, in_place: bool) -> NDArray:
+    if in_place and values.size > 1 and values.shape[-1] != values.size:
         raise ArtifactError(f"{step.where}: its constant of shape {list(values.shape)} is neither one number nor one per channel")
-    return values.reshape(-1) if values.size > 1 else values.reshape(())
+    if in_place:
+        values = values.reshape(-1) if values.size > 1 else values.reshape(())
+    return values.astype(kind)

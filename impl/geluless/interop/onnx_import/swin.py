@@ -1,4 +1,4 @@
-"""A Swin Transformer as a foreign file describes it: float weights, the integers behind them, and the grids of its activations.
+"""A Swin Transformer as an imported file describes it: float weights, the integers behind them, and the grids of its activations.
 
 Quantizers are the file's, in units of the tensor that the rebuilt network has; None where the file keeps a tensor in float.
 """
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.interop.onnx_import.activations import ReadActivation
-from geluless.interop.onnx_import.ir import Known, Quantizer
+from geluless.interop.onnx_import.import_log import ImportLog, Reason
+from geluless.interop.onnx_import.ir import Known, Linear, Quantizer, Round
 
 Float64 = NDArray[np.float64]
 Size = tuple[int, int]
@@ -29,12 +30,12 @@ class ReadNorm:
 
 @dataclass(frozen=True, eq=False)
 class ReadLinear:
-    """weight [N, K] with its grid; `side` is the grid of its input, `after` that of its product without the bias."""
+    """weight [N, K] with its grid; `input_grid` is that of its input, `product_grid` that of its product without the bias."""
 
     weight: Known
     bias: Float64 | None
-    side: Quantizer | None
-    after: Quantizer | None
+    input_grid: Quantizer | None
+    product_grid: Quantizer | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +104,22 @@ class ReadSwin:
     norm_reach: float | None
     fc: ReadLinear
 
+    def named_blocks(self) -> Iterator[tuple[str, ReadBlock]]:
+        """Every block by its name in timm."""
+        for i, stage in enumerate(self.stages):
+            for j, block in enumerate(stage.blocks):
+                yield f"layers.{i}.blocks.{j}", block
 
-def named_blocks(read: ReadSwin) -> Iterator[tuple[str, ReadBlock]]:
-    """Every block by its name in timm."""
-    for i, stage in enumerate(read.stages):
-        for j, block in enumerate(stage.blocks):
-            yield f"layers.{i}.blocks.{j}", block
+    def named_merges(self) -> Iterator[tuple[str, ReadMerge]]:
+        for i, stage in enumerate(self.stages):
+            if stage.merge:
+                yield f"layers.{i}.downsample", stage.merge
+
+
+def read_linear(linear: Linear, name: str, input_grid: Quantizer | None, log: ImportLog) -> ReadLinear:
+    log.drop(name, Reason.BEFORE_BIAS, [linear.inner])
+    return ReadLinear(linear.weight, linear.bias, input_grid, grid_of(linear.inner))
+
+
+def grid_of(rounding: Round | None) -> Quantizer | None:
+    return None if rounding is None else rounding.grid

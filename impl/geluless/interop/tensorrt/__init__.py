@@ -8,7 +8,7 @@ says how the vendor's own tool does the same.
 from geluless.interop.tensorrt.builder import build
 from geluless.interop.tensorrt.command_line import trtexec_line
 from geluless.interop.tensorrt.engine import TensorRTEngine
-from geluless.interop.tensorrt.flavours import Flavour, Target
+from geluless.interop.tensorrt.library import Flavour, Target
 from geluless.interop.tensorrt.records import BuildReport, Settings
 
 __all__ = ["BuildReport", "Flavour", "Settings", "Target", "TensorRTEngine", "build", "trtexec_line"]

@@ -6,22 +6,25 @@ No INT8 flag and no calibrator: both belonged to networks without types, which T
 from __future__ import annotations
 
 import hashlib
+import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
 
 from geluless.errors import ExportError
 from geluless.files import atomic_output
-from geluless.interop.fusion import FusionReport, Layer, fusion_report
-from geluless.interop.onnx_export.dialects import Dialect
+from geluless.interop.fusion import Layer, fusion_report
+from geluless.interop.onnx_export import Dialect, Exported
 from geluless.interop.products import products
-from geluless.interop.tensorrt.flavours import Flavour, Library, Target, choose
 from geluless.interop.tensorrt.layers import layers_of_inspector, layers_of_log
-from geluless.interop.tensorrt.messages import SHOWN, reasons, recorder
+from geluless.interop.tensorrt.library import SHOWN, Flavour, Library, Target, choose, reasons, recorder
 from geluless.interop.tensorrt.records import (
     DEFAULT_BATCHES,
     FORMAT,
+    IMAGES,
     BuildReport,
     EngineKey,
     Record,
@@ -30,19 +33,10 @@ from geluless.interop.tensorrt.records import (
     engine_cache,
     file_name,
     known_engine,
-    this_platform,
     write_engine,
 )
 
-if TYPE_CHECKING:
-    import onnx
-
-    from geluless.interop.onnx_export.onnx_file import Exported
-
-IMAGES = "images"
 KEPT_WARNINGS = 20
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -72,27 +66,43 @@ def build(
     """
     if exported.dialect is not Dialect.TENSORRT:
         raise ExportError(f"TensorRT takes int8 around zero only: export with dialect 'tensorrt', not {exported.dialect.value!r}")
-    settings = _settled(exported, settings or Settings())
+    settings = settings or Settings()
+    if exported.batch is None:
+        settings = replace(settings, batches=settings.batches or DEFAULT_BATCHES)
+    elif settings.batches is not None:
+        batch = exported.batch
+        raise ExportError(f"the file takes batches of {batch} alone: export it for any batch, or leave the batches out")
     library, target = choose(flavour, arch)
     model = exported.model()
     content = model.SerializeToString(deterministic=True)
-    key = _key(exported, content, library, target, settings)
+    stem = exported.artifact.plan.stem
+    key = EngineKey(
+        model=exported.artifact.plan.model,
+        image=(stem.channels, stem.height, stem.width),
+        content_hash=exported.artifact.content_hash,
+        graph=hashlib.sha256(content).hexdigest(),
+        dialect=exported.dialect.value,
+        variant=exported.variant.value,
+        batch=exported.batch,
+        flavour=library.flavour,
+        version=library.version,
+        platform=f"{platform.system()} {platform.machine()}",
+        target=target,
+        settings=settings,
+    )
     path = Path(path) if path is not None else cache_path(key)
     if not rebuild and (known := known_engine(path, key)):
         return BuildReport(path, known, cached=True)
     begun = time.perf_counter()
     compiled = compile_engine(model, content, library, target, settings)
     seconds = round(time.perf_counter() - begun, 2)
+    fusion, layers = None, compiled.layers
+    if layers:
+        about = {"runtime": key.runtime, "target": str(target), "source": compiled.source, "variant": key.variant}
+        fusion = fusion_report(products(model), layers, **about)
     warnings = dict.fromkeys(text for severity, text in compiled.messages if severity == "WARNING")
-    record = Record(
-        format=FORMAT,
-        key=key,
-        sha256=hashlib.sha256(compiled.content).hexdigest(),
-        size=len(compiled.content),
-        seconds=seconds,
-        warnings=tuple(warnings)[:KEPT_WARNINGS],
-        fusion=_fusion(model, key, compiled),
-    )
+    sha256, size = hashlib.sha256(compiled.content).hexdigest(), len(compiled.content)
+    record = Record(FORMAT, key, sha256, size, seconds, tuple(warnings)[:KEPT_WARNINGS], fusion)
     write_engine(path, compiled.content, record)
     return BuildReport(path, record, cached=False)
 
@@ -106,7 +116,8 @@ def compile_engine(model: onnx.ModelProto, content: bytes, library: Library, tar
     if not parser.parse(content):
         errors = [_refusal(parser.get_error(i), model) for i in range(parser.num_errors)]
         raise ExportError(f"{library} refuses the file: {'; '.join(errors[:SHOWN]) or reasons(logger)}")
-    shapes = _shapes(model, settings)
+    batch, *image = (dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim)
+    shapes = [(size, *image) for size in settings.batches or (batch, batch, batch)]  # fewest, usual, most
     config = _config(builder, library, target, settings, shapes)
     timings = engine_cache() / f"timing_{file_name(library.version)}_{file_name(str(target.device))}.cache"
     if library.flavour is Flavour.TENSORRT:
@@ -125,7 +136,7 @@ def compile_engine(model: onnx.ModelProto, content: bytes, library: Library, tar
     return Compiled(engine, layers, source, tuple(logger.messages))
 
 
-def _config(builder: Any, library: Library, target: Target, settings: Settings, shapes: tuple[Shape, Shape, Shape]) -> Any:
+def _config(builder: Any, library: Library, target: Target, settings: Settings, shapes: list[tuple[int, ...]]) -> Any:
     """No timing cache here: TensorRT-RTX times nothing while it builds, and its deprecated one would look for a GPU."""
     trt, config = library.trt, builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else neither log nor inspector names the layers
@@ -146,48 +157,7 @@ def _config(builder: Any, library: Library, target: Target, settings: Settings, 
     return config
 
 
-def _settled(exported: Exported, settings: Settings) -> Settings:
-    """With the batches that an engine of any batch is built for. Raises ExportError where the file fixes another number."""
-    if exported.batch is None:
-        return replace(settings, batches=settings.batches or DEFAULT_BATCHES)
-    if settings.batches is not None:
-        raise ExportError(f"the file takes batches of {exported.batch} alone: export it for any batch, or leave the batches out")
-    return settings
-
-
-def _key(exported: Exported, content: bytes, library: Library, target: Target, settings: Settings) -> EngineKey:
-    stem = exported.artifact.plan.stem
-    return EngineKey(
-        model=exported.artifact.plan.model,
-        image=(stem.channels, stem.height, stem.width),
-        content_hash=exported.artifact.content_hash,
-        graph=hashlib.sha256(content).hexdigest(),
-        dialect=exported.dialect.value,
-        variant=exported.variant.value,
-        batch=exported.batch,
-        flavour=library.flavour,
-        version=library.version,
-        platform=this_platform(),
-        target=target,
-        settings=settings,
-    )
-
-
-def _fusion(model: onnx.ModelProto, key: EngineKey, compiled: Compiled) -> FusionReport | None:
-    if not compiled.layers:
-        return None
-    about = {"runtime": key.runtime, "target": str(key.target), "source": compiled.source, "variant": key.variant}
-    return fusion_report(products(model), compiled.layers, **about)
-
-
-def _shapes(model: onnx.ModelProto, settings: Settings) -> tuple[Shape, Shape, Shape]:
-    """Of the images: the least, the one to tune for, the largest."""
-    batch, *image = (dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim)
-    fewest, usual, most = settings.batches or (batch, batch, batch)
-    return (fewest, *image), (usual, *image), (most, *image)
-
-
-def _inspected(content: bytes, library: Library, shape: Shape) -> tuple[Layer, ...]:
+def _inspected(content: bytes, library: Library, shape: tuple[int, ...]) -> tuple[Layer, ...]:
     """The layers of an engine on its GPU; () where it does not load, which the build log makes up for."""
     trt = library.trt
     engine = trt.Runtime(recorder(trt)).deserialize_cuda_engine(content)
@@ -201,8 +171,7 @@ def _inspected(content: bytes, library: Library, shape: Shape) -> tuple[Layer, .
 
 def _refusal(error: Any, model: onnx.ModelProto) -> str:
     """A parser's error, with the name of the node it is about."""
-    index = int(error.node())
-    where = "the file"
+    index, where = int(error.node()), "the file"
     if 0 <= index < len(model.graph.node):
         where = f"node {model.graph.node[index].name} ({model.graph.node[index].op_type})"
     return f"{where}: {' '.join(str(error.desc()).split())}"

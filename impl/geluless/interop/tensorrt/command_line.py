@@ -9,8 +9,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from geluless.interop.tensorrt.flavours import Flavour
-from geluless.interop.tensorrt.records import BuildReport
+from geluless.interop.tensorrt.library import Flavour
+from geluless.interop.tensorrt.records import IMAGES, BuildReport
 
 STRONG_TYPES_ALWAYS = 11  # the first TensorRT whose trtexec has these options as its defaults, or no longer has them
 
@@ -19,9 +19,10 @@ def trtexec_line(path: str | Path, report: BuildReport) -> str:
     """One line for a shell. `path` is the ONNX file; `report` says for what `build` built it."""
     key, settings = report.record.key, report.record.key.settings
     engine = Path(report.path)
-    words = [tool(key.flavour), f"--onnx={path}", f"--saveEngine={engine.with_suffix('.' + tool(key.flavour) + engine.suffix)}"]
+    tool = "trtexec" if key.flavour is Flavour.TENSORRT else "tensorrt_rtx"
+    words = [tool, f"--onnx={path}", f"--saveEngine={engine.with_suffix(f'.{tool}{engine.suffix}')}"]
     if settings.batches is not None:  # a file with a fixed batch takes no shapes: trtexec refuses them
-        shapes = [f"images:{'x'.join(map(str, (batch, *key.image)))}" for batch in settings.batches]
+        shapes = [f"{IMAGES}:{'x'.join(map(str, (batch, *key.image)))}" for batch in settings.batches]
         names = ("minShapes", "optShapes", "maxShapes", "shapes")
         words += [f"--{name}={shape}" for name, shape in zip(names, (*shapes, shapes[1]), strict=True)]
     if settings.workspace_mib is not None:
@@ -37,7 +38,3 @@ def trtexec_line(path: str | Path, report: BuildReport) -> str:
     elif int(key.version.split(".")[0]) < STRONG_TYPES_ALWAYS:
         words += ["--stronglyTyped", "--useCudaGraph", "--noDataTransfers", "--useSpinWait"]
     return shlex.join(words)
-
-
-def tool(flavour: Flavour) -> str:
-    return "trtexec" if flavour is Flavour.TENSORRT else "tensorrt_rtx"

@@ -9,21 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geluless.errors import DataError, ExportError
-from geluless.interop.tensorrt.cuda import Cuda, TorchCuda
-from geluless.interop.tensorrt.flavours import Flavour, Library, load
-from geluless.interop.tensorrt.messages import reasons, recorder
-from geluless.interop.tensorrt.records import read_engine
+from geluless.interop.tensorrt.cuda import TorchCuda, Work
+from geluless.interop.tensorrt.library import Flavour, Library, load, reasons, recorder
+from geluless.interop.tensorrt.records import IMAGES, read_engine
 
-if TYPE_CHECKING:
-    from geluless.bench.paired import Stopwatch
+LOGITS = "logits"
 
-IMAGES, LOGITS = "images", "logits"
+
+class TimeMs(Protocol):
+    """Milliseconds of `work` on the device, as `bench.gpu_timing.time_ms` takes them."""
+
+    def __call__(self, work: Work, *, before: Work | None, ahead: bool) -> float: ...
 
 
 class TensorRTEngine:
@@ -33,7 +36,7 @@ class TensorRTEngine:
     another GPU or another TensorRT than those at hand, MissingResource without either.
     """
 
-    def __init__(self, path: str | Path, *, library: Library | None = None, cuda: Cuda | None = None) -> None:
+    def __init__(self, path: str | Path, *, library: Library | None = None, cuda: TorchCuda | None = None) -> None:
         path = Path(path)
         content, self.record = read_engine(path)
         key = self.record.key
@@ -63,9 +66,9 @@ class TensorRTEngine:
             return np.concatenate([self._execution.logits(piece) for piece in pieces])
 
     def timed(
-        self, images: NDArray[np.float32], *, graph: bool = True, before: Callable[[], object] | None = None
-    ) -> tuple[TimedPass, Stopwatch]:
-        """(one forward pass on the device, the stopwatch for it), for `bench.paired.time_paired`.
+        self, images: NDArray[np.float32], time_ms: TimeMs, *, graph: bool = True, before: Work | None = None
+    ) -> tuple[TimedPass, Callable[[Work], float]]:
+        """(one forward pass on the device, the stopwatch for it in seconds), for `bench.paired.time_paired`.
 
         What `bench/gpu_timing.py` says of its passes holds of these. `graph`: as one CUDA graph. `before` runs ahead of each
         sample, uncounted: to overwrite the level-2 cache. Raises DataError for more images than the engine takes at once.
@@ -78,11 +81,12 @@ class TensorRTEngine:
             execution.place(images)
             if graph:
                 execution.capture()
-        return TimedPass(self, execution, images), lambda work: self._time_ms(work, before, ahead=graph) / 1000
 
-    def _time_ms(self, work: Callable[[], object], before: Callable[[], object] | None, *, ahead: bool) -> float:
-        with self._cuda.active():
-            return self._cuda.time_ms(work, before, ahead=ahead)
+        def stopwatch(work: Work) -> float:
+            with self._cuda.active():
+                return time_ms(work, before=before, ahead=graph) / 1000
+
+        return TimedPass(self, execution, images), stopwatch
 
     def _checked(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if images.ndim != 4 or images.shape[1:] != self._image or len(images) == 0:
@@ -97,23 +101,26 @@ class Execution:
     """An execution context with buffers of its own, for one thread at a time."""
 
     def __init__(self, owner: TensorRTEngine, *, graph: bool) -> None:
-        engine, self._cuda, self._logger = owner._engine, owner._cuda, owner._logger
-        self._context = _context(engine, owner._library, graph=graph)
+        engine, library, self._cuda, self._logger = owner._engine, owner._library, owner._cuda, owner._logger
+        # TensorRT-RTX captures by itself, in the first passes; a capture around that would be a second one
+        self._captures = library.flavour is Flavour.TENSORRT
+        if self._captures:
+            self._context = engine.create_execution_context()
+        else:
+            strategy, config = library.trt.CudaGraphStrategy, engine.create_runtime_config()
+            config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graph else strategy.DISABLED
+            self._context = engine.create_execution_context(config)
         if self._context is None:
             raise ExportError(f"no execution context: {reasons(self._logger)}; is the GPU's memory full?")
-        # TensorRT-RTX captures by itself, in the first passes; a capture around that would be a second one
-        self._captures = owner._library.flavour is Flavour.TENSORRT
         self._fewest = owner.fewest
         self._images = self._cuda.empty((owner.most, *owner._image))
         self._logits = self._cuda.empty((owner.most, *tuple(engine.get_tensor_shape(LOGITS))[1:]))
-        self._enqueue: Callable[[], object] = self._execute
+        self.enqueue: Work = self._execute
         for name, tensor in ((IMAGES, self._images), (LOGITS, self._logits)):
             self._require(self._context.set_tensor_address(name, tensor.data_ptr()), f"the address of {name}")
 
     def place(self, images: NDArray[np.float32]) -> None:
         """The images on the device, and the shapes that follow from their number; too few are made up to the fewest."""
-        import torch
-
         rows = max(len(images), self._fewest)
         self._require(self._context.set_input_shape(IMAGES, (rows, *images.shape[1:])), f"a batch of {rows}")
         self._images[: len(images)].copy_(torch.from_numpy(np.require(images, requirements=("C", "W"))))
@@ -122,10 +129,7 @@ class Execution:
     def capture(self) -> None:
         """From now on a pass is the replay of a graph, for images of the present number."""
         if self._captures:
-            self._enqueue = self._cuda.captured(self._execute)
-
-    def enqueue(self) -> None:
-        self._enqueue()
+            self.enqueue = self._cuda.captured(self._execute)
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [B, classes] of one pass over these images; none are left from before."""
@@ -157,12 +161,3 @@ class TimedPass:
         """float32 [B, classes] of the same pass, to be verified before its time counts."""
         with self._owner._lock, self._owner._cuda.active():
             return self._execution.logits(self._images)
-
-
-def _context(engine: Any, library: Library, *, graph: bool) -> Any:
-    if library.flavour is Flavour.TENSORRT:
-        return engine.create_execution_context()
-    strategy = library.trt.CudaGraphStrategy
-    config = engine.create_runtime_config()
-    config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graph else strategy.DISABLED
-    return engine.create_execution_context(config)

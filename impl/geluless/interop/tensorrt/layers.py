@@ -18,20 +18,8 @@ _ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TACTIC = re.compile(r"_(i8|e4m3|f16|bf16|tf32|f32)(i8|i32|e4m3|f16|bf16|f32)_")  # gemm_i8f32_i8i32_f32: factors, then result
 _TACTIC_TYPES = {"i8": "int8", "i32": "int32", "e4m3": "fp8", "f16": "half", "bf16": "bfloat16", "tf32": "float", "f32": "float"}
 # In this order: each is searched for in the vendor's words, and "bfloat16" holds "float".
-_TYPES = {
-    "uint8": "uint8",
-    "int8": "int8",
-    "int32": "int32",
-    "int64": "int64",
-    "fp8": "fp8",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "half": "half",
-    "fp16": "half",
-    "float": "float",
-    "fp32": "float",
-    "bool": "bool",
-}
+_TYPES = {word: word for word in ("uint8", "int8", "int32", "int64", "fp8", "bfloat16")}
+_TYPES |= {"bf16": "bfloat16", "half": "half", "fp16": "half", "float": "float", "fp32": "float", "bool": "bool"}
 
 
 def layers_of_inspector(text: str) -> tuple[Layer, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from geluless.errors import ExportError
 from geluless.files import atomic_output, read_json
 from geluless.integer.plan import decode, encode
 from geluless.interop.fusion import FusionReport
-from geluless.interop.tensorrt.flavours import Flavour, Target
+from geluless.interop.tensorrt.library import Flavour, Target
 
 FORMAT = 1
+IMAGES = "images"  # the input of every exported file
 SUFFIX = ".engine"
 
 
@@ -52,7 +52,10 @@ DEFAULT_BATCHES = (1, 8, 32)  # of a file that takes any batch
 
 @dataclass(frozen=True)
 class EngineKey:
-    """Everything an engine depends on. image: [C, H, W]. graph: sha256 of the ONNX file, which covers the exporter too."""
+    """Everything an engine depends on.
+
+    image: [C, H, W]. graph: sha256 of the ONNX file, which covers the exporter too. platform: operating system and processor.
+    """
 
     model: str
     image: tuple[int, int, int]
@@ -100,11 +103,6 @@ class BuildReport:
     @property
     def fusion(self) -> FusionReport | None:
         return self.record.fusion
-
-
-def this_platform() -> str:
-    """Engines are bound to the operating system and the host's instruction set as well."""
-    return f"{platform.system()} {platform.machine()}"
 
 
 def engine_cache() -> Path:

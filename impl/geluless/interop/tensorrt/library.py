@@ -1,7 +1,8 @@
-"""Which TensorRT is installed, and for which processor it builds.
+"""Which TensorRT is installed, for which processor it builds, and what it logs.
 
 TensorRT tunes an engine on the GPU that will run it. TensorRT-RTX compiles for an architecture on any machine and finishes on
-the user's GPU; its Python API is TensorRT's without what is deprecated there, plus the target and a few run-time options.
+the user's GPU; its Python API is TensorRT's without what is deprecated there, plus the target and a few run-time options. The
+log is kept and never printed: a build's has the layers, and its errors have the reasons.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import torch
+
 from geluless.errors import ExportError, MissingResource
 
 DEFAULT_ARCHITECTURE = "sm_89"  # the paper's RTX 4090
+SHOWN = 5  # errors in one message
 
 
 class Flavour(StrEnum):
@@ -70,8 +74,6 @@ def load(flavour: Flavour) -> Library:
 
 def current_device() -> Target | None:
     """torch's current CUDA device, if it sees one."""
-    import torch
-
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
@@ -109,3 +111,23 @@ def architectures(library: Library) -> list[str]:
     """Those that TensorRT-RTX builds for ahead of time."""
     names = [name for name in dir(library.trt.ComputeCapability) if name.startswith("SM")]
     return [f"sm_{name[2:]}" for name in sorted(names, key=lambda name: int(name[2:]))]
+
+
+def recorder(trt: Any) -> Any:
+    """A logger that keeps everything as (severity, text) in `messages`."""
+
+    class Recorder(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[tuple[str, str]] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            self.messages.append((severity.name, text))
+
+    return Recorder()
+
+
+def reasons(logger: Any) -> str:
+    """Its last errors on one line."""
+    errors = [" ".join(text.split()) for severity, text in logger.messages if severity in ("ERROR", "INTERNAL_ERROR")]
+    return "; ".join(errors[-SHOWN:]) or "it logged no reason"
