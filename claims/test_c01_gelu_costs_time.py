@@ -11,7 +11,7 @@ import pytest
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import saves_time
 from geluless.verdicts.micro_networks import SIZES
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 FLOAT_GELU = ("gelu-separate", "gelu-fused")  # computed in floating point, as the claim says
@@ -28,7 +28,7 @@ def test_share_of_time_on_this_cpu(claim: ClaimFixture, timing_session: TimingSe
     nothing = saves_time(found, CONTROL, "relu", label="share of nothing")
     claim.decide(
         saves_time(found, variant, "relu", label=f"share of {variant}"),
-        timed_evidence(
+        timing_evidence(
             found,
             f"Swin-{size}, batch 1, one thread: {variant} against the activation-free network",
             Control.refused("the activation-free network against its A/A control must show no share", nothing),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from geluless.verdicts import ClaimFixture, Control, Evidence, Verdict
-from geluless.verdicts.accuracy import signature_details, spread
+from geluless.verdicts.accuracy import failure_sign_details, spread
 from geluless.verdicts.equivalence import better_than, non_inferiority, paired_drop, real_loss
 from geluless.verdicts.imagenet import NEEDED, ImageNet, imagenet_evidence, live, recovery
 from geluless.verdicts.micro_networks import SEEDS, SIZES, Kind, Task
@@ -66,6 +66,7 @@ def test_distillation_recovers(claim: ClaimFixture, micro_networks: EvidencePool
     wrong = non_inferiority(paired_drop(control_base.correct("fp32-gelu"), shuffled.correct("fp32-shuffled")))
     right = paired_drop(control_base.correct("fp32-gelu"), shuffled.correct("fp32-true-labels"))
     warnings = tuple((distilled.distillation or {}).get("warnings", ()))
+    control_signs, *_ = failure_sign_details(control_base, shuffled, "fp32-shuffled")
     claim.decide(
         all_of([non_inferiority(drop), better_than(paired_drop(naive, relu), name="gain over the naive swap")]),
         Evidence(
@@ -73,16 +74,16 @@ def test_distillation_recovers(claim: ClaimFixture, micro_networks: EvidencePool
             tier=tier,
             seconds=sum(distilled.seconds.values()),
             control=Control(
-                "one pass of soft labels shuffled between images (tiny, all blocks at once) must not pass as recovered",
-                f"{wrong.sentence}; the same pass with the true labels: {right.estimate()}",
+                "one epoch of soft labels shuffled between images (tiny, all blocks at once) must not pass as recovered",
+                f"{wrong.sentence}; the same epoch with the true labels: {right.estimate()}",
                 wrong.verdict is not Verdict.REPRODUCED,
             ),
             artifacts={"teacher": base.teacher_sha256},
             details=(
                 f"top-1 %: {drop.reference_top1:.2f} GELU, {100 * naive.mean():.2f} naive, {drop.candidate_top1:.2f} distilled",
                 *warnings,
-                *signature_details(base, distilled),
-                f"signatures of the control, shuffled labels: {signature_details(control_base, shuffled, 'fp32-shuffled')[0]}",
+                *failure_sign_details(base, distilled),
+                f"failure signs of the control, shuffled labels: {control_signs}",
             ),
         ),
     )
@@ -93,15 +94,15 @@ def test_other_seeds(claim: ClaimFixture, micro_networks: EvidencePool, tier: st
     """Judged: every seed recovers; the spread over seeds is reported beside it."""
     base, *seeds = micro_networks.get(Task(Kind.BASE, "tiny"), *(Task(Kind.LOCAL, "tiny", seed) for seed in SEEDS))
     gelu = base.correct("fp32-gelu")
-    drops = [paired_drop(gelu, part.correct("fp32-relu")) for part in seeds]
+    drops = [paired_drop(gelu, result.correct("fp32-relu")) for result in seeds]
     wrong = non_inferiority(paired_drop(gelu, base.correct("fp32-naive")))
     claim.decide(
         all_of([non_inferiority(drop) for drop in drops]),
         Evidence(
             ran=f"the tiny teacher distilled by 'local' with the seeds {', '.join(map(str, SEEDS))}, FP32, "
-            f"judged on {base.images}; the chosen training images are the same, the random rows of each step are not",
+            f"judged on {base.images}; the chosen training images are the same, the random tokens of each step are not",
             tier=tier,
-            seconds=sum(sum(part.seconds.values()) for part in seeds),
+            seconds=sum(sum(result.seconds.values()) for result in seeds),
             control=Control.refused("the naive swap must not pass", wrong),
             artifacts={"teacher": base.teacher_sha256},
             numbers=spread(drops, "seeds"),
@@ -123,6 +124,6 @@ def test_on_imagenet(claim: ClaimFixture, imagenet: ImageNet, size: str) -> None
         "naive swap",
     ):
         return
-    part = imagenet.part(size)
-    judgement, control = recovery(part)
-    claim.decide(judgement, imagenet_evidence(part, ran, control))
+    result = imagenet.result(size)
+    judgement, control = recovery(result)
+    claim.decide(judgement, imagenet_evidence(result, ran, control))

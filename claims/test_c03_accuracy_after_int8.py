@@ -14,23 +14,23 @@ from geluless.verdicts import ClaimFixture, Control, Evidence, Judgement
 from geluless.verdicts.accuracy import draw_drops, spread
 from geluless.verdicts.equivalence import PairedDrop, non_inferiority, paired_drop, relative_non_inferiority
 from geluless.verdicts.imagenet import NEEDED, ImageNet, four_readings, imagenet_evidence, live
-from geluless.verdicts.micro_networks import DRAWS, SIZES, Kind, Part, Task
+from geluless.verdicts.micro_networks import DRAWS, SIZES, Kind, Task, TaskResult
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.verdict import all_of
 
-KINDS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
+TESTS: dict[str, Callable[[PairedDrop], Judgement]] = {"absolute": non_inferiority, "relative": relative_non_inferiority}
 BY_SIZE = pytest.mark.parametrize(
     "size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}", f"local:{size}")) for size in SIZES]
 )
 REFERENCES = {"fp32-gelu": "FP32 GELU", "int8-gelu": "INT8 GELU"}
 
 
-def _undistilled(base: Part) -> str:
+def _undistilled(base: TaskResult) -> str:
     """The variant that was swapped and not distilled, in INT8 where it was quantized."""
     return "int8-naive" if "int8-naive" in base.predictions else "fp32-naive"
 
 
-def _other_draws(base: Part, local: Part) -> str:
+def _other_draws(base: TaskResult, local: TaskResult) -> str:
     """Whether the other calibration draws agree, as a sentence."""
     first, *others = (non_inferiority(drop).verdict for drop in draw_drops(base, local, "int8-relu"))
     agree = all(verdict is first for verdict in others)
@@ -38,23 +38,23 @@ def _other_draws(base: Part, local: Part) -> str:
     return f"other draws of calibration images {'agree' if agree else 'DO NOT agree'} at 0.5 pp against FP32 GELU: {words}"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TESTS)
 @pytest.mark.parametrize("reference", REFERENCES)
 @BY_SIZE
 def test_int8_relu_keeps_the_accuracy(
     claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str, reference: str, kind: str
 ) -> None:
-    judge = KINDS[kind]
+    test = TESTS[kind]
     base, local = micro_networks.get(Task(Kind.BASE, size), Task(Kind.LOCAL, size))
     right = base.correct(reference)
     drop = paired_drop(right, local.correct("int8-relu"))
     naive = _undistilled(base)
-    control = judge(paired_drop(right, base.correct(naive)))
+    control = test(paired_drop(right, base.correct(naive)))
     artifacts = {"INT8 ReLU": local.artifacts["int8-relu"], "teacher": base.teacher_sha256}
     if reference == "int8-gelu":
         artifacts["INT8 GELU"] = base.artifacts["int8-gelu"]
     claim.decide(
-        judge(drop),
+        test(drop),
         Evidence(
             ran=f"INT8 ReLU (distilled by 'local', profile best, 256 calibration images, reference engine) against "
             f"{REFERENCES[reference]} on {base.images}",
@@ -63,8 +63,8 @@ def test_int8_relu_keeps_the_accuracy(
             control=Control.refused(f"the network that was swapped but not distilled ({naive}) must not pass", control),
             artifacts=artifacts,
             numbers=tuple(
-                paired_drop(base.correct("fp32-gelu"), part.correct(variant)).estimate(f"budget, {name}")
-                for name, part, variant in (
+                paired_drop(base.correct("fp32-gelu"), result.correct(variant)).estimate(f"budget, {name}")
+                for name, result, variant in (
                     ("FP32 ReLU", local, "fp32-relu"),
                     ("INT8 ReLU", local, "int8-relu"),
                     ("INT8 GELU", base, "int8-gelu"),
@@ -93,7 +93,7 @@ def test_other_calibration_draws(claim: ClaimFixture, micro_networks: EvidencePo
             f"file order, the others shuffled with seeds {', '.join(map(str, DRAWS[1:]))}), against FP32 GELU on {base.images}; "
             f"draw 0 of INT8 ReLU by the reference engine, the rest by {local.draws_engine}",
             tier=tier,
-            seconds=sum(s for part in (base, local) for step, s in part.seconds.items() if ", draw " in step),
+            seconds=sum(s for result in (base, local) for step, s in result.seconds.items() if ", draw " in step),
             control=Control.refused(f"the network that was swapped but not distilled ({naive}) must not pass", control),
             artifacts={"draw 0, INT8 ReLU": local.artifacts["int8-relu"], "teacher": base.teacher_sha256},
             numbers=(
@@ -122,6 +122,6 @@ def test_on_imagenet(claim: ClaimFixture, imagenet: ImageNet, size: str) -> None
     ran = f"{live(size)}, INT8 by profile 'best'"
     if claim.lacks(*NEEDED, would_run=f"{ran}; the same four readings on the 50,000 validation images"):
         return
-    part = imagenet.part(size)
-    judgement, control = four_readings(part)
-    claim.decide(judgement, imagenet_evidence(part, ran, control))
+    result = imagenet.result(size)
+    judgement, control = four_readings(result)
+    claim.decide(judgement, imagenet_evidence(result, ran, control))

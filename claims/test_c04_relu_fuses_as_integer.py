@@ -6,6 +6,7 @@ Break condition: a fusion that changes a single bit, or that needs a floating-po
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,9 @@ import pytest
 
 from geluless.integer.requantization import INT16_MAX, INT16_MIN, Requant, requantize
 from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
-from geluless.verdicts.laws import count_differences, every_pair_differences, random_gemms
-from geluless.verdicts.micro_networks import ENGINE_CONTROL, SIZES, Kind, Task
+from geluless.verdicts.micro_networks import ENGINE_CONTROL, SIZES, Kind, Task, TaskResult
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.resources import missing
+from geluless.verdicts.relu_fusion import count_differences, every_pair_differences, random_gemms
 
 if TYPE_CHECKING:
     from geluless.engine.gpu.codegen_check import MachineCode
@@ -80,8 +80,10 @@ def test_negative_accumulators_become_the_zero_point(claim: ClaimFixture) -> Non
     for shift in range(22):
         for multiplier in (1, 2, 3, 2047, 2048, 4095, 4096, 16384, 32766, 32767):
             for zero_point in (0, 1, 127, 255):
-                law = Requant(np.zeros(1, np.int32), np.array([multiplier], np.int32), np.array([shift], np.uint8), zero_point)
-                y = requantize(acc, law, low=INT16_MIN, high=INT16_MAX)[:, 0]
+                requant = Requant(
+                    np.zeros(1, np.int32), np.array([multiplier], np.int32), np.array([shift], np.uint8), zero_point
+                )
+                y = requantize(acc, requant, low=INT16_MIN, high=INT16_MAX)[:, 0]
                 cases += len(y)
                 wrong += (
                     int((np.diff(y) < 0).sum()) + int(y[edges == 0][0] != zero_point) + int((y[edges < 0] > zero_point).sum())
@@ -105,22 +107,9 @@ def test_compiled_engines_give_the_reference_bits(
     if not local.engines:
         claim.needs(Resource.CPU_ENGINE, would_run="the INT8 ReLU network on every instruction set against the reference")
         return
-    differences = dict(local.engines)
-    caught, images = differences.pop(ENGINE_CONTROL)
-    compared = ", ".join(f"{name} ({count:,} images)" for name, (_, count) in differences.items())
-    evidence = Evidence(
-        ran=f"INT8 ReLU micro network {size} on {local.images}: logits of {compared} against the reference engine",
-        tier=tier,
-        seconds=local.seconds["INT8 ReLU, compiled"],
-        control=Control(
-            "one weight of the classifier changed by one step must be caught",
-            f"{caught:,} of {images:,} images differ",
-            caught > 0,
-        ),
-        artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
-    )
-    wrong, cases = (sum(counts) for counts in zip(*differences.values(), strict=True))
-    deliver(claim, wrong, cases, "logit vectors", evidence)
+    compared = ", ".join(f"{name} ({n:,} images)" for name, (_, n) in local.engines.items() if name != ENGINE_CONTROL)
+    ran = f"INT8 ReLU micro network {size} on {local.images}: logits of {compared} against the reference engine"
+    deliver_logits(claim, local, local.engines, ran=ran, tier=tier, seconds=local.seconds["INT8 ReLU, compiled"])
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"local:{size}")) for size in SIZES])
@@ -130,31 +119,20 @@ def test_gpu_code_gives_the_reference_bits(claim: ClaimFixture, micro_networks: 
     if not local.gpu_code:
         claim.needs(Resource.GPU_ENGINE, would_run=f"the INT8 ReLU network compiled for {TARGET}, its PTX executed on this CPU")
         return
-    differences = dict(local.gpu_code)
-    caught, images = differences.pop(ENGINE_CONTROL)
-    ((name, (wrong, cases)),) = differences.items()
-    evidence = Evidence(
-        ran=f"INT8 ReLU micro network {size} on {cases} test images: {name}, executed thread by thread on this CPU, against the "
-        "reference engine",
-        tier=TARGET,
-        seconds=local.seconds["INT8 ReLU, PTX"],
-        control=Control(
-            "one weight of the classifier changed by one step must be caught",
-            f"{caught} of {images} images differ",
-            caught > 0,
-        ),
-        artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
+    ((name, (_, images)),) = ((name, counts) for name, counts in local.gpu_code.items() if name != ENGINE_CONTROL)
+    ran = (
+        f"INT8 ReLU micro network {size} on {images} test images: {name}, executed thread by thread on this CPU, against the "
+        "reference engine"
     )
-    deliver(claim, wrong, cases, "logit vectors", evidence)
+    deliver_logits(claim, local, local.gpu_code, ran=ran, tier=TARGET, seconds=local.seconds["INT8 ReLU, PTX"])
 
 
 def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimFixture) -> None:
-    if lacking := missing(Resource.GPU_ENGINE):
-        claim.needs(
-            Resource.GPU_ENGINE,
-            would_run=f"the fused kernel compiled for {TARGET} without a GPU; every opcode of its machine code against an "
-            f"allowlist of integer, memory and control instructions; the erf-GELU kernel must fail it ({lacking})",
-        )
+    if claim.lacks(
+        Resource.GPU_ENGINE,
+        would_run=f"the fused kernel compiled for {TARGET} without a GPU; every opcode of its machine code against an "
+        "allowlist of integer, memory and control instructions; the erf-GELU kernel must fail it",
+    ):
         return
     started = time.perf_counter()
     relu = fc1_machine_code("relu")
@@ -178,12 +156,11 @@ def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimFixture) -> None:
 
 
 def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimFixture) -> None:
-    if lacking := missing(Resource.GPU_ENGINE):
-        claim.needs(
-            Resource.GPU_ENGINE,
-            would_run=f"fc1 with ReLU and fc1 requantized without activation, compiled for {TARGET}: instructions per shape; "
-            f"FasterTransformer's tanh-GELU must add some ({lacking})",
-        )
+    if claim.lacks(
+        Resource.GPU_ENGINE,
+        would_run=f"fc1 with ReLU and fc1 requantized without activation, compiled for {TARGET}: instructions per shape; "
+        "FasterTransformer's tanh-GELU must add some",
+    ):
         return
     started = time.perf_counter()
     bare, relu, gelu = ([len(kernel.opcodes) for kernel in fc1_machine_code(f)] for f in ("int8", "relu", "gelu-tanh"))
@@ -218,6 +195,27 @@ def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
     target, tiles = Target.parse(TARGET), Tiles(ARCHITECTURES[TARGET])
     programs = [fc1_program(tiles, formula, size=size) for size in SHAPES]
     return tuple(machine_code(compile_source(source, target), target) for source in sources_of(programs))
+
+
+def deliver_logits(
+    claim: ClaimFixture, local: TaskResult, found: Mapping[str, tuple[int, int]], *, ran: str, tier: str, seconds: float
+) -> None:
+    """`found`: images that differ and images compared, by engine, ENGINE_CONTROL among them."""
+    differences = dict(found)
+    caught, images = differences.pop(ENGINE_CONTROL)
+    evidence = Evidence(
+        ran=ran,
+        tier=tier,
+        seconds=seconds,
+        control=Control(
+            "one weight of the classifier changed by one step must be caught",
+            f"{caught:,} of {images:,} images differ",
+            caught > 0,
+        ),
+        artifacts={"INT8 ReLU": local.artifacts["int8-relu"], "teacher": local.teacher_sha256},
+    )
+    wrong, cases = (sum(counts) for counts in zip(*differences.values(), strict=True))
+    deliver(claim, wrong, cases, "logit vectors", evidence)
 
 
 def deliver(claim: ClaimFixture, wrong: int, cases: int, unit: str, evidence: Evidence) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from geluless.bench.kernels import STAGES
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import at_every, equivalent, ratio_estimate
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession, kernels_study
 
 
@@ -19,7 +19,7 @@ def test_against_the_bare_gemm_on_this_cpu(claim: ClaimFixture, timing_session: 
     separate = equivalent(whole, "gelu-separate", "relu")
     claim.decide(
         at_every({f"stage {i}": equivalent(found, f"stage {i} relu", f"stage {i} bare") for i in stages}),
-        timed_evidence(
+        timing_evidence(
             found,
             "fc1 of Swin-T's four stages on one thread: requantized with ReLU's clamp against requantized without activation, "
             "equivalence within 2 % at every stage",

@@ -12,7 +12,7 @@ from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
 from geluless.verdicts.micro_networks import SIZES
 from geluless.verdicts.resources import RUNNER_VARIABLE
 from geluless.verdicts.rtx4090 import BATCHES, NEEDED, judged
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 
@@ -50,7 +50,7 @@ def test_transfer_to_this_cpu(claim: ClaimFixture, timing_session: TimingSession
     fused = ratio_estimate(found, "relu", "gelu-fused")
     claim.decide(
         at_most(found, "relu", "gelu-separate", bound=PAPER_RATIO),
-        timed_evidence(
+        timing_evidence(
             found,
             f"transfer to this CPU: Swin-{size}, batch 1, one thread; relu (fused) against gelu-separate, the structure of "
             "FasterTransformer's INT8 MLP, in one engine that differs in nothing else",

@@ -7,7 +7,7 @@ import pytest
 from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
 from geluless.verdicts.latency import at_every, faster
 from geluless.verdicts.micro_networks import SIZES
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 APPROXIMATIONS = {"gelu-poly": "I-BERT's polynomial", "gelu-shift": "I-ViT's ShiftGELU", "gelu-lut": "a table of 256 values"}
@@ -22,7 +22,7 @@ def test_time_against(claim: ClaimFixture, timing_session: TimingSession, varian
     nothing = at_every({size: faster(study, CONTROL, "relu") for size, study in found.items()})
     claim.decide(
         at_every({size: faster(study, "relu", variant) for size, study in found.items()}),
-        timed_evidence(
+        timing_evidence(
             found["tiny"],
             f"Swin-T, S, B and L, batch 1, one thread: relu against {variant} ({APPROXIMATIONS[variant]}), at every size",
             Control.refused("relu's A/A control must not be faster than relu", nothing),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
-from geluless.verdicts.accuracy import bias_drop, signature_details
+from geluless.verdicts.accuracy import bias_drop, failure_sign_details
 from geluless.verdicts.equivalence import non_inferiority, paired_drop
 from geluless.verdicts.latency import contrast_estimate, equivalent, ratio_estimate
 from geluless.verdicts.micro_networks import SIZES, Kind, Task
 from geluless.verdicts.pool import EvidencePool
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 FUSED, SEPARATE = "relu-nobias without bias", "relu-separate without bias"
@@ -26,7 +26,7 @@ def test_latency_with_and_without_bias(claim: ClaimFixture, timing_session: Timi
     separate = equivalent(found, "gelu-separate", "relu")
     claim.decide(
         equivalent(found, FUSED, "relu"),
-        timed_evidence(
+        timing_evidence(
             found,
             f"Swin-{size}, batch 1, one thread: {{fused, separate}} x {{with, without fc1 bias}}",
             Control.refused("a change that costs time, the separate GELU, must not pass as equivalent", separate),
@@ -49,7 +49,7 @@ def test_accuracy_with_and_without_bias(claim: ClaimFixture, micro_networks: Evi
         Evidence(
             ran="the tiny teacher distilled by 'local' with replace_gelu(drop_bias=True), and without; both INT8 (256 "
             f"calibration images) on {base.images}; without bias by {without.draws_engine}. "
-            "LayerNorm's own offset stays in front of fc1",
+            "LayerNorm's own beta stays in front of fc1",
             tier=tier,
             seconds=sum(without.seconds.values()),
             control=Control.refused(
@@ -64,7 +64,7 @@ def test_accuracy_with_and_without_bias(claim: ClaimFixture, micro_networks: Evi
             details=(
                 f"top-1 {drop.reference_top1:.2f} % with, {drop.candidate_top1:.2f} % without fc1's bias, INT8",
                 f"exact McNemar p = {drop.mcnemar_p:.2g} over {drop.discordant} discordant images",
-                *signature_details(base, without),
+                *failure_sign_details(base, without),
             ),
         ),
     )

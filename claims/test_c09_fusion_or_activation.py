@@ -7,7 +7,7 @@ import pytest
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import contrast_above_one, contrast_estimate
 from geluless.verdicts.micro_networks import SIZES
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession
 
 # Logarithms of time; separate over fused, GELU over ReLU. GELU fused is the fastest that stays GELU in floating point: erf.
@@ -32,7 +32,7 @@ def test_factorial_on_this_cpu(claim: ClaimFixture, timing_session: TimingSessio
     nothing = contrast_above_one(found, {CONTROL: 1.0, "relu": -1.0}, label="effect of a new label")
     claim.decide(
         contrast_above_one(found, DIFFERENCE, label="activation's effect over fusion's"),
-        timed_evidence(
+        timing_evidence(
             found,
             f"Swin-{size}, batch 1, one thread: {{separate, fused}} x {{GELU, ReLU}}, all four in the same blocks",
             Control.refused("relu under another label must have no effect", nothing),

@@ -12,7 +12,7 @@ from geluless.baselines.registry import OURS
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import at_every, faster, holm_at_every, ratio_estimate
 from geluless.verdicts.resources import missing
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession, conditions
 
 
@@ -34,7 +34,7 @@ def test_this_cpu_per_isa_and_threads(claim: ClaimFixture, timing_session: Timin
     nothing = faster(first, CONTROL, "relu")
     claim.decide(
         holm_at_every(found, "relu", "gelu-separate"),
-        timed_evidence(
+        timing_evidence(
             first,
             f"Swin-T, batch 1: relu against gelu-separate on {', '.join(found)}, Holm-corrected over these",
             Control.refused("relu against its A/A control must not be faster", nothing),
@@ -56,7 +56,7 @@ def test_other_engines_on_this_cpu(claim: ClaimFixture, timing_session: TimingSe
     nothing = faster(found, GAIN_CONTROL, relu)
     claim.decide(
         at_every({engine: faster(found, f"{engine} relu", f"{engine} gelu") for engine in gain.engines}),
-        timed_evidence(
+        timing_evidence(
             found,
             f"Swin-T, batch 1, one thread, in {', '.join(gain.engines)}; ours computes GELU from a table here",
             Control.refused("our engine's A/A control must not be faster", nothing),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import faster, holm_at_every
 from geluless.verdicts.micro_networks import SIZES
-from geluless.verdicts.timing_evidence import timed_evidence
+from geluless.verdicts.timing_evidence import timing_evidence
 from geluless.verdicts.timing_session import CONTROL, TimingSession, conditions
 
 
@@ -19,7 +19,7 @@ def test_latency_against_size_batch_and_resolution(claim: ClaimFixture, timing_s
     memory = ", ".join(f"{name} {f.row('relu')['memory_bytes'] / 1e6:.0f} MB" for name, f in found.items())
     claim.decide(
         holm_at_every(found, "relu", "gelu-separate"),
-        timed_evidence(
+        timing_evidence(
             found["tiny"],
             f"relu against gelu-separate on one thread for {', '.join(found)}, Holm-corrected; memory of relu: {memory}",
             Control.refused("relu against its A/A control must not be faster", nothing),

@@ -1,15 +1,17 @@
 """c13: how sensitive is the distillation to its hyper-parameters and data?
 
 One factor at a time around a base recipe, on the tiny micro network. By default the cheap settings of 'local', one seed;
-`--full` adds the dear ones, the paper's recipe (whose blocks can also be taken backwards: 'local' fits each block to the
+`--full` adds the slow ones, the paper's recipe (whose blocks can also be taken backwards: 'local' fits each block to the
 student's earlier ones and walks forward by construction), and three seeds.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from geluless.verdicts import ClaimFixture, Control, Evidence, Judgement, Resource, Verdict
+from geluless.verdicts import ClaimFixture, Control, Evidence, Resource, Verdict
 from geluless.verdicts.ablation import CONTROL, SETTINGS
 from geluless.verdicts.accuracy import ablation_table
 from geluless.verdicts.equivalence import better_than, non_inferiority, paired_drop
@@ -44,17 +46,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_ablation_on_the_embedded_networks(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, factor: str) -> None:
     """Judged: the recovery holds at every value of this factor, with every seed, within 0.5 pp of the teacher."""
     tasks = family(full=claim.full)
-    parts = dict(zip(tasks, micro_networks.get(*tasks), strict=True))
+    results = dict(zip(tasks, micro_networks.get(*tasks), strict=True))
     base, nothing = micro_networks.get(BASE, NOTHING)
     gelu, naive, still = base.correct("fp32-gelu"), base.correct("fp32-naive"), nothing.correct("fp32-relu")
-    table = ablation_table(parts, SIZE)
-    own = {task: part for task, part in parts.items() if task.setting and SETTINGS[task.setting].factor == factor}
-    judgements = [
-        _named(f"{SETTINGS[task.setting].recipe}, {SETTINGS[task.setting].value}, seed {task.seed}", non_inferiority(
-            paired_drop(gelu, part.correct("fp32-relu"))
-        ))
-        for task, part in own.items()
-    ]  # fmt: skip
+    table = ablation_table(results, SIZE)
+    own = {task: result for task, result in results.items() if task.setting and SETTINGS[task.setting].factor == factor}
+    judgements = []
+    for task, result in own.items():
+        judgement, setting = non_inferiority(paired_drop(gelu, result.correct("fp32-relu"))), SETTINGS[task.setting]
+        named = f"{setting.recipe}, {setting.value}, seed {task.seed}: {judgement.sentence}"
+        judgements.append(replace(judgement, sentence=named))
     wrong, gained = non_inferiority(paired_drop(gelu, still)), better_than(paired_drop(naive, still))
     moved = int((nothing.predictions["fp32-relu"] != base.predictions["fp32-naive"]).sum())
     rows = [row for row in table if row.setting.factor == factor]
@@ -63,7 +64,7 @@ def test_ablation_on_the_embedded_networks(claim: ClaimFixture, micro_networks: 
         Evidence(
             ran=f"the tiny teacher distilled with another {factor}, all else as in the base recipe, FP32, on {base.images}",
             tier=tier,
-            seconds=sum(sum(part.seconds.values()) for part in own.values()),
+            seconds=sum(sum(result.seconds.values()) for result in own.values()),
             control=Control(
                 "distillation that runs at a learning rate of zero (and no closed form) must recover nothing",
                 f"{wrong.sentence}; {moved} answers differ from the naive swap's",
@@ -79,10 +80,6 @@ def test_ablation_on_the_embedded_networks(claim: ClaimFixture, micro_networks: 
             ),
         ),
     )
-
-
-def _named(name: str, judgement: Judgement) -> Judgement:
-    return Judgement(judgement.verdict, f"{name}: {judgement.sentence}", judgement.estimates, judgement.n_needed)
 
 
 def test_data_fraction_on_imagenet(claim: ClaimFixture) -> None:

@@ -23,7 +23,7 @@ def test_the_mlp_path_is_integer(claim: ClaimFixture, micro_networks: EvidencePo
     manifest = local.manifests["int8-relu"]
     on_path = [row for row in manifest if row["tensor"].split()[0] in MLP_PATH]
     floats = [row for row in on_path if "float" in row["dtype"]]
-    control = [row for row in local.manifests["double"] if row["tensor"].split()[0] in MLP_PATH and "float" in row["dtype"]]
+    control = [row for row in local.manifests["two-stage"] if row["tensor"].split()[0] in MLP_PATH and "float" in row["dtype"]]
     elsewhere = sorted({f"{row['tensor']} {row['dtype']}" for row in manifest if "float" in row["dtype"]})
     evidence = Evidence(
         ran=f"precision manifest of the INT8 ReLU artifact ({TASK.size}): {len(on_path)} entries from MLP input to output",
@@ -47,18 +47,18 @@ def test_the_mlp_path_is_integer(claim: ClaimFixture, micro_networks: EvidencePo
 def test_one_rounding_is_closer_than_two(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
     (local,) = micro_networks.get(TASK)
     errors = local.errors
-    single = errors["single"]
-    identical = bool((errors["single-again"] == single).all())
+    single = errors["one-stage"]
+    identical = bool((errors["one-stage again"] == single).all())
     # At 99.9 % instead of 95 %: a sound check may raise a false alarm once in a thousand data sets, not once in twenty.
     dealt = ratio_above_one(
-        *deal_at_random(errors["double"], single, seed=14), name="error ratio of randomly dealt variants", confidence=0.999
+        *deal_at_random(errors["two-stage"], single, seed=14), name="error ratio of randomly dealt variants", confidence=0.999
     )
     beside = []
     for name in ("ft1", "ft2"):
         ratio = mean_ratio(errors[name], single)
         beside.append(Estimate(f"error of profile {name} over best", ratio.value, ratio.low, ratio.high, "ratio", len(single)))
     claim.decide(
-        ratio_above_one(errors["double"], single, name="mean squared logit error, two roundings over one"),
+        ratio_above_one(errors["two-stage"], single, name="mean squared logit error, two roundings over one"),
         Evidence(
             ran=f"the distilled micro network {TASK.size} quantized twice with profile best, only the rounding of "
             f"every linear layer being different; squared logit error to FP32, {len(single):,} test images, paired bootstrap",
@@ -69,7 +69,7 @@ def test_one_rounding_is_closer_than_two(claim: ClaimFixture, micro_networks: Ev
                 f"{'identical' if identical else 'NOT identical'}; {dealt.sentence}",
                 identical and dealt.verdict is not Verdict.REPRODUCED,
             ),
-            artifacts={name: local.artifacts[name] for name in ("single", "double", "ft1", "ft2")},
+            artifacts={name: local.artifacts[name] for name in ("one-stage", "two-stage", "ft1", "ft2")},
             numbers=tuple(beside),
         ),
     )

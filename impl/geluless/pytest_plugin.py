@@ -72,7 +72,7 @@ class ClaimRun:
 
 
 RUN = pytest.StashKey[ClaimRun]()
-HANDLE = pytest.StashKey[ClaimFixture]()
+FIXTURE = pytest.StashKey[ClaimFixture]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -119,9 +119,9 @@ def claim(request: pytest.FixtureRequest) -> ClaimFixture:
     if row is None:
         raise ClaimProtocolError(f"{request.node.path.name}: the claim fixture works in test_cNN_*.py beside a claims.toml")
     name = request.node.name.removeprefix("test_")
-    handle = ClaimFixture(row, item=name, node=request.node.nodeid, full=request.config.getoption("full"))
-    request.node.stash[HANDLE] = handle
-    return handle
+    fixture = ClaimFixture(row, item=name, node=request.node.nodeid, full=request.config.getoption("full"))
+    request.node.stash[FIXTURE] = fixture
+    return fixture
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +175,7 @@ def pytest_runtest_makereport(
 
 
 def _record(item: pytest.Item, row: Claim, call: pytest.CallInfo[None], report: pytest.TestReport) -> Record:
-    handle = item.stash.get(HANDLE, None)
+    fixture = item.stash.get(FIXTURE, None)
     name = item.name.removeprefix("test_")
     broken = Record(row.id, name, item.nodeid, "ERROR", "", seconds=call.duration)
     if hasattr(report, "wasxfail"):
@@ -186,9 +186,9 @@ def _record(item: pytest.Item, row: Claim, call: pytest.CallInfo[None], report: 
             return replace(broken, sentence=f"a claim is never skipped ({call.excinfo.value}): call claim.needs(...)")
         text = str(call.excinfo.value).strip() or call.excinfo.typename
         return replace(broken, sentence=f"{report.when}: {call.excinfo.typename}: {text.splitlines()[0]}")
-    if handle is None or handle.record is None:
+    if fixture is None or fixture.record is None:
         return replace(broken, sentence="the test returned without a verdict")
-    return replace(handle.record, seconds=handle.record.seconds or call.duration)
+    return replace(fixture.record, seconds=fixture.record.seconds or call.duration)
 
 
 def _why_it_fails(record: Record, row: Claim, *, require_all: bool) -> str:

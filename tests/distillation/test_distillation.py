@@ -21,7 +21,7 @@ from geluless.models import activation_of, named_blocks
 from tests.support.networks import MemoryImages, awkward_images, awkward_swin
 
 LOCAL = Recipe("quick", 0.2, local=LocalSettings(96, 1e-3, 40, 512, 2e-3, 0.95))
-SOFT = SoftLabelSettings(passes=2, batch_size=16, learning_rate=3e-4, weight_decay=0.0, temperature=3.0, max_gradient_norm=1.0)
+SOFT = SoftLabelSettings(epochs=2, batch_size=16, learning_rate=3e-4, weight_decay=0.0, temperature=3.0, max_gradient_norm=1.0)
 PAPER = Recipe("quick paper", 0.2, soft_labels=SOFT)
 IMAGES = MemoryImages(120)
 
@@ -38,13 +38,15 @@ def swapped(teacher: torch.nn.Module) -> torch.nn.Module:
     return naive
 
 
-@pytest.mark.parametrize("recipe", [LOCAL, PAPER, dataclasses.replace(LOCAL, name="quick+kd", polish=SOFT)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe", [LOCAL, PAPER, dataclasses.replace(LOCAL, name="quick+kd", finetune=SOFT)], ids=lambda r: r.name
+)
 def test_distillation_recovers_part_of_what_the_swap_loses(recipe):
     teacher = awkward_swin()
     result = distill(teacher, IMAGES, recipe=recipe)
     assert activation_of(result.student) == "relu"
     assert logit_error(result.student, teacher) < 0.8 * logit_error(swapped(teacher), teacher)
-    assert len(result.records) == 4 + (recipe.polish is not None)
+    assert len(result.records) == 4 + (recipe.finetune is not None)
 
 
 def test_the_teacher_is_left_as_it_was():
@@ -96,7 +98,7 @@ def test_soft_labels_belong_to_their_images():
 
 
 def test_divergence_of_the_training_is_named_and_undone():
-    recipe = Recipe("mad", 0.2, soft_labels=dataclasses.replace(SOFT, learning_rate=1e6, max_gradient_norm=1e9))
+    recipe = Recipe("divergent", 0.2, soft_labels=dataclasses.replace(SOFT, learning_rate=1e6, max_gradient_norm=1e9))
     result = distill(awkward_swin(), IMAGES, recipe=recipe)
     assert Status.NOT_CONVERGED in {record.status for record in result.records}
     assert any("not converged" in warning for warning in result.warnings)
@@ -122,7 +124,7 @@ def test_soft_labels_that_run_away_leave_the_plain_swap():
 
 
 def test_records_survive_strict_json_even_after_divergence():
-    recipe = Recipe("mad", 0.2, soft_labels=dataclasses.replace(SOFT, learning_rate=1e6, max_gradient_norm=1e9))
+    recipe = Recipe("divergent", 0.2, soft_labels=dataclasses.replace(SOFT, learning_rate=1e6, max_gradient_norm=1e9))
     record = distill(awkward_swin(), IMAGES, recipe=recipe).records[0]
     assert not math.isfinite(record.curve[-1][1])
     value = json.loads(json.dumps(record.to_json(), allow_nan=False))
@@ -179,11 +181,11 @@ def test_too_few_images_say_how_many_are_needed():
 def test_shipped_recipes_are_the_three_documented_ones():
     assert sorted(RECIPES) == ["local", "local+kd", "paper"]
     assert RECIPES["paper"].soft_labels is not None
-    assert RECIPES["local"].polish is None
-    assert RECIPES["local+kd"].polish is not None
+    assert RECIPES["local"].finetune is None
+    assert RECIPES["local+kd"].finetune is not None
 
 
-PHASE = "[x.local]\nridge=0\nsteps=1\nrows=1\nconverged_below=1\n"
+PHASE = "[x.local]\nridge=0\nsteps=1\ntokens_per_step=1\nconverged_below=1\n"
 
 
 @pytest.mark.parametrize(

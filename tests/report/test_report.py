@@ -144,7 +144,7 @@ def test_every_reference_of_the_page_has_one_target(page: Page) -> None:
 
 def test_the_page_has_plots_board_findings_and_the_command(page: Page) -> None:
     assert page.tags.count("figure") == 3
-    assert page.tags.count("svg") == 4  # one more: the strip of the number
+    assert page.tags.count("svg") == 4  # one more: the interval of the number
     for words in (
         "REPRODUCED (embedded) + NEEDS_GPU",
         "drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp",
@@ -245,7 +245,7 @@ def test_a_record_of_other_code_is_refused(tmp_path: Path) -> None:
         render_folder(tmp_path)
 
 
-def test_the_stopwatchs_trial_is_shown_where_it_is_of_this_code_and_machine(tmp_path: Path) -> None:
+def test_the_self_test_of_the_timing_harness_is_shown_where_it_is_of_this_code_and_machine(tmp_path: Path) -> None:
     cpu = write(tmp_path, record())["environment"]["cpu"]
     trial = {"created": "2026", "cpu": cpu, "pairs": 10, "false_positives": 1, "planted": [], "sources": timing_sources()}
     for change, shown in (({}, True), ({"sources": "other"}, False), ({"cpu": "another"}, False), ({"pairs": None}, None)):

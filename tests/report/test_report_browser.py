@@ -122,7 +122,7 @@ def test_the_page_fits_its_width_folded_and_unfolded(page: Any) -> None:
 
 def test_every_plot_has_a_size_and_no_label_is_cut(page: Any) -> None:
     assert page.locator("figure svg").count() >= 8
-    assert page.locator(".strip svg").count() == 6 * 2 * 2  # claims, findings of each, numbers of each
+    assert page.locator(".interval svg").count() == 6 * 2 * 2  # claims, findings of each, numbers of each
     assert page.evaluate(EMPTY_DRAWINGS) == []
     assert page.evaluate(CUT_LABELS) == []
     unnamed = page.locator("svg:not([aria-label])").count()

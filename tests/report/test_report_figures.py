@@ -13,7 +13,7 @@ from geluless.report.baselines import Found
 from geluless.report.document import build_document
 from geluless.report.figures import FIGURES, Sources, draw_figures
 from geluless.report.html import render_html
-from geluless.report.interval_plot import scale_of, strip_lines
+from geluless.report.interval_plot import interval_lines, scale_of
 from geluless.report.latency import STEPS, drawable, forest_plot, latency_table, variant_ratios, waterfall_plot
 from geluless.report.pareto import Point, baseline_rows, pareto_front, pareto_plot, points
 from geluless.report.plots import svg
@@ -152,7 +152,7 @@ def test_figures_lie_in_the_card_they_serve_best_and_are_linked_from_others(tmp_
     assert {reference.removeprefix("#") for reference in page.references} <= set(page.ids)
 
 
-def test_names_in_the_exhibits_are_escaped(tmp_path: Path) -> None:
+def test_names_in_the_report_data_are_escaped(tmp_path: Path) -> None:
     report_data = full_report_data()
     nasty = {**networks()["tiny"], "quantization_error": [{"layer": NASTY, "relative_error": 0.1, "variant": NASTY + "$\\frac{"}]}
     report_data |= {"micro_networks": {NASTY: nasty}, "latency": {NASTY: study()}, "durations": {NASTY: {NASTY: 1.0}}}
@@ -179,7 +179,7 @@ def test_numbers_that_are_not_finite_are_left_out_and_harm_nothing(tmp_path: Pat
     text = (tmp_path / "claims.html").read_text(encoding="utf-8")
     page = Page(text)
     assert "tiny: left out, too few processes or samples that are no times" in page.text
-    assert text.count('<div class="strip ') == 1
+    assert text.count('<div class="interval ') == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- latency
@@ -270,12 +270,12 @@ def test_errors_keep_the_order_of_the_network() -> None:
     assert errors_of({}) == errors_of({"quantization_error": None}) == {}
 
 
-# ----------------------------------------------------------------------------------------------------------------- strips
+# ------------------------------------------------------------------------------------------------------------- intervals
 
 
-def test_a_strip_shows_value_interval_and_bound_on_the_scale_of_its_unit() -> None:
+def test_a_line_shows_value_interval_and_bound_on_the_scale_of_its_unit() -> None:
     numbers = [Estimate("a", 1.0, 0.5, 1.5, "pp", 9, 2.0), Estimate("b", 90.0, 80.0, 100.0, "%", 9)]
-    text = "\n".join(strip_lines([record(numbers=tuple(numbers)).to_json()]))
+    text = "\n".join(interval_lines([record(numbers=tuple(numbers)).to_json()]))
     page = Page(text)
     assert page.tags.count("svg") == 2
     assert page.text.count("dashed: what the claim is judged by (2)") == 1
@@ -293,7 +293,7 @@ def test_a_lone_exact_number_has_a_scale() -> None:
         assert scale.at(value) == "50.00%"
 
 
-# ------------------------------------------------------------------------------------------- environment, stopwatch, summary
+# ---------------------------------------------------------------------------------- environment, timing harness, summary
 
 
 def document(**report_data: Any) -> dict[str, Any]:
@@ -306,11 +306,11 @@ def test_the_environment_names_digests_durations_and_the_clock() -> None:
         assert words in page.text, words
 
 
-def test_the_stopwatch_shows_false_positives_and_power_with_intervals() -> None:
+def test_the_timing_harness_shows_false_positives_and_power_with_intervals() -> None:
     page = Page("\n".join(provenance_lines(document(harness=HARNESS))))
     for words in ("1 of 40", "2.5", "33 of 40", "82.5", "slowed down by 1 %: found", NASTY):
         assert words in page.text, words
-    assert "stopwatch" not in Page("\n".join(provenance_lines(document()))).text
+    assert "timing harness" not in Page("\n".join(provenance_lines(document()))).text
 
 
 def test_the_summary_fits_a_page() -> None:

@@ -79,7 +79,7 @@ def test_every_figure_is_the_records() -> None:
 def test_what_was_not_measured_is_not_there() -> None:
     text = "\n".join(figures(document(claims=[]), Found(), None))
     assert "each engine" not in text
-    assert "stopwatch" not in text
+    assert "timing harness" not in text
     assert "one thread, ms" not in text
 
 

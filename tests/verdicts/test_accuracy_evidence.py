@@ -1,4 +1,4 @@
-"""The accuracy side of the evidence: ablation, variants, failure signatures, layer errors, draws, and predictions as stored."""
+"""The accuracy side of the evidence: ablation, variants, failure signs, layer errors, draws, and predictions as stored."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from geluless.distillation.recipes import LocalSettings, Recipe
 from geluless.models import named_blocks
 from geluless.ptq.quantize import quantize
 from geluless.verdicts.ablation import CONTROL, SETTINGS, recipe_of, setting_of, table
-from geluless.verdicts.accuracy import ablation_table, accuracy_report_data, bias_drop, draw_drops, signature_details, spread
+from geluless.verdicts.accuracy import ablation_table, accuracy_report_data, bias_drop, draw_drops, failure_sign_details, spread
 from geluless.verdicts.equivalence import paired_drop
-from geluless.verdicts.failure_signs import agreement, curve_signature, dead_units
+from geluless.verdicts.failure_signs import agreement, curve_shape, dead_units
 from geluless.verdicts.layer_errors import LayerError, layer_errors
-from geluless.verdicts.micro_networks import DRAWS, Kind, Part, Task, run_task
+from geluless.verdicts.micro_networks import DRAWS, Kind, Task, TaskResult
 from geluless.verdicts.predictions import pack_predictions, read_predictions
 from geluless.verdicts.report_data import micro_network_data
 from geluless.verdicts.statistics import deviation, mean_difference, student
-from geluless.verdicts.worker import calibration_indices
+from geluless.verdicts.worker import calibration_indices, run_task
 from tests.support.networks import MemoryImages, awkward_images, awkward_swin
 
 LOCAL = Recipe("quick", 0.2, local=LocalSettings(96, 1e-3, 10, 128, 2e-3, 0.95))
-SOFT = SoftLabelSettings(passes=0.2, batch_size=16, learning_rate=3e-4, weight_decay=0.0, temperature=3.0, max_gradient_norm=1.0)
+SOFT = SoftLabelSettings(epochs=0.2, batch_size=16, learning_rate=3e-4, weight_decay=0.0, temperature=3.0, max_gradient_norm=1.0)
 PAPER = Recipe("quick paper", 0.2, soft_labels=SOFT)
 IMAGES = MemoryImages(120)
 LABELS = np.arange(200, dtype=np.uint8) % 10
@@ -41,8 +41,8 @@ def wrong_at(*images: int) -> np.ndarray:
     return predictions
 
 
-def part(task: Task, **fields: object) -> Part:
-    return Part(str(task), "fake, 200 images", "ab" * 32, LABELS, **fields)  # type: ignore[arg-type]
+def result(task: Task, **fields: object) -> TaskResult:
+    return TaskResult(str(task), "fake, 200 images", "ab" * 32, LABELS, **fields)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------------ the tasks
@@ -170,7 +170,7 @@ def test_the_biases_are_gone_and_the_blocks_still_learn() -> None:
     assert all(record.held_out <= record.held_out_before for record in result.records)
 
 
-# ------------------------------------------------------------------------------------------------------- the signatures
+# ---------------------------------------------------------------------------------------------------- the failure signs
 
 
 def test_chance_agreement_has_no_kappa_and_true_agreement_has() -> None:
@@ -185,7 +185,7 @@ def test_chance_agreement_has_no_kappa_and_true_agreement_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("losses", "signature"),
+    ("losses", "shape"),
     [
         ([1.0, 0.5, 0.3, 0.2, 0.2], "falls"),
         ([1.0, 1.01, 0.99, 1.0, 1.0], "flat"),
@@ -195,8 +195,8 @@ def test_chance_agreement_has_no_kappa_and_true_agreement_has() -> None:
         ([], "falls"),
     ],
 )
-def test_learning_curves_have_signatures(losses: list[float | None], signature: str) -> None:
-    assert curve_signature(list(enumerate(losses))) == signature
+def test_learning_curves_fall_stay_flat_or_explode(losses: list[float | None], shape: str) -> None:
+    assert curve_shape(list(enumerate(losses))) == shape
 
 
 def test_units_that_never_fire_are_counted_and_others_are_not() -> None:
@@ -289,7 +289,7 @@ def test_a_mean_of_one_run_is_the_plain_drop() -> None:
 # --------------------------------------------------------------------------------------------------------- all together
 
 
-def fake_parts() -> dict[Task, Part]:
+def fake_results() -> dict[Task, TaskResult]:
     base, local, without = (Task(kind, "tiny") for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
     other, varied = Task(Kind.LOCAL, "tiny", 1), Task.parse("varied:tiny/rate-quarter")
     gelu = {"fp32-gelu": LABELS, "fp32-naive": wrong_at(*range(20)), "int8-gelu": LABELS}
@@ -298,17 +298,17 @@ def fake_parts() -> dict[Task, Part]:
     draws = {"int8-relu": (wrong_at(1, 2), wrong_at(1)[:100], wrong_at(1, 2, 3)[:100])}
     dead = {"layers.0.blocks.0": 0.25}
     return {
-        base: part(base, predictions=gelu),
-        local: part(local, predictions=relu, draws=draws, layer_errors=errors, dead_units=dead),
-        other: part(other, predictions={"fp32-relu": wrong_at(4)}),
-        without: part(without, predictions={"fp32-relu": wrong_at(1, 9), "int8-relu": wrong_at(1, 2, 8)[:100]}),
-        varied: part(varied, predictions={"fp32-relu": wrong_at(1, 2, 3)}),
+        base: result(base, predictions=gelu),
+        local: result(local, predictions=relu, draws=draws, layer_errors=errors, dead_units=dead),
+        other: result(other, predictions={"fp32-relu": wrong_at(4)}),
+        without: result(without, predictions={"fp32-relu": wrong_at(1, 9), "int8-relu": wrong_at(1, 2, 8)[:100]}),
+        varied: result(varied, predictions={"fp32-relu": wrong_at(1, 2, 3)}),
     }
 
 
-def test_the_exhibits_hold_every_part_and_are_json() -> None:
-    parts = fake_parts()
-    found = json.loads(json.dumps(micro_network_data(parts)))
+def test_the_report_data_hold_every_result_and_are_json() -> None:
+    results = fake_results()
+    found = json.loads(json.dumps(micro_network_data(results)))
     tiny = found["micro_networks"]["tiny"]
     assert [(row["factor"], row["seeds"]) for row in tiny["ablation"]] == [("learning rate", [0])]
     assert tiny["ablation"][0]["drop_pp"]["value"] == pytest.approx(1.0)
@@ -324,21 +324,21 @@ def test_the_exhibits_hold_every_part_and_are_json() -> None:
 
 def test_parts_that_are_missing_leave_gaps_and_no_errors() -> None:
     local = Task(Kind.LOCAL, "tiny")
-    alone = accuracy_report_data({local: fake_parts()[local]}, "tiny")
+    alone = accuracy_report_data({local: fake_results()[local]}, "tiny")
     assert alone["ablation"] == alone["seeds"] == alone["calibration_draws"] == []
     assert alone["without_bias"] is None
     assert ablation_table({}, "tiny") == ()
 
 
 def test_drops_over_draws_and_biases_pair_the_images_both_have_seen() -> None:
-    parts = fake_parts()
-    base, local, without = (parts[Task(kind, "tiny")] for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
+    results = fake_results()
+    base, local, without = (results[Task(kind, "tiny")] for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
     assert [drop.n for drop in draw_drops(base, local, "int8-relu")] == [200, 100, 100]
     assert bias_drop(local, without, "int8-relu").counts.lost == 1
     mean, sd = spread(list(draw_drops(base, local, "int8-relu")), "draws")
     assert mean.low < mean.value < mean.high
     assert sd.low < sd.value < sd.high
-    text = " ".join(signature_details(base, local))
+    text = " ".join(failure_sign_details(base, local))
     assert "99.50 %" in text
     assert "90.00 %" in text
     assert "dead hidden units: 25.00 %" in text

@@ -9,33 +9,33 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from geluless.verdicts.laws import every_pair_differences, random_gemms
-from geluless.verdicts.micro_networks import SIZES, Kind, Part, Task
+from geluless.verdicts.micro_networks import SIZES, Kind, Task, TaskResult
 from geluless.verdicts.pool import EvidenceError, EvidencePool
+from geluless.verdicts.relu_fusion import every_pair_differences, random_gemms
 from geluless.verdicts.report_data import micro_network_data
 
 TINY, SMALL, BASE = Task(Kind.BASE, "tiny"), Task(Kind.BASE, "small"), Task(Kind.BASE, "base")
 
 
-def part(task: Task, **predictions: np.ndarray) -> Part:
+def result(task: Task, **predictions: np.ndarray) -> TaskResult:
     labels = np.arange(100, dtype=np.uint8) % 10
     named = {name.replace("_", "-"): values for name, values in predictions.items()}
-    return Part(str(task), "fake, 100 images", "ab" * 32, labels, predictions=named, seconds={"step": 1.0})
+    return TaskResult(str(task), "fake, 100 images", "ab" * 32, labels, predictions=named, seconds={"step": 1.0})
 
 
-def fake_run(task: Task, images: int | None) -> Part:
+def fake_run(task: Task, images: int | None) -> TaskResult:
     """Runs in a worker process: small dies, the others answer."""
     from geluless.verdicts import pool
 
     pool._lines.put(f"at work on {task}")
     if task == SMALL:
         raise RuntimeError("out of luck")
-    return part(task)
+    return result(task)
 
 
-def sleepy_run(task: Task, images: int | None) -> Part:
+def sleepy_run(task: Task, images: int | None) -> TaskResult:
     time.sleep(600)
-    return part(task)
+    return result(task)
 
 
 @pytest.fixture
@@ -88,15 +88,15 @@ def test_the_longest_task_of_a_default_run_is_a_large_one() -> None:
     assert max(tasks, key=lambda task: task.expected_seconds) == Task(Kind.LOCAL, "large")
 
 
-def test_exhibits_are_json_and_count_what_was_lost() -> None:
+def test_report_data_are_json_and_count_what_was_lost() -> None:
     right = np.arange(100, dtype=np.uint8) % 10
     worse = right.copy()
     worse[:3] = (worse[:3] + 1) % 10
-    parts = {
-        TINY: part(TINY, fp32_gelu=right, fp32_naive=worse, int8_gelu=right),
-        Task(Kind.LOCAL, "tiny"): part(Task(Kind.LOCAL, "tiny"), fp32_relu=right, int8_relu=right),
+    results = {
+        TINY: result(TINY, fp32_gelu=right, fp32_naive=worse, int8_gelu=right),
+        Task(Kind.LOCAL, "tiny"): result(Task(Kind.LOCAL, "tiny"), fp32_relu=right, int8_relu=right),
     }
-    found = json.loads(json.dumps(micro_network_data(parts)))
+    found = json.loads(json.dumps(micro_network_data(results)))
     drops = {drop["variant"]: drop for drop in found["micro_networks"]["tiny"]["drops"]}
     assert drops["naive swap, FP32"]["value"] == pytest.approx(3.0)
     assert drops["ReLU distilled, INT8"]["value"] == 0
@@ -104,13 +104,13 @@ def test_exhibits_are_json_and_count_what_was_lost() -> None:
     assert found["durations"]["base:tiny"] == {"step": 1.0}
 
 
-def test_exhibits_without_a_base_have_no_drops() -> None:
+def test_report_data_without_a_base_have_no_drops() -> None:
     local = Task(Kind.LOCAL, "small")
-    found = micro_network_data({local: part(local, fp32_relu=np.zeros(100, np.uint8))})
+    found = micro_network_data({local: result(local, fp32_relu=np.zeros(100, np.uint8))})
     assert found["micro_networks"]["small"]["drops"] == []
 
 
-def test_the_fusion_law_holds_and_its_controls_do_not() -> None:
+def test_fused_relu_equals_relu_after_the_gemm_and_its_controls_do_not() -> None:
     assert every_pair_differences(clamp_offset=0) == 0
     assert every_pair_differences(clamp_offset=1) > 0
     for case in random_gemms(20, seed=1):

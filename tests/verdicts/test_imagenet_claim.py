@@ -17,7 +17,7 @@ from geluless.engine import engine
 from geluless.errors import DataError
 from geluless.models.swin import create_model
 from geluless.verdicts import imagenet
-from geluless.verdicts.imagenet import ImageNet, ImageNetPart, four_readings, imagenet_evidence, recovery
+from geluless.verdicts.imagenet import ImageNet, ImageNetResult, four_readings, imagenet_evidence, recovery
 from geluless.verdicts.resources import Resource, missing
 from geluless.verdicts.verdict import Verdict
 
@@ -50,24 +50,24 @@ def tier(root: Path, monkeypatch: pytest.MonkeyPatch) -> ImageNet:
 
 
 def test_a_size_is_made_once_and_its_five_arms_are_judged(tier: ImageNet, root: Path) -> None:
-    part = tier.part("tiny")
-    assert tier.part("tiny") is part
-    assert set(part.predictions) == {"fp32-gelu", "fp32-naive", "fp32-relu", "int8-gelu", "int8-relu"}
-    assert part.tier == "folder", "240 images of ten classes are not ImageNet"
-    assert len(part.labels) == 240
+    result = tier.result("tiny")
+    assert tier.result("tiny") is result
+    assert set(result.predictions) == {"fp32-gelu", "fp32-naive", "fp32-relu", "int8-gelu", "int8-relu"}
+    assert result.tier == "folder", "240 images of ten classes are not ImageNet"
+    assert len(result.labels) == 240
     images = embedded_images("test")
     teacher = create_model(MODEL, teacher_path(MODEL))
     order = [int(path.stem) for label in range(10) for path in sorted((root / "val" / str(label)).iterdir())]
     with torch.inference_mode():
         (logits,) = [teacher(batch) for batch in images.batches(240, indices=order)]
-    assert (part.predictions["fp32-gelu"] == logits.argmax(1).numpy()).mean() > 0.99, "the images are those, in that order"
-    right = {variant: part.correct(variant).mean() for variant in part.predictions}
+    assert (result.predictions["fp32-gelu"] == logits.argmax(1).numpy()).mean() > 0.99, "the images are those, in that order"
+    right = {variant: result.correct(variant).mean() for variant in result.predictions}
     assert right["fp32-relu"] > right["fp32-naive"]
     for judge in (recovery, four_readings):
-        judgement, control = judge(part)
+        judgement, control = judge(result)
         assert control.failed_as_it_must
-        evidence = imagenet_evidence(part, "ran", control)
-        assert evidence.artifacts["int8-relu"] == part.artifacts["int8-relu"]
+        evidence = imagenet_evidence(result, "ran", control)
+        assert evidence.artifacts["int8-relu"] == result.artifacts["int8-relu"]
         assert len(judgement.estimates) >= 3
 
 
@@ -78,14 +78,14 @@ def test_an_engine_that_gives_other_bits_has_no_say(tier: ImageNet, monkeypatch:
 
     monkeypatch.setattr(engine, "Engine", Wrong)
     with pytest.raises(RuntimeError, match="logits are not the reference's"):
-        tier.part("tiny")
+        tier.result("tiny")
 
 
-def part_of(**correct: float) -> ImageNetPart:
-    """A part whose variants are right on that share of 50,000 images, always on the first ones."""
+def result_of(**correct: float) -> ImageNetResult:
+    """A result whose variants are right on that share of 50,000 images, always on the first ones."""
     labels = np.zeros(50_000, np.int64)
     variants = {name.replace("_", "-"): (np.arange(50_000) >= share * 50_000).astype(np.int64) for name, share in correct.items()}
-    return ImageNetPart("val", "imagenet", "ab", labels, variants, {"int8-relu": "cd"}, "cpu", (), 1.0)
+    return ImageNetResult("val", "imagenet", "ab", labels, variants, {"int8-relu": "cd"}, "cpu", (), 1.0)
 
 
 GOOD = {"fp32_gelu": 0.81, "fp32_naive": 0.4, "fp32_relu": 0.809, "int8_gelu": 0.808, "int8_relu": 0.807}
@@ -101,15 +101,15 @@ GOOD = {"fp32_gelu": 0.81, "fp32_naive": 0.4, "fp32_relu": 0.809, "int8_gelu": 0
     ],
 )
 def test_verdicts(changes: dict[str, float], c02: Verdict, c03: Verdict) -> None:
-    part = part_of(**{**GOOD, **changes})
-    assert [judge(part)[0].verdict for judge in (recovery, four_readings)] == [c02, c03]
+    result = result_of(**{**GOOD, **changes})
+    assert [judge(result)[0].verdict for judge in (recovery, four_readings)] == [c02, c03]
 
 
 def test_images_of_which_the_swap_loses_nothing_prove_nothing() -> None:
     """As where labels and classes do not belong together: everything is wrong, and nothing is lost."""
-    part = part_of(**dict.fromkeys(GOOD, 0.001))
+    result = result_of(**dict.fromkeys(GOOD, 0.001))
     for judge in (recovery, four_readings):
-        assert not judge(part)[1].failed_as_it_must
+        assert not judge(result)[1].failed_as_it_must
 
 
 def test_weights_are_looked_for_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,15 +126,15 @@ def test_weights_are_looked_for_before_anything_runs(tmp_path: Path, monkeypatch
 def test_too_few_training_images_are_told(tier: ImageNet) -> None:
     few = ImageNet(announce=lambda line: None, models={"tiny": MODEL}, recipe=QUICK, training_images=500)
     with pytest.raises(DataError, match="500 images asked for, 240 are there"):
-        few.part("tiny")
+        few.result("tiny")
 
 
 def test_the_parts_of_evidence_are_of_one_part() -> None:
-    part = part_of(**GOOD)
-    evidence = imagenet_evidence(part, "ran", recovery(part)[1])
+    result = result_of(**GOOD)
+    evidence = imagenet_evidence(result, "ran", recovery(result)[1])
     assert evidence.tier == "imagenet"
     assert [number.name for number in evidence.numbers] == [
-        f"drop to {variant}" for variant in part.predictions if variant != "fp32-gelu"
+        f"drop to {variant}" for variant in result.predictions if variant != "fp32-gelu"
     ]
-    assert dataclasses.replace(part, tier="folder").tier == "folder"
+    assert dataclasses.replace(result, tier="folder").tier == "folder"
     assert imagenet.CHECKED_IMAGES > 0

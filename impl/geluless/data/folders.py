@@ -1,8 +1,8 @@
 """A folder of image files, one sub-folder per class, read as timm reads it: ImageFolder and ImageNet layouts.
 
 timm finds the files (`create_dataset`) and prepares them for the model (`resolve_data_config`, `create_transform`). Two
-of its kindnesses are turned into errors here, because either would falsify a paired test without a word: an unreadable
-image is replaced by the next one (`ImageDataset.__getitem__`), and an empty class folder shifts every later label.
+things that timm tolerates are errors here, because either would falsify a paired test silently: an unreadable image is
+replaced by the next one (`ImageDataset.__getitem__`), and an empty class folder shifts every later label.
 """
 
 from __future__ import annotations

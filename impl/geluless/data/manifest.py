@@ -1,7 +1,6 @@
-"""fixtures/MANIFEST.toml is the law about the fixtures: what is listed there must be on disk, byte for byte, and nothing else.
+"""fixtures/MANIFEST.toml lists the fixtures: what is listed must be on disk, byte for byte, and nothing else.
 
-A verdict names the data it was reached on. That name is worth something only if a changed, missing or smuggled-in file
-stops the run before anything is read from it.
+A verdict names the data it was reached on. So a changed, missing or unlisted file stops the run before anything is read.
 """
 
 from __future__ import annotations

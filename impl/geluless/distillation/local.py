@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
-from torch import Tensor
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor, nn
 
 from geluless.distillation.recipes import LocalSettings
 from geluless.distillation.records import Status
 
-PAUSES = 4  # of the Adam steps, at which the held-out tokens are asked
+PAUSES = 4  # of the Adam steps: after each quarter the error of the held-out tokens is taken
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Rows of one MLP: its inputs and what it should put out, split into training and held-out rows."""
+    """One MLP's inputs and what it should put out, a row per token, split into training and held-out rows."""
 
-    inputs: Tensor  # float32 [rows, C]
-    targets: Tensor  # float32 [rows, C]
+    inputs: Tensor  # float32 [tokens, C]
+    targets: Tensor  # float32 [tokens, C]
     held_out_inputs: Tensor
     held_out_targets: Tensor
 
@@ -78,15 +80,15 @@ def refit_fc2(mlp: Mlp, inputs: Tensor, targets: Tensor, *, ridge: float) -> Non
 def adam_steps(
     mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.Generator, curve: list[tuple[int, float]]
 ) -> Iterator[None]:
-    """Minimise the squared error on random rows, in place; pauses at each quarter and appends relative errors to `curve`."""
+    """Minimise the squared error of random tokens, in place; pauses at each quarter and appends relative errors to `curve`."""
     parameters = [p for p in mlp.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate, foreach=True)
     scale = max(tokens.targets.var(0, unbiased=False).mean().item(), 1e-12)
     pause = max(1, settings.steps // PAUSES)
     for step in range(settings.steps):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)
-        rows = torch.randint(len(tokens.inputs), (min(settings.rows, len(tokens.inputs)),), generator=generator)
-        rows = rows.to(tokens.inputs.device)
+        count = min(settings.tokens_per_step, len(tokens.inputs))
+        rows = torch.randint(len(tokens.inputs), (count,), generator=generator).to(tokens.inputs.device)
         loss = F.mse_loss(mlp(tokens.inputs[rows]), tokens.targets[rows]) / scale
         optimizer.zero_grad()
         loss.backward()
@@ -129,3 +131,38 @@ def fit_mlp(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.
     else:
         status = Status.OVERFIT if overfit else Status.OK
     return Fit(before[0], best[0], before[1], best[1], status, tuple(curve))
+
+
+class TokenStreams:
+    """The token tensors of teacher and student, advanced block by block: the cost is linear in the depth."""
+
+    def __init__(self, teacher: SwinTransformer, student: SwinTransformer, images: Tensor, held_out: Tensor) -> None:
+        self._networks = (teacher, student)
+        self._count = len(images)
+        everything = torch.cat([images, held_out])
+        self._streams = [_chunked(network.patch_embed, everything) for network in self._networks]  # float32 [N, H, W, C]
+
+    def walk(self) -> Iterator[tuple[nn.Module, Tokens]]:
+        """Yields each student block with its tokens; the block may be changed before the next one is asked for."""
+        for stages in zip(*(network.layers for network in self._networks), strict=True):
+            self._streams = [_chunked(stage.downsample, x) for stage, x in zip(stages, self._streams, strict=True)]
+            for teacher_block, student_block in zip(*(stage.blocks for stage in stages), strict=True):
+                target = _chunked(teacher_block, self._streams[0])
+                middle = _chunked(partial(_after_attention, student_block), self._streams[1])
+                inputs = _chunked(student_block.norm2, middle)
+                yield student_block, self._tokens(inputs, target - middle)
+                self._streams = [target, middle + _chunked(student_block.mlp, inputs)]
+
+    def _tokens(self, inputs: Tensor, targets: Tensor) -> Tokens:
+        split = [x[part].flatten(0, 2) for part in (slice(self._count), slice(self._count, None)) for x in (inputs, targets)]
+        return Tokens(*split)
+
+
+def _after_attention(block: SwinTransformerBlock, x: Tensor) -> Tensor:
+    """The residual stream between a block's two halves."""
+    return x + block._attn(block.norm1(x))
+
+
+@torch.no_grad()
+def _chunked(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return torch.cat([function(chunk) for chunk in x.split(128)])

@@ -22,7 +22,7 @@ class LocalSettings:
     images: int
     ridge: float
     steps: int
-    rows: int
+    tokens_per_step: int
     learning_rate: float
     converged_below: float
 
@@ -31,7 +31,7 @@ class LocalSettings:
 class SoftLabelSettings:
     """Distillation of the teacher's softened class probabilities, end to end (Hinton et al., arXiv 1503.02531)."""
 
-    passes: float
+    epochs: float
     batch_size: int
     learning_rate: float
     weight_decay: float
@@ -47,21 +47,21 @@ class Recipe:
     held_out_fraction: float
     local: LocalSettings | None = None  # block after block, no end-to-end training
     soft_labels: SoftLabelSettings | None = None  # block after block, the whole network trained after each swap
-    polish: SoftLabelSettings | None = None  # once, after all blocks are swapped
+    finetune: SoftLabelSettings | None = None  # once, after all blocks are swapped
 
     def __post_init__(self) -> None:
         if (self.local is None) == (self.soft_labels is None):
             raise RecipeError(f"recipe {self.name} must swap its blocks by exactly one of [local] and [soft_labels]")
         if not 0 < self.held_out_fraction < 1:
             raise RecipeError(f"recipe {self.name}: held_out_fraction must lie between 0 and 1")
-        for phase in (self.local, self.soft_labels, self.polish):
+        for phase in (self.local, self.soft_labels, self.finetune):
             for setting in dataclasses.fields(phase) if phase else ():
                 value = getattr(phase, setting.name)
                 if value < 0 or (value == 0 and setting.name not in ("weight_decay", "ridge", "steps")):
                     raise RecipeError(f"recipe {self.name}: {setting.name} = {value} must be positive")
 
 
-_PHASES = {"local": LocalSettings, "soft_labels": SoftLabelSettings, "polish": SoftLabelSettings}
+_PHASES = {"local": LocalSettings, "soft_labels": SoftLabelSettings, "finetune": SoftLabelSettings}
 
 
 def parse_recipes(text: str) -> dict[str, Recipe]:

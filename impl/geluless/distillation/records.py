@@ -1,4 +1,4 @@
-"""What a distillation run leaves behind, for people and for the report."""
+"""The record of a distillation: one entry per step, printed and drawn by the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Status(StrEnum):
-    """The paper's failure signatures are outcomes of their own, never averaged away."""
+    """The paper's signs of failure are outcomes of their own, never averaged away."""
 
     OK = "ok"
     NOT_CONVERGED = "not converged"  # the training loss is not clearly below that of the plain swap, or not finite
@@ -21,14 +21,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """One step of a recipe: a block swapped and trained, or the final polish.
+    """One step of a recipe: a block swapped and trained, or the final fine-tuning.
 
     For `local`, losses are the mean squared error of the block's output relative to the variance of the MLP's part; for
     soft labels, the temperature-scaled Kullback-Leibler divergence in nats. `before` is right after the plain swap.
     """
 
     block: str
-    phase: str  # "local", "soft labels" or "polish"
+    phase: str  # "local", "soft labels" or "finetune"
     loss_before: float
     loss: float
     held_out_before: float

@@ -53,7 +53,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True)
     count = len(labels.images)
     batch_size = min(settings.batch_size, count)
-    steps = max(1, round(settings.passes * count / batch_size))
+    steps = max(1, round(settings.epochs * count / batch_size))
     curve = []
     order = torch.empty(0, dtype=torch.long)
     for step in range(steps):
@@ -76,7 +76,7 @@ def train(
     return curve
 
 
-RUNAWAY = 2.0  # held-out loss over that of the plain swap: far outside what the noise of one pass does
+RUNAWAY = 2.0  # held-out loss over that of the plain swap: far outside what the noise of one epoch does
 
 
 def ran_away(curve: list[tuple[int, float]], held_out_before: float, held_out: float) -> bool:
@@ -85,7 +85,7 @@ def ran_away(curve: list[tuple[int, float]], held_out_before: float, held_out: f
     return not finite or held_out > RUNAWAY * held_out_before
 
 
-def judge(curve: list[tuple[int, float]], before: tuple[float, float], after: tuple[float, float]) -> Status:
+def status_of(curve: list[tuple[int, float]], before: tuple[float, float], after: tuple[float, float]) -> Status:
     """before, after: (training, held-out) divergences."""
     if not all(math.isfinite(value) for value in (*after, *(loss for _, loss in curve))):
         return Status.NOT_CONVERGED

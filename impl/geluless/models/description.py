@@ -1,4 +1,4 @@
-"""What the MLPs of a GELU network are like inside: is a swap of their activation worth studying here?"""
+"""Statistics of the MLPs of a GELU network: how much they contribute, and how much a swap to ReLU changes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BlockDescription:
     swap_error: float  # |MLP with ReLU - MLP as it is| / |MLP as it is|, everything before it as it is
 
 
-class _Probe:
+class _Recorder:
     """Streams one block's sums in float64 while images pass through it."""
 
     def __init__(self, name: str, block: SwinTransformerBlock) -> None:
@@ -75,9 +75,9 @@ class _Probe:
 def describe_blocks(model: nn.Module, batches: Iterable[Tensor]) -> tuple[BlockDescription, ...]:
     """Run `batches` (float32 [B, C, H, W], at least one) through a network that is left as it is."""
     with ExitStack() as stack:
-        probes = [_Probe(name, block) for name, block in named_blocks(model)]
-        for probe in probes:
-            stack.callback(probe.remove)
+        recorders = [_Recorder(name, block) for name, block in named_blocks(model)]
+        for recorder in recorders:
+            stack.callback(recorder.remove)
         for batch in batches:
             model(batch)
-    return tuple(probe.description() for probe in probes)
+    return tuple(recorder.description() for recorder in recorders)

@@ -1,7 +1,7 @@
 """Micro Swin: one micro network per size of the paper, with the real depth pattern.
 
-A micro network keeps what the claims are about (four stages, shifted windows, every MLP in its place, 12 or 24 blocks) and gives
-up width and resolution, so that distilling, quantizing and judging it takes seconds on two cores. The 28x28 grey input
+A micro network keeps what the claims are about (four stages, shifted windows, every MLP in its place, 12 or 24 blocks) and
+gives up width and resolution, so that distilling, quantizing and judging it takes seconds on two cores. The 28x28 grey input
 is Fashion-MNIST's. Token grids are 14x14, 7x7, 4x4 (the odd grid is padded) and 2x2; the shifted window with its mask
 occurs in stage 1.
 """

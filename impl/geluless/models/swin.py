@@ -1,4 +1,4 @@
-"""Swin Transformers by their timm names, and the places in them that the rest of the package talks about."""
+"""Swin Transformers by their timm names: create, load weights, and find their blocks."""
 
 from __future__ import annotations
 

@@ -52,6 +52,10 @@ def find_records(folder: Path) -> Found:
     return Found(tuple(newest[model].summary() for model in sorted(newest)), tuple(refused))
 
 
+def threads_text(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def title_line(data: Data) -> str:
     weights = "; ".join(f"{activation.upper()}: {text}" for activation, text in data["weights"].items())
     return f"{data['model']} ({weights}); calibrated on {data['calibration']}"
@@ -79,7 +83,7 @@ def figures(data: Data, activation: str) -> Table:
     counts = sorted({row["threads"] for row in data["rows"]})
     columns = ["engine", "runs in"]
     for threads in counts:
-        columns += [f"ms, {threads} thread{'s' if threads > 1 else ''}", "× ours"]
+        columns += [f"ms, {threads_text(threads)}", "× ours"]
     columns.append(f"images/s, batch {data['throughput_batch']}")
     rows = []
     for baseline, by_threads in _by_baseline(data, activation).items():
@@ -94,8 +98,8 @@ def figures(data: Data, activation: str) -> Table:
         rates = [row["images_per_second"] for row in by_threads.values() if row["images_per_second"]]
         cells.append(_interval(rates[0]) if rates else NONE)
         rows.append(cells)
-    most = f"{max(counts)} thread{'s' if max(counts) > 1 else ''}"
-    return f"{activation.upper()}: latency at batch {data['batch']}, throughput on {most}", columns, rows
+    heading = f"{activation.upper()}: latency at batch {data['batch']}, throughput on {threads_text(max(counts))}"
+    return heading, columns, rows
 
 
 def needs(data: Data, activation: str) -> Table:
@@ -152,10 +156,15 @@ def pilots(data: Data) -> list[str]:
     lines = []
     for row in data["rows"]:
         if row.get("pilot"):
-            where = f"{row['activation']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+            where = f"{row['activation']}, {threads_text(row['threads'])}"
             times = ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in row["pilot"].items())
             lines.append(f"{row['baseline']} ({where}): a pilot took {times}; {row['configuration']} was timed")
     return lines
+
+
+def remarks(data: Data) -> list[str]:
+    """All that is said below the tables."""
+    return [line for line in (*reasons(data), *pilots(data), reference_line(data), *data["notes"]) if line]
 
 
 def reasons(data: Data) -> list[str]:
@@ -163,6 +172,6 @@ def reasons(data: Data) -> list[str]:
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in data["rows"]:
         if row["status"] != "measured":
-            where = f"{row['activation']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+            where = f"{row['activation']}, {threads_text(row['threads'])}"
             reasons.setdefault((row["baseline"], f"{row['status']}: {row['reason']}"), []).append(where)
     return [f"{baseline} ({'; '.join(where)}): {reason}" for (baseline, reason), where in reasons.items()]

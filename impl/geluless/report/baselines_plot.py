@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from geluless.report.plots import MARKERS, SERIES, frame, log_axis, svg
+from geluless.report.baselines import threads_text
+from geluless.report.plots import frame, interval_marks, log_axis, svg
 from geluless.report.style import STYLE
 
 if TYPE_CHECKING:
@@ -29,18 +30,13 @@ def baselines_plot(data: Mapping[str, Any], *, salt: str) -> str | None:
         panels = figure.subplots(1, len(activations), sharey=True, squeeze=False)[0]
         for axes, activation in zip(panels, activations, strict=True):
             for index, threads in enumerate(counts):
-                rows = [row for row in measured if (row["activation"], row["threads"]) == (activation, threads)]
-                times = [row["latency_ms"] for row in rows]
-                axes.errorbar(
-                    [time["value"] for time in times],
-                    [engines.index(row["baseline"]) + 0.15 * (2 * index - len(counts) + 1) for row in rows],
-                    xerr=[[t["value"] - t["low"] for t in times], [t["high"] - t["value"] for t in times]],
-                    fmt=MARKERS[index % len(MARKERS)],
-                    color=SERIES[index % len(SERIES)],
-                    label=f"{threads} thread{'s' if threads > 1 else ''}",
-                    markersize=5,
-                    capsize=3,
-                )
+                offset = 0.15 * (2 * index - len(counts) + 1)
+                own = [
+                    (engines.index(row["baseline"]) + offset, row["latency_ms"])
+                    for row in measured
+                    if (row["activation"], row["threads"]) == (activation, threads)
+                ]
+                interval_marks(axes, own, series=index, label=threads_text(threads))
             log_axis(axes)
             axes.set_title(activation.upper(), fontsize=9)
             axes.set_xlabel(f"ms per call, batch {data['batch']}")

@@ -1,4 +1,4 @@
-"""One card per claim: its sentence, its numbers on a strip each, its plots, what ran, the control, the command for it alone."""
+"""One card per claim: its sentence, its numbers with their intervals, plots, what ran, the control, the command for it alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from geluless.report.document import headline_text, number_text, rerun_command, tone
 from geluless.report.figures import Drawn
-from geluless.report.interval_plot import strip_lines
+from geluless.report.interval_plot import interval_lines
 
 Links = Sequence[tuple[str, str]]  # anchor and title of sections that are no figures
 
@@ -22,7 +22,7 @@ def claim_lines(row: Mapping[str, Any], drawn: Sequence[Drawn], more: Links = ()
         f"<h3>{escape(row['id'])} · {escape(row['title'])}</h3>",
         f'<p class="word">{escape(headline_text(row["headline"]))}</p>',
         f"<p>{escape(row['claim'])}</p>",
-        *strip_lines(row["records"]),
+        *interval_lines(row["records"]),
         *own,
         *_links([*links, *more]),
         *_description(row),

@@ -108,13 +108,18 @@ def rerun_command(identifier: str) -> str:
 def number_text(number: Mapping[str, Any]) -> str:
     """'drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp' from an Estimate's JSON value."""
     unit = "" if number["unit"] in ("", "ratio") else f" {number['unit']}"
-    text = f"{number['name']} {value_text(number['value'])}{unit}"
-    if not number["low"] == number["value"] == number["high"]:
-        text += f" [{value_text(number['low'])}, {value_text(number['high'])}]"
-    text += f", n = {number['n']:,}"
+    text = f"{number['name']} {interval_text(number, unit)}, n = {number['n']:,}"
     if number["margin"] is not None:
         text += f", bound {number['margin']:g}{unit}"
     return text
+
+
+def interval_text(number: Mapping[str, Any], unit: str = "") -> str:
+    """'0.120 pp [-0.050, 0.290]'; an exact number has no interval."""
+    text = f"{value_text(number['value'])}{unit}"
+    if number["low"] == number["value"] == number["high"]:
+        return text
+    return f"{text} [{value_text(number['low'])}, {value_text(number['high'])}]"
 
 
 def value_text(value: float | None) -> str:

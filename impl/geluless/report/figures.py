@@ -1,4 +1,4 @@
-"""The figures of the page: what each is drawn from, whose card holds it, which claims point to it, what its caption says.
+"""The figures of the page: what each is drawn from, which card holds it, which claims link to it, what its caption says.
 
 A figure lies in the card of the claim it serves best, once; the other claims link to it. A figure whose claim is not on the page,
 or that belongs to none, lies in the section "Across the claims".
@@ -13,7 +13,8 @@ from typing import Any
 
 from geluless.report import pareto, quantization
 from geluless.report.latency import forest_caption, forest_plot, waterfall_caption, waterfall_plot
-from geluless.report.plots import accuracy_plot, agreement_plot, curves_plot, finite_drops
+from geluless.report.plots import accuracy_plot, agreement_plot, curves_plot, distillations, finite_drops
+from geluless.report.tables import folded, table_lines
 
 
 @dataclass(frozen=True)
@@ -135,31 +136,23 @@ def draw_figures(sources: Sources) -> list[Drawn]:
     return drawn
 
 
+MLP_COLUMNS = {"pre-activation mean": "pre_mean", "deviation": "pre_std", "MLP / residual": "mlp_to_residual"}
+
+
 def block_tables(networks: Mapping[str, Any]) -> list[str]:
     """What the MLPs of each teacher do, folded, and what the distillation warned of."""
     lines: list[str] = []
     for size, network in networks.items():
-        if network.get("blocks"):
-            lines += _blocks(size, network["blocks"])
-        for recipe, run in network.get("distillation", {}).items():
-            lines += [
-                f'<p class="warning">{escape(size)}, {escape(recipe)}: {escape(str(text))}</p>'
-                for text in run.get("warnings", [])
+        if blocks := network.get("blocks"):
+            rows = [
+                [b["block"], *(_cell(b[key]) for key in MLP_COLUMNS.values()), _cell(b["swap_error"], percent=True)]
+                for b in blocks
             ]
+            table = table_lines(["block", *MLP_COLUMNS, "GELU to ReLU, relative error"], rows)
+            lines += folded(f"What the MLPs of the {size} teacher do, block by block", table)
+    for title, run in distillations(networks):
+        lines += [f'<p class="warning">{escape(title)}: {escape(str(text))}</p>' for text in run.get("warnings", [])]
     return lines
-
-
-def _blocks(size: str, blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        f"<details><summary>What the MLPs of the {escape(size)} teacher do, block by block</summary>",
-        '<div class="scroll"><table><tr><th>block</th><th>pre-activation mean</th><th>deviation</th><th>MLP / residual</th>',
-        "<th>GELU to ReLU, relative error</th></tr>",
-    ]
-    for block in blocks:
-        values = (block["pre_mean"], block["pre_std"], block["mlp_to_residual"])
-        cells = "".join(f"<td>{_cell(value)}</td>" for value in values)
-        lines.append(f"<tr><td>{escape(block['block'])}</td>{cells}<td>{_cell(block['swap_error'], percent=True)}</td></tr>")
-    return [*lines, "</table></div></details>"]
 
 
 def _cell(value: float | None, *, percent: bool = False) -> str:

@@ -1,7 +1,7 @@
-"""Interval strips: the numbers of a claim, each with its interval and its bound, on one scale per unit.
+"""Interval plots: the numbers of a claim, a line for each with its interval and its bound, on one scale per unit.
 
-The strips are written by hand, not drawn by matplotlib: positions are per cent of the width, so a strip fits a phone and a
-screen alike, and its text stays HTML.
+They are written by hand, not drawn by matplotlib: positions are per cent of the width, so a line fits a phone and a screen
+alike, and its text stays HTML.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from geluless.report.document import number_text, tone, value_text
+from geluless.report.document import interval_text, number_text, tone, value_text
 
 Number = Mapping[str, Any]  # JSON value of an Estimate: floats that are not finite are None
 PAD = 0.04  # of the scale, at both ends
@@ -28,8 +28,8 @@ class Scale:
         return f"{min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))):.2f}%"
 
 
-def strip_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One group per unit, one line per number: name, strip, value. Numbers without a value get no strip."""
+def interval_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One group per unit, one line per number: name, drawing, value. Numbers without a value are left out."""
     groups: dict[str, list[tuple[str, Mapping[str, Any], Number]]] = {}
     for record in records:
         for number in record["numbers"]:
@@ -38,12 +38,12 @@ def strip_lines(records: Sequence[Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
     for unit, rows in groups.items():
         scale = scale_of([number for _, _, number in rows])
-        lines.append(f'<div class="strips"><p class="soft">{escape(_legend(unit, rows))}</p>')
+        lines.append(f'<div class="intervals"><p class="soft">{escape(_legend(unit, rows))}</p>')
         for label, record, number in rows:
-            lines += [f'<div class="strip{_tone(record, number)}"><span>{escape(label)}</span>', _strip(number, scale)]
-            lines.append(f"<span>{escape(_value(number))}</span></div>")
+            lines += [f'<div class="interval{_tone(record, number)}"><span>{escape(label)}</span>', _drawing(number, scale)]
+            lines.append(f"<span>{escape(interval_text(number))}, n = {number['n']:,}</span></div>")
         ends = f"<span>{value_text(scale.low)}</span><span>{value_text(scale.high)}</span>"
-        lines += [f'<div class="strip"><span class="ends">{ends}</span></div>', "</div>"]
+        lines += [f'<div class="interval"><span class="ends">{ends}</span></div>', "</div>"]
     return lines
 
 
@@ -73,16 +73,9 @@ def _tone(record: Mapping[str, Any], number: Number) -> str:
     return "" if beside else f" {tone(record['status'])}"
 
 
-def _value(number: Number) -> str:
-    text = value_text(number["value"])
-    if not number["low"] == number["value"] == number["high"]:
-        text += f" [{value_text(number['low'])}, {value_text(number['high'])}]"
-    return f"{text}, n = {number['n']:,}"
-
-
-def _strip(number: Number, scale: Scale) -> str:
+def _drawing(number: Number, scale: Scale) -> str:
     middle, label = "50%", escape(number_text(number), quote=True)
-    low = scale.low if number["low"] is None else number["low"]  # unbounded: to the end of the strip
+    low = scale.low if number["low"] is None else number["low"]  # unbounded: to the end of the line
     high = scale.high if number["high"] is None else number["high"]
     parts = [f'<line x1="0%" x2="100%" y1="{middle}" y2="{middle}" stroke="var(--line)"/>']
     if number["margin"] is not None:

@@ -1,5 +1,4 @@
-"""What was timed, as plots: every variant against `relu`, and where the time between FasterTransformer's structure and `relu`
-goes.
+"""What was timed: every variant against `relu`, what each step from FasterTransformer's structure to `relu` saves, all medians.
 
 Drawn from `report_data["latency"]`: by study, the samples of all entries, the processes they are of, and rows that say what ran.
 """
@@ -16,7 +15,8 @@ import numpy as np
 
 from geluless.bench.intervals import Interval, median, ratio_over_processes
 from geluless.bench.paired import Samples
-from geluless.report.plots import FAINT, INK, MARKERS, SERIES, frame, svg
+from geluless.report.plots import FAINT, INK, SERIES, frame, interval_marks, panel_rows, panels, svg
+from geluless.report.tables import table_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,6 @@ STEPS = (
     ("ReLU, integer requantization", "relu"),
     ("ReLU without bias", "relu-nobias without bias"),
 )
-
-
 MIN_PROCESSES = 3  # fewer say nothing about the next one
 
 
@@ -72,26 +70,16 @@ def forest_plot(studies: Mapping[str, Any]) -> str | None:
         axes.axvline(1, color=FAINT, linewidth=1)
         axes.axvline(PAPER_RATIO, color=INK, linestyle="--", linewidth=1)
         for index, (size, ratios) in enumerate(sizes.items()):
-            values = [ratios[variant] for variant in variants if variant in ratios]
             offset = 0.6 * ((len(sizes) - 1) / 2 - index) / len(sizes)
-            axes.errorbar(
-                [v.value for v in values],
-                [row + offset for row, variant in enumerate(variants) if variant in ratios],
-                xerr=[[v.value - v.low for v in values], [v.high - v.value for v in values]],
-                fmt=MARKERS[index % len(MARKERS)],
-                color=SERIES[index % len(SERIES)],
-                label=f"Swin-{size}",
-                markersize=4,
-                capsize=2,
-            )
+            own = [(row + offset, vars(ratios[variant])) for row, variant in enumerate(variants) if variant in ratios]
+            interval_marks(axes, own, series=index, label=f"Swin-{size}", size=4)
         axes.set_yticks(range(len(variants)), variants)
         axes.set_xlabel("time over that of relu; dashed: where relu has 11 % lower latency")
         axes.legend(loc="lower right", frameon=False)
         frame(axes)
 
-    return svg(
-        draw, height=1.2 + 0.42 * len(variants), salt="forest", label="Time of every variant over that of the fused ReLU, by size"
-    )
+    label = "Time of every variant over that of the fused ReLU, by size"
+    return svg(draw, height=1.2 + 0.42 * len(variants), salt="forest", label=label)
 
 
 def forest_caption(studies: Mapping[str, Any]) -> str:
@@ -107,22 +95,17 @@ def waterfall_plot(studies: Mapping[str, Any]) -> str | None:
     sizes = {name: study for name, study in drawable(studies).items() if all(variant in study["samples"] for _, variant in STEPS)}
     if not sizes:
         return None
-    rows = (len(sizes) + 1) // 2
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(rows, 2 if len(sizes) > 1 else 1, squeeze=False).flatten()
-        for number, (axes, (size, study)) in enumerate(zip(panels, sizes.items(), strict=False)):
+        titled = panels(figure, [f"Swin-{size}" for size in sizes])
+        for number, (axes, study) in enumerate(zip(titled, sizes.values(), strict=True)):
             samples = samples_of(study)
-            times = [1000 * median(samples, variant).value for _, variant in STEPS]
-            _waterfall(axes, times)
+            _waterfall(axes, [1000 * median(samples, variant).value for _, variant in STEPS])
             axes.set_yticks(range(len(STEPS)), [label for label, _ in STEPS] if number % 2 == 0 else [""] * len(STEPS))
-            axes.set_title(f"Swin-{size}", fontsize=9)
             axes.set_xlabel("ms per image")
-        for axes in panels[len(sizes) :]:
-            axes.set_visible(False)
 
-    height = 0.6 + 2.3 * rows
-    return svg(draw, height=height, salt="waterfall", label="Milliseconds that each change takes off the network's time, by size")
+    label = "Milliseconds that each change takes off the network's time, by size"
+    return svg(draw, height=0.6 + 2.3 * panel_rows(list(sizes)), salt="waterfall", label=label)
 
 
 def _waterfall(axes: Axes, times: list[float]) -> None:
@@ -154,33 +137,25 @@ def latency_table(studies: Mapping[str, Any]) -> list[str]:
     """Every median with its interval; of a study that is not `drawable`, a line that says so."""
     if not studies:
         return []
-    lines = [
-        '<details class="figure" id="medians"><summary>Every median that was measured</summary><div class="scroll"><table>',
-        "<tr><th>study</th><th>entry</th><th>ms</th><th>low</th><th>high</th><th>over relu</th><th>n</th>",
-        "<th>memory, MB</th></tr>",
-    ]
-    sound = drawable(studies)
+    sound, rows = drawable(studies), []
     for name, study in sound.items():
         samples = samples_of(study)
         for row in study["rows"]:
-            entry = row["name"]
-            time = median(samples, entry)
-            over = f"{ratio_over_processes(samples, entry, 'relu').value:.3f}" if "relu" in samples.seconds else "–"
-            lines.append(
-                f"<tr><td>{escape(name)}</td><td>{escape(entry)}</td><td>{1000 * time.value:.3f}</td>"
-                f"<td>{1000 * time.low:.3f}</td><td>{1000 * time.high:.3f}</td><td>{over}</td>"
-                f"<td>{samples.blocks}</td><td>{row['memory_bytes'] / 1e6:.1f}</td></tr>"
-            )
-    lines += [
-        "</table></div>",
+            time = median(samples, row["name"])
+            over = f"{ratio_over_processes(samples, row['name'], 'relu').value:.3f}" if "relu" in samples.seconds else "–"
+            times = [f"{1000 * seconds:.3f}" for seconds in (time.value, time.low, time.high)]
+            rows.append([name, row["name"], *times, over, str(samples.blocks), f"{row['memory_bytes'] / 1e6:.1f}"])
+    return [
+        '<details class="figure" id="medians"><summary>Every median that was measured</summary>',
+        *table_lines(("study", "entry", "ms", "low", "high", "over relu", "n", "memory, MB"), rows),
         '<p class="soft">Low, high: two-sided 95 % interval of the median, resampling processes, then blocks; n: blocks.</p>',
+        *(
+            f'<p class="warning">{escape(name)}: left out, too few processes or samples that are no times</p>'
+            for name in studies
+            if name not in sound
+        ),
+        "</details>",
     ]
-    lines += [
-        f'<p class="warning">{escape(name)}: left out, too few processes or samples that are no times</p>'
-        for name in studies
-        if name not in sound
-    ]
-    return [*lines, "</details>"]
 
 
 def _networks(studies: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

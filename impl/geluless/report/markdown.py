@@ -14,23 +14,24 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 def render_markdown(document: Mapping[str, Any], more: Sequence[str] = ()) -> str:
     """GitHub-flavoured Markdown; every text of the record is escaped. `more` are lines for sections that are not about claims."""
+    sections = (line for row in document["claims"] for line in _section(row))
+    return "\n".join([*board(document, "decided by", remark=f" {where(document)}"), *sections, *more])
+
+
+def board(document: Mapping[str, Any], column: str, *, remark: str = "", width: int | None = None) -> list[str]:
+    """Title, totals, and a row per claim whose last cell, at most `width` long, is its decisive number."""
     lines = ["# Claims of arXiv 2402.01169", ""]
     for reason in document["partial"]:
         lines += [f"> **Partial run:** {escape(reason)}. This is no verdict on the whole registry.", ""]
-    lines += [
-        f"{escape(totals_text(document))}. {document['seconds'] / 60:.0f} min, {escape(document['created'])}. {where(document)}",
-        "",
-    ]
-    lines += ["| | claim | verdict | decided by |", "|---|---|---|---|"]
+    lines += [f"{escape(totals_text(document))}. {document['seconds'] / 60:.0f} min, {escape(document['created'])}.{remark}", ""]
+    lines += [f"| | claim | verdict | {column} |", "|---|---|---|---|"]
     for row in document["claims"]:
-        mark = MARKS[row["headline"]["status"]]
-        verdict = escape(headline_text(row["headline"]))
-        lines.append(f"| {mark} {escape(row['id'])} | {escape(row['title'])} | {verdict} | {escape(decisive(row))} |")
-    lines += ["", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
-    for row in document["claims"]:
-        lines += _section(row)
-    lines += more
-    return "\n".join(lines)
+        number = decisive(row)
+        if width is not None and len(number) > width:
+            number = number[: width - 1].rstrip() + "…"
+        cells = (row["id"], row["title"], headline_text(row["headline"]), number)
+        lines.append(f"| {MARKS[row['headline']['status']]} {' | '.join(map(escape, cells))} |")
+    return [*lines, "", "Intervals are two one-sided 95 % bounds. `NEEDS_x`: not measured here, because x is missing.", ""]
 
 
 def where(document: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Accuracy against latency over sizes, variants and engines.
 
-Two measurements meet here that are not of one network: latency is that of the full-size Swin (timed with random weights, which
-takes the same time), accuracy that of its micro network of the same size name. The caption says so. A variant gets the accuracy
-of the artifact that it runs: all GELU variants here run one artifact, and differ by rounding only.
+The two are not of one network: latency is that of the full-size Swin (timed with random weights, which takes the same time),
+accuracy that of the micro network of the same size. The caption says so. A variant gets the accuracy of the artifact that it
+runs: all GELU variants here run one artifact, and differ by rounding only.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from geluless.bench.intervals import median
 from geluless.report.latency import drawable, samples_of
-from geluless.report.plots import FAINT, INK, MARKERS, SERIES, frame, log_axis, svg
+from geluless.report.plots import FAINT, INK, MARKERS, SERIES, frame, interval_marks, log_axis, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Legend, the entry that was timed, the predictions of the micro network. gelu-poly and gelu-shift compute another function, whose
-# accuracy nobody measured: they have no place here.
+# accuracy was not measured: they are left out.
 VARIANTS = (
     ("GELU separate, INT8", "gelu-separate", "base int8-gelu"),
     ("GELU fused (erf), INT8", "gelu-fused", "base int8-gelu"),
@@ -107,18 +107,8 @@ def _accuracy_panel(axes: Axes, among: Sequence[Point], others: Sequence[Mapping
 
 def _engines_panel(axes: Axes, engines: Sequence[str], others: Sequence[Mapping[str, Any]]) -> None:
     for index, activation in enumerate(dict.fromkeys(row["activation"] for row in others)):
-        rows = [row for row in others if row["activation"] == activation]
-        times = [row["latency_ms"] for row in rows]
-        axes.errorbar(
-            [time["value"] for time in times],
-            [engines.index(row["baseline"]) for row in rows],
-            xerr=[[t["value"] - t["low"] for t in times], [t["high"] - t["value"] for t in times]],
-            fmt=MARKERS[index],
-            color=SERIES[(0, 3)[index % 2]],
-            label=activation.upper(),
-            markersize=4,
-            capsize=2,
-        )
+        own = [(engines.index(row["baseline"]), row["latency_ms"]) for row in others if row["activation"] == activation]
+        interval_marks(axes, own, series=index, colour=SERIES[(0, 3)[index % 2]], label=activation.upper(), size=4)
     axes.set_yticks(range(len(engines)), engines, fontsize=8)
     axes.invert_yaxis()
     axes.set_title("engines on Swin-T, accuracy not measured there", fontsize=8, loc="left")
@@ -133,7 +123,7 @@ def baseline_rows(baselines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def caption(networks: Mapping[str, Any]) -> str:
-    """Units, counts, and that the two axes speak of two networks."""
+    """Units, counts, and that the two axes are of two networks."""
     counts = sorted({network["images"] for network in networks.values() if network.get("images")})
     images = f"n = {counts[-1]:,} test images" if counts else "its test images"
     return (

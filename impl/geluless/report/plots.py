@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ FAINT = "#010221"  # becomes var(--faint)
 ALARM = "#010222"  # becomes var(--bad)
 MARGIN_PP = 0.5
 MARKERS = "os^Dvp"
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2, "frameon": False}  # of a legend
 
 
 def accuracy_plot(networks: Mapping[str, Any]) -> str | None:
@@ -41,29 +42,17 @@ def accuracy_plot(networks: Mapping[str, Any]) -> str | None:
         axes.axvline(0, color=FAINT, linewidth=1)
         axes.axvline(MARGIN_PP, color=ALARM, linestyle="--", linewidth=1.2)
         for index, variant in enumerate(variants):
-            rows = [(row, d) for row, size in enumerate(sizes) for d in drops[size] if d["variant"] == variant]
-            axes.errorbar(
-                [d["value"] for _, d in rows],
-                [row + 0.7 * (index - (len(variants) - 1) / 2) / max(len(variants), 1) for row, _ in rows],
-                xerr=[[d["value"] - d["low"] for _, d in rows], [d["high"] - d["value"] for _, d in rows]],
-                fmt=MARKERS[index % len(MARKERS)],
-                color=SERIES[index % len(SERIES)],
-                label=variant,
-                markersize=5,
-                capsize=3,
-            )
+            offset = 0.7 * (index - (len(variants) - 1) / 2) / len(variants)
+            own = [(row + offset, d) for row, size in enumerate(sizes) for d in drops[size] if d["variant"] == variant]
+            interval_marks(axes, own, series=index, label=variant)
         axes.set_yticks(range(len(sizes)), sizes)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy lost against FP32 GELU, percentage points")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        axes.legend(**BELOW)
         frame(axes)
 
-    return svg(
-        draw,
-        height=1.6 + 0.75 * len(sizes),
-        salt="accuracy",
-        label="Accuracy lost per size and variant, with the 0.5 point bound",
-    )
+    label = "Accuracy lost per size and variant, with the 0.5 point bound"
+    return svg(draw, height=1.6 + 0.75 * len(sizes), salt="accuracy", label=label)
 
 
 def finite_drops(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -71,12 +60,18 @@ def finite_drops(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [drop for drop in network.get("drops", []) if None not in (drop["value"], drop["low"], drop["high"])]
 
 
+def distillations(networks: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """('tiny, local', Distillation.to_json()) of every size and recipe."""
+    for size, network in networks.items():
+        for recipe, run in network.get("distillation", {}).items():
+            yield f"{size}, {recipe}", run
+
+
 def agreement_plot(networks: Mapping[str, Any]) -> str | None:
     """Held-out agreement with the teacher after each block, one line per size and recipe."""
     lines = [
-        (f"{size}, {recipe}", points)
-        for size, network in networks.items()
-        for recipe, run in network.get("distillation", {}).items()
+        (title, points)
+        for title, run in distillations(networks)
         if len(points := [r["agreement"] for r in run.get("records", []) if r.get("agreement") is not None]) > 1
     ]
     if not lines:
@@ -89,47 +84,74 @@ def agreement_plot(networks: Mapping[str, Any]) -> str | None:
             axes.plot(range(1, len(points) + 1), [100 * p for p in points], style, color=SERIES[index % len(SERIES)], label=label)
         axes.set_xlabel("blocks converted to ReLU")
         axes.set_ylabel("held-out agreement, %")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+        axes.legend(**BELOW)
         frame(axes)
 
-    return svg(
-        draw, height=3.9 + 0.2 * (len(lines) // 2), salt="agreement", label="Agreement with the teacher, block after block"
-    )
+    label = "Agreement with the teacher, block after block"
+    return svg(draw, height=3.9 + 0.2 * (len(lines) // 2), salt="agreement", label=label)
 
 
 def curves_plot(networks: Mapping[str, Any]) -> str | None:
     """Learning curves: loss relative to its first value against the step, one panel per size and recipe, one line per block."""
-    panels = [
-        (f"{size}, {recipe}", curves)
-        for size, network in networks.items()
-        for recipe, run in network.get("distillation", {}).items()
+    runs = [
+        (title, curves)
+        for title, run in distillations(networks)
         if (curves := [points for r in run.get("records", []) if len(points := finite_points(r.get("curve"))) > 1])
     ]
-    if not panels:
+    if not runs:
         return None
-    rows = (len(panels) + 1) // 2
 
     def draw(figure: Figure) -> None:
-        for number, (title, curves) in enumerate(panels, start=1):
-            axes = figure.add_subplot(rows, 2 if len(panels) > 1 else 1, number)
+        for axes, (_, curves) in zip(panels(figure, [title for title, _ in runs]), runs, strict=True):
             for index, curve in enumerate(curves):
                 steps, losses = zip(*curve, strict=True)
                 first = losses[0]
                 # From the first block (faint) to the last (full colour).
                 strength = min(1.0, 0.2 + 0.8 * (index + 1) / len(curves))  # the sum may exceed one by a rounding
                 axes.plot(steps, [loss / first for loss in losses], color=SERIES[0], alpha=strength, linewidth=1)
-            axes.set_title(title, fontsize=9)
             axes.set_xlabel("step")
             axes.set_ylabel("loss / first loss")
             frame(axes)
 
-    return svg(draw, height=2.4 * rows, salt="curves", label="Learning curves of the distillation, block by block")
+    return svg(draw, height=2.4 * panel_rows(runs), salt="curves", label="Learning curves of the distillation, block by block")
 
 
 def finite_points(curve: Sequence[Sequence[Any]] | None) -> list[tuple[float, float]]:
     """(step, loss) pairs without those that diverged (null in JSON); empty when the first loss is zero."""
     points = [(step, loss) for step, loss in curve or () if loss is not None]
     return points if points and points[0][1] else []
+
+
+def interval_marks(
+    axes: Axes, marks: Sequence[tuple[float, Mapping[str, Any]]], *, series: int, label: str, size: int = 5, colour: str = ""
+) -> None:
+    """One series of horizontal intervals, each a place on the y axis and {value, low, high}."""
+    values, lows, highs = ([interval[key] for _, interval in marks] for key in ("value", "low", "high"))
+    axes.errorbar(
+        values,
+        [place for place, _ in marks],
+        xerr=[[v - low for v, low in zip(values, lows, strict=True)], [h - v for v, h in zip(values, highs, strict=True)]],
+        fmt=MARKERS[series % len(MARKERS)],
+        color=colour or SERIES[series % len(SERIES)],
+        label=label,
+        markersize=size,
+        capsize=size - 2,
+    )
+
+
+def panel_rows(panels: Sequence[Any]) -> int:
+    return (len(panels) + 1) // 2
+
+
+def panels(figure: Figure, titles: Sequence[str], *, sharey: bool = False) -> list[Axes]:
+    """Axes with these titles in two columns, a lone one in one."""
+    columns = 2 if len(titles) > 1 else 1
+    every = figure.subplots(panel_rows(titles), columns, sharey=sharey, squeeze=False).flatten().tolist()
+    for axes in every[len(titles) :]:
+        axes.set_visible(False)
+    for axes, title in zip(every, titles, strict=False):
+        axes.set_title(title, fontsize=9)
+    return every[: len(titles)]
 
 
 def frame(axes: Axes) -> None:

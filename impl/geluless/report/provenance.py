@@ -1,12 +1,14 @@
-"""The section "Where this ran": machine, versions, digests of all that was run, durations, and what the stopwatch is worth."""
+"""The section "Where this ran": machine, versions, digests of all that was run, durations, and the self-test of the timing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from scipy.stats import binomtest
+
+from geluless.report.tables import folded, table_lines
 
 
 def provenance_lines(document: Mapping[str, Any]) -> list[str]:
@@ -63,8 +65,8 @@ def _harness(harness: Mapping[str, Any] | None) -> list[str]:
     cells = [(what, f"{hits} of {pairs}", *_share(hits, pairs)) for what, hits, pairs in rows if pairs]
     when = f"{harness['created']} on {harness['cpu']}"
     return [
-        '<div class="figure" id="harness"><h3>What the stopwatch itself is worth</h3>',
-        *_table(("pairs timed", "how many", "share, %", "95 % interval"), cells),
+        '<div class="figure" id="harness"><h3>Self-test of the timing harness</h3>',
+        *table_lines(("pairs timed", "how many", "share, %", "95 % interval"), cells),
         f'<p class="soft">Clopper–Pearson intervals; a run of its own, {escape(when)}.</p></div>',
     ]
 
@@ -77,21 +79,14 @@ def _share(hits: int, pairs: int) -> tuple[str, str]:
 def _studies(studies: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, study in studies.items():
-        spread = study.get("peak_spread")
-        rows.append(
-            (
-                name,
-                "–" if spread is None else f"{100 * spread:.1f}",
-                str(len(study["processes"])),
-                str(sum(study["processes"])),
-                str(study.get("dropped", "–")),
-                f"{study['seconds']:.0f}" if study.get("seconds") is not None else "–",
-            )
-        )
+        spread, seconds, processes = study.get("peak_spread"), study.get("seconds"), study["processes"]
+        counts = (str(len(processes)), str(sum(processes)), str(study.get("dropped", "–")))
+        quiet = "–" if spread is None else f"{100 * spread:.1f}"
+        rows.append((name, quiet, *counts, "–" if seconds is None else f"{seconds:.0f}"))
     if not rows:
         return []
     header = ("study", "spread of the peak loop, %", "processes", "blocks", "dropped", "s")
-    return _folded("Timing studies: how quiet the machine was", _table(header, rows))
+    return folded("Timing studies: how quiet the machine was", table_lines(header, rows), kind="figure")
 
 
 def _artifacts(document: Mapping[str, Any]) -> list[str]:
@@ -116,9 +111,7 @@ def _artifacts(document: Mapping[str, Any]) -> list[str]:
                     rows[f"{claim['id']}: {name}", str(digest)] = None
     if not rows:
         return []
-    cells = [f"<tr><td>{escape(name)}</td><td><code>{escape(digest)}</code></td></tr>" for name, digest in rows]
-    table = ['<div class="scroll"><table><tr><th>what</th><th>SHA-256</th></tr>', *cells, "</table></div>"]
-    return _folded("Digests of networks and inputs", table)
+    return folded("Digests of networks and inputs", table_lines(("what", "SHA-256"), rows, kind="digests"), kind="figure")
 
 
 def _durations(durations: Mapping[str, Mapping[str, float | None]]) -> list[str]:
@@ -126,19 +119,6 @@ def _durations(durations: Mapping[str, Mapping[str, float | None]]) -> list[str]
     for task, steps in durations.items():
         known = {step: seconds for step, seconds in steps.items() if seconds is not None}
         rows.append((task, f"{sum(known.values()):.0f}", "; ".join(f"{step} {seconds:.0f}" for step, seconds in known.items())))
-    return _folded("Durations of the tasks, in seconds", _table(("task", "s", "steps"), rows, wide=True)) if rows else []
-
-
-def _folded(summary: str, lines: Iterable[str]) -> list[str]:
-    return [f'<details class="figure"><summary>{escape(summary)}</summary>', *lines, "</details>"]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = False) -> list[str]:
-    """`wide`: the last column is text that may wrap."""
-    kind = ' class="wide"' if wide else ""
-    lines = [f'<div class="scroll"><table{kind}>', _row("th", header)]
-    return [*lines, *(_row("td", row) for row in rows), "</table></div>"]
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    if not rows:
+        return []
+    return folded("Durations of the tasks, in seconds", table_lines(("task", "s", "steps"), rows, kind="wide"), kind="figure")

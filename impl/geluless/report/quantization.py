@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from geluless.report.plots import MARKERS, SERIES, frame, log_axis, svg
+from geluless.report.plots import MARKERS, SERIES, frame, log_axis, panel_rows, panels, svg
+from geluless.report.tables import folded, table_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,11 +40,10 @@ def quantization_plot(networks: Mapping[str, Any]) -> str | None:
     if not sizes:
         return None
     variants = list(dict.fromkeys(variant for errors in sizes.values() for variant in errors))
-    rows = (len(sizes) + 1) // 2
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(rows, 2 if len(sizes) > 1 else 1, sharey=True, squeeze=False).flatten()
-        for axes, (size, errors) in zip(panels, sizes.items(), strict=False):
+        titled = panels(figure, list(sizes), sharey=True)
+        for axes, errors in zip(titled, sizes.values(), strict=True):
             places = {layer: place for place, layer in enumerate(_layers(errors), start=1)}
             for variant, by_layer in errors.items():
                 index = variants.index(variant)
@@ -53,17 +52,13 @@ def quantization_plot(networks: Mapping[str, Any]) -> str | None:
                 axes.plot(where, errors_percent, color=colour, linewidth=0.9, alpha=0.7)
                 axes.plot(where, errors_percent, MARKERS[index % len(MARKERS)], color=colour, markersize=2.5, label=variant)
             log_axis(axes, "y")
-            axes.set_title(size, fontsize=9)
             axes.set_xlabel("layer")
             axes.set_ylabel("relative error, %")
             frame(axes)
-        for axes in panels[len(sizes) :]:
-            axes.set_visible(False)
-        panels[0].legend(loc="best", frameon=False)
+        titled[0].legend(loc="best", frameon=False)
 
-    return svg(
-        draw, height=0.4 + 2.4 * rows, salt="quantization", label="Relative quantization error per layer, by size and variant"
-    )
+    label = "Relative quantization error per layer, by size and variant"
+    return svg(draw, height=0.4 + 2.4 * panel_rows(list(sizes)), salt="quantization", label=label)
 
 
 def quantization_tables(networks: Mapping[str, Any]) -> list[str]:
@@ -72,14 +67,12 @@ def quantization_tables(networks: Mapping[str, Any]) -> list[str]:
     for size, network in networks.items():
         if not (errors := errors_of(network)):
             continue
-        lines += [
-            f"<details><summary>Relative quantization error of every layer, {escape(size)}</summary>",
-            f'<div class="scroll"><table><tr><th>layer</th>{"".join(f"<th>{escape(name)}, %</th>" for name in errors)}</tr>',
+        rows = [
+            [layer, *(f"{100 * by_layer[layer]:.3g}" if layer in by_layer else "–" for by_layer in errors.values())]
+            for layer in _layers(errors)
         ]
-        for layer in _layers(errors):
-            cells = (f"{100 * by_layer[layer]:.3g}" if layer in by_layer else "–" for by_layer in errors.values())
-            lines.append(f"<tr><td>{escape(layer)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-        lines.append("</table></div></details>")
+        table = table_lines(["layer", *(f"{name}, %" for name in errors)], rows)
+        lines += folded(f"Relative quantization error of every layer, {size}", table)
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What a report is drawn from: claims.json, and the stopwatch's trial beside it. Whatever other code has made is refused."""
+"""What a report is drawn from: claims.json, and the self-test of the timing harness. What other code has made is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 
 
 def read_harness(folder: Path, *, cpu: str) -> dict[str, Any] | None:
-    """The stopwatch's trial on this processor by this code; None where there is none."""
+    """The self-test of the timing harness on this processor by this code; None where there is none."""
     try:
         found = read_json(folder / HARNESS)
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape as html_escape
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ from geluless.report.baselines import (
     Found,
     figures,
     needs,
-    pilots,
     provenance,
-    reasons,
-    reference_line,
+    remarks,
     title_line,
 )
 from geluless.report.baselines_plot import baselines_plot
 from geluless.report.markdown import escape
+from geluless.report.tables import table_lines
 
 if TYPE_CHECKING:
     from geluless.baselines.record import BaselinesRecord
@@ -52,7 +50,7 @@ def _markdown_record(data: Data) -> list[str]:
         for heading, columns, rows in (figures(data, activation), needs(data, activation)):
             lines += [f"{escape(heading)}", "", f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
             lines += [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows] + [""]
-    lines += [f"- {escape(line)}" for line in (*reasons(data), *pilots(data), reference_line(data), *data["notes"]) if line]
+    lines += [f"- {escape(line)}" for line in remarks(data)]
     lines += ["", "Settings, each with its source:", ""]
     for baseline, described in data["baselines"].items():
         lines += [f"- {escape(baseline)}"]
@@ -78,16 +76,10 @@ def _html_record(data: Data, number: int) -> list[str]:
         lines.append(f'<figcaption class="soft">{html_escape(EXPLANATION)}</figcaption></figure>')
     for activation in data["weights"]:
         for heading, columns, rows in (figures(data, activation), needs(data, activation)):
-            lines += [f'<div class="figure"><p>{html_escape(heading)}</p><div class="scroll"><table>', _html_row("th", columns)]
-            lines += [*(_html_row("td", row) for row in rows), "</table></div></div>"]
-    remarks = [line for line in (*reasons(data), *pilots(data), reference_line(data), *data["notes"]) if line]
-    lines += [f'<p class="soft">{html_escape(line)}</p>' for line in remarks]
+            lines += [f'<div class="figure"><p>{html_escape(heading)}</p>', *table_lines(columns, rows), "</div>"]
+    lines += [f'<p class="soft">{html_escape(line)}</p>' for line in remarks(data)]
     lines.append("<details><summary>Settings of each engine, with their sources</summary><dl>")
     for baseline, described in data["baselines"].items():
         settings = "<br>".join(f"{html_escape(s['text'])} ({html_escape(s['source'])})" for s in described["settings"])
         lines.append(f"<dt>{html_escape(baseline)}</dt><dd>{settings}</dd>")
     return [*lines, "</dl></details>"]
-
-
-def _html_row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html_escape(cell)}</{tag}>' for cell in cells)}</tr>"

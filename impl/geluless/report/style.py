@@ -44,14 +44,16 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; bac
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 .wide td:last-child { text-align: left; white-space: normal; min-width: 18rem; }
+.digests td:last-child { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 th:first-child, td:first-child { text-align: left; }
 .figure .scroll > svg { display: block; width: 100%; min-width: 29rem; height: auto; max-width: 46rem; margin: 0 auto; }
 svg text { font-family: inherit; }
-.strips { --tone: var(--soft); font-size: .85rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-.strip { display: grid; grid-template-columns: minmax(6rem, 20rem) minmax(6rem, 1fr) 14rem; gap: 0 .8rem; align-items: center; }
-.strip svg { display: block; width: 100%; height: 1.2rem; overflow: visible; color: var(--tone, var(--soft)); }
-.strip .ends { display: flex; justify-content: space-between; color: var(--soft); grid-column: 2; }
-@media (max-width: 34rem) { .strip { display: flex; flex-wrap: wrap; justify-content: space-between; margin-top: .3rem; }
-  .strip svg { order: 3; } .strip .ends { flex: 1; } }
+.intervals { --tone: var(--soft); font-size: .85rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+.interval { display: grid; grid-template-columns: minmax(6rem, 20rem) minmax(6rem, 1fr) 14rem; gap: 0 .8rem;
+  align-items: center; }
+.interval svg { display: block; width: 100%; height: 1.2rem; overflow: visible; color: var(--tone, var(--soft)); }
+.interval .ends { display: flex; justify-content: space-between; color: var(--soft); grid-column: 2; }
+@media (max-width: 34rem) { .interval { display: flex; flex-wrap: wrap; justify-content: space-between; margin-top: .3rem; }
+  .interval svg { order: 3; } .interval .ends { flex: 1; } }
 summary { cursor: pointer; } details { margin: .5rem 0; }
 """

@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims: the registry, the statistics, and the rules of the game."""
+"""Verdicts on the paper's claims: the registry, the statistics, and the protocol of a check."""
 
 from geluless.verdicts.claim_fixture import ClaimFixture, ClaimProtocolError
 from geluless.verdicts.registry import Claim, RegistryError, load_registry

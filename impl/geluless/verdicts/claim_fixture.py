@@ -40,7 +40,7 @@ class ClaimFixture:
         self._measured(Verdict.REFUTED, sentence, evidence, (), None)
 
     def undecided(self, sentence: str, evidence: Evidence, *, n_needed: int | None = None) -> None:
-        """Deliver "the data do not say", with the sample count that would decide where it can be told."""
+        """Deliver "the data do not say", with the sample count that would decide where that is known."""
         self._measured(Verdict.UNDECIDED, sentence, evidence, (), n_needed)
 
     def needs(self, *resources: Resource, would_run: str) -> None:

@@ -1,4 +1,4 @@
-"""From paired predictions to a verdict.
+"""Tests of paired accuracy: from the predictions of two networks on the same images to a verdict.
 
 The rule is the same everywhere: the whole interval on the good side of the margin reproduces, the whole interval on the
 bad side refutes, anything else is undecided and says how many samples would decide.
@@ -72,6 +72,10 @@ def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.value, 100 * interval.low, 100 * interval.high)
 
 
+def _negative(interval: Interval) -> Interval:
+    return Interval(-interval.value, -interval.high, -interval.low)
+
+
 def decide_below(interval: Interval, margin: float) -> Verdict:
     """REPRODUCED when the upper bound is below the margin, REFUTED when the lower bound is above it."""
     if math.isnan(interval.low) or math.isnan(interval.high):
@@ -83,7 +87,7 @@ def decide_below(interval: Interval, margin: float) -> Verdict:
 
 def decide_above(interval: Interval, margin: float) -> Verdict:
     """REPRODUCED when the lower bound is above the margin, REFUTED when the upper bound is below it."""
-    return decide_below(Interval(-interval.value, -interval.high, -interval.low), -margin)
+    return decide_below(_negative(interval), -margin)
 
 
 def non_inferiority(drop: PairedDrop, *, margin_pp: float = MARGIN_PP) -> Judgement:
@@ -141,7 +145,7 @@ def real_loss(drop: PairedDrop, *, p_below: float = 0.001) -> Judgement:
 
 def better_than(drop_to_worse: PairedDrop, *, name: str = "gain over it") -> Judgement:
     """Is the second network of `paired_drop(worse, better)` right more often than the first?"""
-    interval = Interval(-drop_to_worse.drop_pp.value, -drop_to_worse.drop_pp.high, -drop_to_worse.drop_pp.low)
+    interval = _negative(drop_to_worse.drop_pp)
     estimate = Estimate(name, interval.value, interval.low, interval.high, "pp", drop_to_worse.n, 0.0)
     verdict = decide_above(interval, 0.0)
     deviation = 100 * math.sqrt(drop_to_worse.discordant / drop_to_worse.n) if drop_to_worse.n else math.nan

@@ -1,4 +1,4 @@
-"""What failing looks like: dead units, a learning curve that explodes or stays flat, a network that agrees by chance alone."""
+"""Signs of a failed distillation: dead units, a curve that explodes or stays flat, agreement that is chance alone."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def dead_units(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
     alive: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
-        def see(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
-            seen = (output > 0).flatten(0, -2).any(0)  # bool [hidden]
-            alive[name] = alive[name] | seen if name in alive else seen
+        def record(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
+            fired = (output > 0).flatten(0, -2).any(0)  # bool [hidden]
+            alive[name] = alive[name] | fired if name in alive else fired
 
-        return see
+        return record
 
     with ExitStack() as stack:
         for name, block in named_blocks(model):
@@ -60,7 +60,7 @@ def dead_units(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
     return {name: 1 - float(units.float().mean()) for name, units in alive.items()}
 
 
-def curve_signature(curve: Sequence[Sequence[float | None]]) -> str:
+def curve_shape(curve: Sequence[Sequence[float | None]]) -> str:
     """ "exploded", "flat" or "falls" for [(step, loss), ...]; null or not finite is exploded, fewer than 4 points say falls."""
     losses = [math.nan if loss is None else float(loss) for _, loss in curve]
     if not all(map(math.isfinite, losses)):
@@ -73,13 +73,13 @@ def curve_signature(curve: Sequence[Sequence[float | None]]) -> str:
 
 
 def describe(distillation: Mapping[str, Any] | None, dead: Mapping[str, float]) -> tuple[str, ...]:
-    """The signatures of one run as sentences; `distillation` is Distillation.to_json()."""
+    """The failure signs of one run as sentences; `distillation` is Distillation.to_json()."""
     lines = []
     if dead:
         worst = max(dead, key=lambda name: dead[name])
         mean = sum(dead.values()) / len(dead)
         lines.append(f"dead hidden units: {100 * mean:.2f} % on average, most in {worst}, {100 * dead[worst]:.1f} %")
     if distillation is not None:
-        found = [curve_signature(record["curve"]) for record in distillation["records"]]
+        found = [curve_shape(record["curve"]) for record in distillation["records"]]
         lines.append("learning curves: " + ", ".join(f"{found.count(word)} {word}" for word in ("falls", "flat", "exploded")))
     return tuple(lines)

@@ -38,12 +38,12 @@ Announce = Callable[[str], object]
 
 
 def live(size: str) -> str:
-    """What `ImageNet.part` makes, in words."""
+    """How `ImageNet.result` comes about, in words."""
     return f"Swin-{size} distilled live by 'local' on {TRAINING_IMAGES:,} class-balanced training images"
 
 
 @dataclass(frozen=True)
-class ImageNetPart:
+class ImageNetResult:
     """What was found at one size. Predictions are class indices, int64 [N], by variant: fp32-gelu, fp32-naive, fp32-relu,
     int8-gelu and int8-relu."""
 
@@ -63,7 +63,7 @@ class ImageNetPart:
 
 
 class ImageNet:
-    """Makes the part of each size once, when it is first asked for."""
+    """Distils, quantizes and runs each size once, when its result is first asked for."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class ImageNet:
     ) -> None:
         self._announce, self._models, self._recipe = announce, models, recipe
         self._training_images = training_images
-        self._found: dict[str, ImageNetPart | Exception] = {}
+        self._found: dict[str, ImageNetResult | Exception] = {}
 
-    def part(self, size: str) -> ImageNetPart:
+    def result(self, size: str) -> ImageNetResult:
         """Raises DataError, CheckpointError or ModelError where images or weights are not what they should be."""
         if size not in self._found:
             try:
@@ -89,7 +89,7 @@ class ImageNet:
             raise found
         return found
 
-    def _made(self, size: str) -> ImageNetPart:
+    def _made(self, size: str) -> ImageNetResult:
         from geluless.data import folder_images
         from geluless.data.balance import balanced_indices
         from geluless.data.subset import Subset
@@ -122,7 +122,7 @@ class ImageNet:
             predictions[variant], engine = self._integer(model, variant, artifact, validation)
             artifacts[variant] = artifact.content_hash
             engines.add(engine)
-        return ImageNetPart(
+        return ImageNetResult(
             images=f"{validation.name}, {len(validation):,} images, {validation.digest[:16]}",
             tier=validation.tier,
             teacher=weights_digest(teacher),
@@ -142,7 +142,7 @@ class ImageNet:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             found = [network(batch.to(device)).argmax(1).cpu().numpy() for batch in images.batches(BATCH)]
         network.to("cpu")
-        return self._told(model, variant, np.concatenate(found), images)
+        return self._announced(model, variant, np.concatenate(found), images)
 
     def _integer(self, model: str, variant: str, artifact: Artifact, images: ImageSource) -> tuple[np.ndarray, str]:
         """(predictions, engine). Raises RuntimeError where the engine does not give the reference's bits: then nothing counts."""
@@ -159,53 +159,53 @@ class ImageNet:
                 if not np.array_equal(logits[: len(first)], Engine(artifact, "reference")(first)):
                     raise RuntimeError(f"{model}, {variant}: the {engine.backend} engine's logits are not the reference's")
             found.append(logits.argmax(1))
-        return self._told(model, variant, np.concatenate(found), images), f"{engine.backend} ({engine.isa})"
+        return self._announced(model, variant, np.concatenate(found), images), f"{engine.backend} ({engine.isa})"
 
-    def _told(self, model: str, variant: str, predictions: np.ndarray, images: ImageSource) -> np.ndarray:
+    def _announced(self, model: str, variant: str, predictions: np.ndarray, images: ImageSource) -> np.ndarray:
         self._announce(
             f"{model}: {variant} {100 * (predictions == images.labels).mean():.2f} % top-1 of {len(predictions):,} images"
         )
         return predictions
 
 
-def recovery(part: ImageNetPart) -> tuple[Judgement, Control]:
+def recovery(result: ImageNetResult) -> tuple[Judgement, Control]:
     """c02: the naive swap loses, distillation keeps the network within 0.5 points of its teacher and beats the naive swap."""
-    gelu, naive, relu = (part.correct(f"fp32-{variant}") for variant in ("gelu", "naive", "relu"))
+    gelu, naive, relu = (result.correct(f"fp32-{variant}") for variant in ("gelu", "naive", "relu"))
     swapped, distilled = paired_drop(gelu, naive), paired_drop(gelu, relu)
     judgement = all_of([real_loss(swapped), non_inferiority(distilled), better_than(paired_drop(naive, relu))])
-    return judgement, _naive_control(part)
+    return judgement, _naive_control(result)
 
 
-def four_readings(part: ImageNetPart) -> tuple[Judgement, Control]:
+def four_readings(result: ImageNetResult) -> tuple[Judgement, Control]:
     """c03: the drop of INT8 ReLU in points and in per cent, against FP32 and against INT8 GELU; all four must hold."""
-    judges = (non_inferiority, relative_non_inferiority)
-    references = [part.correct(variant) for variant in ("fp32-gelu", "int8-gelu")]
-    relu = part.correct("int8-relu")
-    return all_of([judge(paired_drop(right, relu)) for right in references for judge in judges]), _naive_control(part)
+    tests = (non_inferiority, relative_non_inferiority)
+    references = [result.correct(variant) for variant in ("fp32-gelu", "int8-gelu")]
+    relu = result.correct("int8-relu")
+    return all_of([test(paired_drop(right, relu)) for right in references for test in tests]), _naive_control(result)
 
 
-def _naive_control(part: ImageNetPart) -> Control:
-    """In points, where it passes, as it must not, also when labels and classes do not belong together: then nothing is lost."""
-    wrong = non_inferiority(paired_drop(part.correct("fp32-gelu"), part.correct("fp32-naive")))
+def _naive_control(result: ImageNetResult) -> Control:
+    """In points: there it also passes, and so fails the run, when labels and classes do not match and nothing can be lost."""
+    wrong = non_inferiority(paired_drop(result.correct("fp32-gelu"), result.correct("fp32-naive")))
     return Control.refused("the network that was swapped but not distilled (fp32-naive) must not pass", wrong)
 
 
-def imagenet_evidence(part: ImageNetPart, ran: str, control: Control) -> Evidence:
-    top1 = [f"{variant} {100 * part.correct(variant).mean():.2f}" for variant in part.predictions]
+def imagenet_evidence(result: ImageNetResult, ran: str, control: Control) -> Evidence:
+    top1 = [f"{variant} {100 * result.correct(variant).mean():.2f}" for variant in result.predictions]
     return Evidence(
-        ran=f"{ran}, on {part.images}",
-        tier=part.tier,
-        seconds=part.seconds,
+        ran=f"{ran}, on {result.images}",
+        tier=result.tier,
+        seconds=result.seconds,
         control=control,
-        artifacts={"teacher": part.teacher, **part.artifacts},
+        artifacts={"teacher": result.teacher, **result.artifacts},
         numbers=tuple(
-            paired_drop(part.correct("fp32-gelu"), part.correct(variant)).estimate(f"drop to {variant}")
-            for variant in part.predictions
+            paired_drop(result.correct("fp32-gelu"), result.correct(variant)).estimate(f"drop to {variant}")
+            for variant in result.predictions
             if variant != "fp32-gelu"
         ),
         details=(
             f"top-1 in %: {', '.join(top1)}",
-            f"integer networks ran on {part.engine}; the logits of {CHECKED_IMAGES} images are the reference's, bit by bit",
-            *part.warnings,
+            f"integer networks ran on {result.engine}; the logits of {CHECKED_IMAGES} images are the reference's, bit by bit",
+            *result.warnings,
         ),
     )

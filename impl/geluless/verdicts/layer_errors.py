@@ -39,12 +39,12 @@ def layer_errors(model: nn.Module, artifact: Artifact, batches: Iterable[Tensor]
     real: dict[str, np.ndarray] = {}
 
     def hook(name: str) -> Any:
-        def see(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
+        def record(_: nn.Module, __: tuple[Tensor], output: Tensor) -> None:
             real[name] = output.double().numpy()
 
-        return see
+        return record
 
-    def probe(name: str, tensor: np.ndarray) -> None:
+    def compare(name: str, tensor: np.ndarray) -> None:
         if name in scales:
             want = real[name]  # float64 [B, H, W, C]
             squares[name][0] += float(((tensor * scales[name] - want) ** 2).sum())
@@ -56,12 +56,12 @@ def layer_errors(model: nn.Module, artifact: Artifact, batches: Iterable[Tensor]
             stack.callback(modules[name].register_forward_hook(hook(name)).remove)
         for batch in batches:
             model(batch)
-            reference.forward(batch.numpy(), artifact.plan, artifact.tensors, variant, probe)
+            reference.forward(batch.numpy(), artifact.plan, artifact.tensors, variant, compare)
     return tuple(LayerError(name, (error / max(size, 1e-300)) ** 0.5) for name, (error, size) in squares.items())
 
 
 def _scales(artifact: Artifact) -> dict[str, float]:
-    """What one step is worth, by the names that the reference and timm's modules share."""
+    """The real value of one integer step, by the names that the reference and timm's modules share."""
     scales = {"patch_embed": artifact.plan.stages[0].residual_scale}
     for i, stage in enumerate(artifact.plan.stages):
         if stage.merge:

@@ -1,24 +1,24 @@
-"""Evidence of the embedded tier, made live: the micro networks of the paper's four sizes on 10,000 test images.
+"""Live evidence of the embedded tier: its tasks and what each finds, for micro networks of the paper's four sizes.
 
-The evidence comes in tasks, each a function of one size that a worker process runs alone on one thread:
+A task is a function of one size that a worker process (geluless.verdicts.worker) runs alone on one thread, on 10,000 test images:
 
-    base      the GELU teacher, the naive swap, both quantized      -> predictions, artifacts, what its blocks look like
+    base      the GELU teacher, the naive swap, both quantized      -> predictions, artifacts, its blocks' statistics
     local     per-block distillation of the teacher, then INT8      -> predictions, artifact, learning curves;
               with another seed ("local:tiny#1") that alone
               for tiny also one rounding against FasterTransformer's two -> squared logit errors
     paper     block after block by soft labels (the paper's way)    -> predictions, learning curves
-    local+kd  local, then a polish by soft labels                   -> predictions, learning curves
+    local+kd  local, then fine-tuned by soft labels                 -> predictions, learning curves
     shuffled  negative control: soft labels of other images, beside one with the true ones -> predictions
     nobias    local with fc1's biases dropped, then INT8; the naive swap without them beside it -> predictions
     varied    a recipe with one factor changed ("varied:tiny/rate-quarter#1", see ablation) -> predictions
 
-base and local are quantized with further draws of calibration images, and say how far each layer lies from the float network.
+base and local are quantized with further draws of calibration images, with each layer's distance from the float network.
 Nothing is read from earlier runs. Prediction vectors of different tasks are paired by image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -49,8 +49,6 @@ OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones
 PTX_IMAGES = 16  # executing a GPU's code on a CPU takes up to a second per image
 PTX_TARGET = "sm_89"
 ENGINE_CONTROL = "relu, one weight of the classifier changed by one step"
-
-Report = Callable[[str], None]
 
 
 class Kind(Enum):
@@ -127,7 +125,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskResult:
     """What one task found. Predictions are class indices, uint8 [N], by variant."""
 
     task: str
@@ -144,9 +142,8 @@ class Part:
     gpu_code: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # the same for the GPU engine's compiled PTX
     distillation: Mapping[str, Any] | None = None
     dead_units: Mapping[str, float] = field(default_factory=dict, repr=False)  # by block: share of hidden units that never fire
-    draws: Mapping[str, tuple[np.ndarray, ...]] = field(
-        default_factory=dict, repr=False
-    )  # by variant: one vector per entry of DRAWS
+    # By variant: one vector per entry of DRAWS.
+    draws: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict, repr=False)
     draws_engine: str = ""  # what ran the further draws
     layer_errors: Mapping[str, tuple[LayerError, ...]] = field(default_factory=dict, repr=False)  # by variant
     blocks: tuple[BlockDescription, ...] = ()
@@ -159,10 +156,3 @@ class Part:
     def correct_by_draw(self, variant: str) -> tuple[np.ndarray, ...]:
         """bool [n], n <= N, for each draw of calibration images; draws beyond the first may have seen the first images only."""
         return tuple(values == self.labels[: len(values)] for values in self.draws[variant])
-
-
-def run_task(task: Task, *, images: int | None = None, report: Report = print) -> Part:
-    """Run one task in this process. `images` limits the test images (for tests of this module only)."""
-    from geluless.verdicts.worker import Worker
-
-    return Worker(task, images=images, report=report).run()

@@ -16,7 +16,8 @@ from multiprocessing import active_children, get_context
 from typing import Any
 
 from geluless.errors import GelulessError
-from geluless.verdicts.micro_networks import Part, Task, run_task
+from geluless.verdicts.micro_networks import Task, TaskResult
+from geluless.verdicts.worker import run_task
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.5
@@ -36,7 +37,7 @@ def _start_worker(lines: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _run_in_worker(task: Task, images: int | None) -> Part:
+def _run_in_worker(task: Task, images: int | None) -> TaskResult:
     return run_task(task, images=images, report=_lines.put)
 
 
@@ -68,7 +69,7 @@ class EvidencePool:
         announce: Callable[[str], None],
         workers: int | None = None,
         images: int | None = None,
-        run: Callable[[Task, int | None], Part] = _run_in_worker,
+        run: Callable[[Task, int | None], TaskResult] = _run_in_worker,
     ) -> None:
         context = get_context("spawn")
         self.images = images
@@ -79,12 +80,12 @@ class EvidencePool:
         self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._lines,))
         before = set(active_children())
         with _one_thread_each():
-            self._futures: dict[Task, Future[Part]] = {task: self._executor.submit(run, task, images) for task in ordered}
+            self._futures: dict[Task, Future[TaskResult]] = {task: self._executor.submit(run, task, images) for task in ordered}
         self._children = set(active_children()) - before
         if ordered:
             announce(f"evidence: {len(ordered)} tasks on {workers} processes, longest first: {', '.join(map(str, ordered))}")
 
-    def get(self, *tasks: Task) -> tuple[Part, ...]:
+    def get(self, *tasks: Task) -> tuple[TaskResult, ...]:
         """Wait for these tasks, printing progress of all. Raises EvidenceError with the worker's message."""
         for task in tasks:
             if task not in self._futures:
@@ -102,12 +103,12 @@ class EvidencePool:
             self._drain()
         self._drain()
 
-    def finished(self) -> dict[Task, Part]:
-        """The parts of all tasks that ended well so far, without waiting."""
+    def finished(self) -> dict[Task, TaskResult]:
+        """The results of all tasks that ended well so far, without waiting."""
         return {task: f.result() for task, f in self._futures.items() if f.done() and not f.cancelled() and f.exception() is None}
 
     def close(self) -> None:
-        """Stop everything, what still runs included: nobody waits for it any more."""
+        """Stop every task, those at work included."""
         unfinished = [future for future in self._futures.values() if not future.done()]
         for future in unfinished:
             future.cancel()
@@ -118,7 +119,7 @@ class EvidencePool:
         self._drain()
         self._lines.close()
 
-    def _result(self, task: Task) -> Part:
+    def _result(self, task: Task) -> TaskResult:
         try:
             return self._futures[task].result()
         except Exception as error:

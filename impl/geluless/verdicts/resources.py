@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
+
+from geluless.errors import MissingResource
 
 IMAGENET_VARIABLE = "GELULESS_IMAGENET"
 CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
@@ -16,7 +19,7 @@ BASELINES = ("openvino", "onnxruntime", "tensorrt")
 
 
 class Resource(Enum):
-    """Printed as NEEDS_<name>. CHECK is the honest one: everything is here, but the check is not written yet."""
+    """Printed as NEEDS_<name>. CHECK: everything else is here, but the check is not written yet."""
 
     GPU = "an NVIDIA GPU that torch can use"
     RTX_4090 = "an NVIDIA GeForce RTX 4090"
@@ -115,21 +118,19 @@ def _checkpoints() -> str | None:
 
 def _cpu_engine() -> str | None:
     from geluless.engine.cpu import native
-    from geluless.errors import MissingResource
 
-    try:
-        native()
-    except MissingResource as reason:
-        return str(reason)
-    return None
+    return _refusal(native)
 
 
 def _gpu_engine() -> str | None:
     from geluless.engine.gpu.compiler import require_triton
-    from geluless.errors import MissingResource
 
+    return _refusal(require_triton)
+
+
+def _refusal(required: Callable[[], object]) -> str | None:
     try:
-        require_triton()
+        required()
     except MissingResource as reason:
         return str(reason)
     return None

@@ -6,7 +6,7 @@ from geluless.bench.harness import Findings
 from geluless.verdicts.verdict import Control, Estimate, Evidence
 
 
-def timed_evidence(found: Findings, ran: str, control: Control, *, numbers: tuple[Estimate, ...] = ()) -> Evidence:
+def timing_evidence(found: Findings, ran: str, control: Control, *, numbers: tuple[Estimate, ...] = ()) -> Evidence:
     """Which machine, how many processes and blocks, how restless, how each result was verified."""
     processes, blocks = len(found.samples.processes), found.samples.blocks
     machine = f"{found.environment['cpu']}, {found.environment['cores']} cores"

@@ -1,4 +1,4 @@
-"""The timing studies behind the claims about latency: what is timed together, and that nothing else runs meanwhile."""
+"""The timing studies behind the claims about latency: what is timed together, while nothing else of the run works."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from geluless.bench.study import BLOCKS, Study, run_study
 from geluless.cache import default_cache
 from geluless.verdicts.rtx4090 import BATCHES, race
 
-CONTROL = "relu again"  # a second engine of the variant relu: what a comparison says about nothing
+CONTROL = "relu again"  # the A/A control: a second engine of the variant relu
 GELU_VARIANTS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
-RIVALS = ("relu", "gelu-separate")  # the paper's network, and FasterTransformer's structure
 LARGE_IMAGES = "swin_base_patch4_window12_384"
 # A process differs from the next one by more than a block from the next one: long calls need few blocks, always all processes.
 BLOCKS_OF = {"tiny": BLOCKS, "small": 12, "base": 8, "large": 5}
@@ -95,7 +94,7 @@ class TimingSession:
             started = time.perf_counter()
             found = self._run(study, announce=self._announce)
             self._found[name] = found
-            self._show(name, found, [asdict(entry) for entry in study.entries], started)
+            self._keep(name, found, [asdict(entry) for entry in study.entries], started)
         return self._found[name]
 
     def engines(self, *, prepare: bool) -> Gain | None:
@@ -107,11 +106,11 @@ class TimingSession:
             cores = sorted(os.sched_getaffinity(0))
             self._gain = measure_gain(default_cache() / "baselines", cores=cores, prepare=prepare, announce=self._announce)
             if self._gain is not None:
-                self._show("engines", self._gain.found, [], started)
+                self._keep("engines", self._gain.found, [], started)
         return self._gain
 
     def race(self, size: str) -> dict[int, Findings]:
-        """Ours against FasterTransformer's on this device, by batch size."""
+        """geluless against FasterTransformer on this device, by batch size."""
         self._quiet()
         self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}")
         build = Path(os.environ[VARIABLE])
@@ -126,7 +125,7 @@ class TimingSession:
         }
         return found
 
-    def _show(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
+    def _keep(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
         self._report_data.setdefault("latency", {})[name] = {
             "rows": [row.record() for row in found.rows],
             "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},

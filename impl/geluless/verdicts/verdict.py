@@ -1,4 +1,4 @@
-"""The words of the claims: what a verdict is, and what must travel with it.
+"""What a verdict is, and what must be stated with it.
 
 A number never travels alone: an `Estimate` has its interval, unit and sample count, an `Evidence` says what was run and
 whether the negative control failed as it must, a `Record` is one test item's outcome as the report stores it.

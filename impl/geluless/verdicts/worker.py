@@ -10,8 +10,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from geluless.data import embedded_images, teacher_path
+from geluless.data.balance import balanced_indices
+from geluless.distillation import RECIPES, Recipe, distill, format_record
+from geluless.distillation.soft_labels import SoftLabels, train
+from geluless.engine.cpu import native
+from geluless.engine.engine import Engine
+from geluless.errors import MissingResource
+from geluless.models.activations import replace_gelu
+from geluless.models.description import describe_blocks
+from geluless.models.swin import create_model
+from geluless.ptq.profiles import PROFILES, Profile
+from geluless.ptq.quantize import quantize
 from geluless.verdicts.ablation import recipe_of, setting_of
+from geluless.verdicts.failure_signs import dead_units
+from geluless.verdicts.layer_errors import layer_errors
 from geluless.verdicts.micro_networks import (
     BATCH,
     CALIBRATION_IMAGES,
@@ -28,26 +43,27 @@ from geluless.verdicts.micro_networks import (
     ROUNDING_IMAGES,
     ROUNDING_SIZE,
     Kind,
-    Part,
-    Report,
     Task,
+    TaskResult,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from geluless.distillation import Recipe
-    from geluless.engine.engine import Engine
     from geluless.integer.artifact import Artifact
-    from geluless.ptq.profiles import Profile
+
+Report = Callable[[str], None]
+
+
+def run_task(task: Task, *, images: int | None = None, report: Report = print) -> TaskResult:
+    """Run one task in this process. `images` limits the test images (for tests of this module only)."""
+    return Worker(task, images=images, report=report).run()
 
 
 class Worker:
-    """Makes one Part; every step's seconds are kept."""
+    """Runs one task; every step's seconds are kept."""
 
     def __init__(self, task: Task, *, images: int | None, report: Report) -> None:
-        from geluless.data import embedded_images, teacher_path
-
         self.task = task
         self.report = report
         self.seconds: dict[str, float] = {}
@@ -57,7 +73,7 @@ class Worker:
         self.checkpoint = teacher_path(task.model)
         self.labels = np.asarray(self.test.labels)[: len(self.indices)].astype(np.uint8)
 
-    def run(self) -> Part:
+    def run(self) -> TaskResult:
         steps = {
             Kind.BASE: self._base,
             Kind.LOCAL: self._local,
@@ -68,7 +84,7 @@ class Worker:
             Kind.VARIED: self._varied,
         }
         found = steps[self.task.kind]()
-        return Part(
+        return TaskResult(
             task=str(self.task),
             images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]}",
             teacher_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
@@ -80,10 +96,6 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------ the tasks
 
     def _base(self) -> dict[str, Any]:
-        from geluless.data.balance import balanced_indices
-        from geluless.models.activations import replace_gelu
-        from geluless.models.description import describe_blocks
-
         teacher = self._teacher()
         described = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
         blocks = self._timed("blocks described", lambda: describe_blocks(teacher, described))
@@ -139,8 +151,6 @@ class Worker:
 
     def _without_bias(self) -> dict[str, Any]:
         """fc1's biases go with their GELU: distilled by 'local', and not at all."""
-        from geluless.models.activations import replace_gelu
-
         student, record = self._distilled("local", drop_bias=True)
         naive = self._teacher()
         replace_gelu(naive, drop_bias=True)
@@ -149,13 +159,7 @@ class Worker:
         return {"predictions": predictions, "artifacts": {"int8-relu": digest}, "draws_engine": engine, **record}
 
     def _shuffled(self) -> dict[str, Any]:
-        """Everything swapped at once, then one pass of soft labels: those of other images, and for comparison the true ones."""
-        import torch
-
-        from geluless.distillation import RECIPES
-        from geluless.distillation.soft_labels import SoftLabels, train
-        from geluless.models.activations import replace_gelu
-
+        """Everything swapped at once, then one epoch of soft labels: those of other images, and for comparison the true ones."""
         settings = RECIPES["paper"].soft_labels
         assert settings is not None, "the paper's recipe distils soft labels"
         true = SoftLabels.of(self._teacher().eval(), torch.cat(list(self.train.batches(BATCH))))
@@ -171,15 +175,13 @@ class Worker:
 
     def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
         """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
-        from geluless.ptq.profiles import PROFILES
-
         indices = self.indices[:ROUNDING_IMAGES]
         exact = self._logits(student, indices)
         best = PROFILES["best"]
         variants: dict[str, Profile] = {
-            "single": best,
-            "single-again": best,
-            "double": dataclasses.replace(best, name="best-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
+            "one-stage": best,
+            "one-stage again": best,
+            "two-stage": dataclasses.replace(best, name="best-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
             "ft1": PROFILES["ft1"],
             "ft2": PROFILES["ft2"],
         }
@@ -198,18 +200,12 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------ the steps
 
     def _teacher(self) -> nn.Module:
-        from geluless.models.swin import create_model
-
         return create_model(self.task.model, self.checkpoint)
 
     def _distilled(
         self, recipe: str | Recipe, *, drop_bias: bool = False, backwards: bool = False
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """The student, and its record and signatures as fields of Part."""
-        from geluless.data.balance import balanced_indices
-        from geluless.distillation import distill, format_record
-        from geluless.verdicts.failure_signs import dead_units
-
+        """The student; its record and its dead units as fields of TaskResult."""
         teacher, name = self._teacher(), recipe if isinstance(recipe, str) else recipe.name
         result = self._timed(
             f"distilled by {name}",
@@ -231,8 +227,6 @@ class Worker:
         return self._predicted(name, self._timed(name, lambda: self._logits(model, self.indices)))
 
     def _logits(self, model: nn.Module, indices: range) -> np.ndarray:
-        import torch
-
         model.eval()
         with torch.inference_mode():
             return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
@@ -243,8 +237,6 @@ class Worker:
         return self._predicted(name, logits), artifact
 
     def _quantized(self, name: str, model: nn.Module, *, profile: str | Profile, indices: range) -> tuple[Artifact, np.ndarray]:
-        from geluless.engine.engine import Engine
-
         artifact = self._calibrated(model, profile=profile, draw=0)
         engine = Engine(artifact, backend="reference", threads=1)
         return artifact, self._timed(name, lambda: self._run(engine, indices))
@@ -255,10 +247,6 @@ class Worker:
 
     def _compiled(self, artifact: Artifact) -> Engine | None:
         """None where there are no compiled kernels."""
-        from geluless.engine.cpu import native
-        from geluless.engine.engine import Engine
-        from geluless.errors import MissingResource
-
         try:
             native()
         except MissingResource:
@@ -273,12 +261,10 @@ class Worker:
         return predictions
 
     def _checked_logits(self, name: str, artifact: Artifact) -> np.ndarray:
-        """Of all images, by compiled kernels that give the reference's bits on the first of them, or by the reference.
+        """Of all images, by the compiled engine once its logits of the first ones equal the reference's, else by the reference.
 
-        Raises RuntimeError where they do not: then nothing that these kernels say counts.
+        Raises RuntimeError where they differ: then nothing that this engine says counts.
         """
-        from geluless.engine.engine import Engine
-
         reference, compiled = Engine(artifact, backend="reference", threads=1), self._compiled(artifact)
         if compiled is None:
             return self._run(reference, self.indices)
@@ -288,18 +274,14 @@ class Worker:
         return logits
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
-        from geluless.ptq.quantize import quantize
-
         chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
         return quantize(model, self.train.batches(64, indices=chosen), profile=profile)
 
     def _quick_integer(self, name: str, model: nn.Module, *, draw: int) -> tuple[np.ndarray, str, str]:
         """(predictions, artifact, engine) by compiled kernels; without them by the reference on the first images only.
 
-        The same run compares these kernels' logits with the reference's, bit by bit (Part.engines).
+        The same run compares these kernels' logits with the reference's, bit by bit (TaskResult.engines).
         """
-        from geluless.engine.engine import Engine
-
         step = f"{name}, draw {draw}"
         artifact = self._timed(f"{step}, quantized", lambda: self._calibrated(model, profile="best", draw=draw))
         engine, indices = self._compiled(artifact), self.indices
@@ -309,9 +291,7 @@ class Worker:
         return predictions, artifact.content_hash, f"{engine.backend} ({engine.isa}), {len(indices):,} images"
 
     def _further(self, variant: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
-        """Fields of Part: other draws of calibration images, and each layer's distance from the float network."""
-        from geluless.verdicts.layer_errors import layer_errors
-
+        """Fields of TaskResult: other draws of calibration images, and each layer's distance from the float network."""
         others = [self._quick_integer(name, model, draw=draw) for draw in DRAWS[1:]]
         chosen = self.test.batches(LAYER_ERROR_IMAGES, indices=self.indices[:LAYER_ERROR_IMAGES])
         errors = self._timed(f"{name}, layer errors", lambda: layer_errors(model, artifact, chosen))
@@ -326,10 +306,6 @@ class Worker:
 
         (images that differ, images compared) by engine.
         """
-        from geluless.engine.cpu import native
-        from geluless.engine.engine import Engine
-        from geluless.errors import MissingResource
-
         try:
             available: list[str] = native().available()
         except MissingResource:
@@ -353,7 +329,6 @@ class Worker:
         """(images that differ, images compared) of the PTX of the GPU engine, run on this CPU; empty without triton."""
         from geluless.engine.gpu import GpuNetwork
         from geluless.engine.gpu.compiler import require_triton
-        from geluless.errors import MissingResource
         from geluless.integer.variants import Variant
 
         try:
@@ -379,7 +354,6 @@ class Worker:
 
 def calibration_indices(labels: np.ndarray, count: int, *, draw: int) -> list[int]:
     """Ascending indices of `count` class-balanced images: draw 0 in file order, draw d in an order shuffled with seed d."""
-    from geluless.data.balance import balanced_indices
 
     if draw == 0:
         return balanced_indices(labels, count)

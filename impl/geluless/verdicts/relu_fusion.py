@@ -1,11 +1,11 @@
-"""The law that ReLU fuses into an INT8 GEMM, as countable cases.
+"""ReLU fused into an INT8 GEMM against GEMM then ReLU, as cases whose differing outputs are counted.
 
     fused:                    y = requantize(acc, low = zero point)
     ReLU on the accumulator:  y = requantize(max(acc + bias, 0))       the int32 level
     ReLU after it:            y = max(requantize(acc), zero point)     the 16-bit level
 
-The unfused forms are written here once more in int64, straight from the formula, so that a defect in the engine's
-epilogue cannot hide in both sides of the comparison.
+The unfused forms are written here once more in int64, straight from the formula, so that both sides of the comparison
+cannot share a defect of the engine's epilogue.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class GemmCase:
 
     def fused(self, *, zero_point_offset: int = 0) -> Int64:
         """The engine's epilogue with ReLU as its lower clamp; the offset is a deliberate defect."""
-        law = replace(self.requant, zero_point=self.requant.zero_point + zero_point_offset)
-        return requantize(self.acc.astype(np.int32), law, low=law.zero_point, high=self.high).astype(np.int64)
+        requant = replace(self.requant, zero_point=self.requant.zero_point + zero_point_offset)
+        return requantize(self.acc.astype(np.int32), requant, low=requant.zero_point, high=self.high).astype(np.int64)
 
     def relu_on_accumulator(self) -> Int64:
         return np.minimum(self._rescaled(np.maximum(self.acc + self.requant.bias, 0)), self.high)
@@ -55,7 +55,7 @@ class GemmCase:
 
 
 def random_gemms(count: int, *, seed: int) -> Iterator[GemmCase]:
-    """Seeded cases from the nasty end: extreme operands, one-element shapes, K of every Swin layer, all useful shifts."""
+    """Seeded cases, many of them extreme: largest operands, one-element shapes, K of every Swin layer, all useful shifts."""
     generator = np.random.default_rng(seed)
     for index in range(count):
         m, n = (int(size) for size in generator.integers(1, 13, 2))
@@ -90,9 +90,9 @@ def every_pair_differences(*, clamp_offset: int) -> int:
     stored = np.arange(256)
     differences = 0
     for zero_point in range(256):
-        law = Requant(np.zeros(1, np.int32), np.array([2**14], np.int32), np.zeros(1, np.uint8), zero_point)
+        requant = Requant(np.zeros(1, np.int32), np.array([2**14], np.int32), np.zeros(1, np.uint8), zero_point)
         acc = (2 * (stored - zero_point)).astype(np.int32)[:, None]
-        fused = requantize(acc, law, low=zero_point + clamp_offset, high=255)[:, 0]
+        fused = requantize(acc, requant, low=zero_point + clamp_offset, high=255)[:, 0]
         scale = 0.0625  # any power of two keeps the real numbers exact
         real = np.maximum(scale * (stored - zero_point), 0.0)
         differences += count_differences(fused, np.rint(real / scale) + zero_point)

@@ -1,0 +1,78 @@
+"""What every phase of a recipe works on: teacher and student, and the images that they see."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from geluless.data.balance import balanced_indices
+from geluless.distillation.soft_labels import SoftLabels
+from geluless.errors import DataError
+from geluless.models.activations import replace_gelu
+from geluless.models.swin import named_blocks, require_swin
+
+if TYPE_CHECKING:
+    from geluless.data import ImageSource
+    from geluless.distillation.recipes import Recipe
+
+
+class Networks:
+    """The teacher, a student that begins as its copy, and the student's blocks in the order in which they are swapped."""
+
+    def __init__(self, teacher: nn.Module, *, seed: int, drop_bias: bool, backwards: bool) -> None:
+        self.teacher = copy.deepcopy(require_swin(teacher)).eval().requires_grad_(False)
+        self.student = copy.deepcopy(self.teacher).requires_grad_(True)
+        self.blocks = [name for name, _ in named_blocks(self.student)]
+        if backwards:
+            self.blocks.reverse()
+        self._seed, self._drop_bias, self._backwards = seed, drop_bias, backwards
+
+    def swap(self, count: int) -> None:
+        """ReLU in the first `count` blocks, in all where there are fewer; those that have it already keep it."""
+        last = len(self.blocks)
+        count = min(count, last)
+        blocks = range(last - count, last) if self._backwards else range(count)
+        replace_gelu(self.student, blocks=blocks, drop_bias=self._drop_bias)
+
+    def generator(self, stream: str, block: str) -> torch.Generator:
+        """A random stream that depends on nothing but the run's seed and the place in it."""
+        digest = hashlib.sha256(f"{self._seed}/{stream}/{block}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+class SplitImages:
+    """The images of one run: some, class-balanced, are held out; they judge and are never trained on. The rest trains."""
+
+    def __init__(self, source: ImageSource, recipe: Recipe, teacher: nn.Module) -> None:
+        """Raises DataError where fewer images are left for training than the recipe needs."""
+        count, held = len(source), round(recipe.held_out_fraction * len(source))
+        needed = recipe.local.images if recipe.local else 1
+        if held < 1 or count - held < needed:
+            raise DataError(
+                f"recipe {recipe.name} needs {needed} training images besides {held} held-out ones; there are {count}"
+            )
+        self._source, self._teacher = source, teacher
+        self._held_out = balanced_indices(source.labels, held)
+        self._training = sorted(set(range(count)) - set(self._held_out))
+
+    def training(self, count: int) -> Tensor:
+        """float32 [count, C, H, W], class-balanced."""
+        chosen = balanced_indices(self._source.labels[self._training], count)
+        return self._load([self._training[index] for index in chosen])
+
+    @cached_property
+    def training_labels(self) -> SoftLabels:
+        return SoftLabels.of(self._teacher, self._load(self._training))
+
+    @cached_property
+    def held_out_labels(self) -> SoftLabels:
+        return SoftLabels.of(self._teacher, self._load(self._held_out))
+
+    def _load(self, indices: list[int]) -> Tensor:
+        device = next(self._teacher.parameters()).device
+        return torch.cat(list(self._source.batches(256, indices=indices))).to(device)
