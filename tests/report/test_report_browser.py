@@ -1,13 +1,10 @@
 """The page in a real Chromium: it fits a phone and a screen, is legible in light and dark, asks for nothing, and can be used.
 
-Needs playwright's Python package (`pip install playwright`) and a Chromium of the system's: Debian's package `chromium`, or the
-path of another one in GELULESS_CHROMIUM. playwright's own browsers are not needed.
+What it needs, and how it is found: tests/support/chromium.py.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,12 @@ from geluless.verdicts import Estimate
 from tests.baselines.test_record import made
 from tests.report.test_report import NASTY, claim, record
 from tests.report.test_report_figures import full_report_data
+from tests.support.chromium import chromium, why_no_chromium
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright's Python package: pip install playwright")
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM = os.environ.get("GELULESS_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-if CHROMIUM is None:
-    pytest.skip("needs a browser: apt-get install chromium, or its path in GELULESS_CHROMIUM", allow_module_level=True)
+if why := why_no_chromium():
+    pytest.skip(why, allow_module_level=True)
+
+pytestmark = pytest.mark.serial  # waits for a browser, which has processes of its own
 
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
 WIDTHS = (390, 1280)
@@ -91,8 +88,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield browser
         browser.close()
 

@@ -1,0 +1,1 @@
+"""What `nox -s wheel` checks of a release before anybody else installs it."""
