@@ -218,18 +218,18 @@ def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[st
 
 
 @nox.session
-def audit(session: nox.Session) -> None:
-    """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.audit.json; with
-    `-- --every` with the record of every architecture, with other options whatever `geluless audit` makes of them."""
+def codegen(session: nox.Session) -> None:
+    """Compile every GPU kernel at every shape, no GPU needed, and compare its machine code with ci/sm_89.codegen.json; with
+    `-- --every` with the record of every architecture, with other options whatever `geluless codegen` makes of them."""
     python = environment(session)
     if session.posargs and session.posargs != ["--every"]:
-        session.run(python, "-m", "geluless.cli", "audit", *session.posargs)
+        session.run(python, "-m", "geluless.cli", "codegen", *session.posargs)
         return
-    for record in sorted((HERE / "ci").glob("*.audit.json" if session.posargs else "sm_89.audit.json")):
+    for record in sorted((HERE / "ci").glob("*.codegen.json" if session.posargs else "sm_89.codegen.json")):
         recorded = json.loads(record.read_text())
         arguments = ("--arch", recorded["target"], "--check", str(record.relative_to(HERE)))
         paths = {"PYTHONPATH": recorded_triton(session, python, recorded["triton"])}
-        session.run(python, "-m", "geluless.cli", "audit", *arguments, env=paths)
+        session.run(python, "-m", "geluless.cli", "codegen", *arguments, env=paths)
 
 
 def recorded_triton(session: nox.Session, python: str, wanted: str) -> str:
@@ -280,7 +280,7 @@ def gpu(session: nox.Session) -> None:
         )
         session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(GPU_BATCHES)};")
         session.log(f"      relu against {', '.join(GPU_RIVALS)}; graph and eager, hot and cold L2")
-        session.log("Without a GPU: `nox -s audit` (machine code) and `nox -s tests` (interpreter, PTX) verify the kernels.")
+        session.log("Without a GPU: `nox -s codegen` (machine code) and `nox -s tests` (interpreter, PTX) verify the kernels.")
         return
     records.mkdir(parents=True, exist_ok=True)
     shapes = [word for model in GPU_MODELS for word in ("--model", model)]

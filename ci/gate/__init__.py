@@ -8,7 +8,7 @@
     latency         one run, and a second one of what looks slower
     noise           the tree against itself, from which the thresholds come; trial: the gate itself, judged
     machine_code    instructions, vector spills and floats of every compiled CPU kernel, from the disassembly
-    gpu_code        the same of the GPU kernels, from the audit's records
+    gpu_code        the same of the GPU kernels, from the codegen records
     footprint       sizes of artifact and wheel, what an import loads and how long it takes
     record          pytest-benchmark's JSON, written and read, and the history that it makes
     summary         Markdown for a pull request, and the plot of the history

@@ -1,6 +1,6 @@
-"""The GPU kernels' machine code before and after: the audit's records of both revisions, one per architecture.
+"""The GPU kernels' machine code before and after: the codegen records of both revisions, one per architecture.
 
-`nox -s audit -- --every` guarantees that a revision's records are those of its code; here nothing is compiled. A kernel is told
+`nox -s codegen -- --every` guarantees that a revision's records are those of its code; here nothing is compiled. A kernel is told
 by what it computes and at which shape; where its tile changed, what the two execute is compared. Registers, stack, shared memory
 and floats may not grow, instructions by the [code] threshold; a kernel that is gone is missing, as a renamed benchmark is.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from ci.gate.revisions import GateError, Revision
 from geluless.files import read_json
 
-KEY = ("kernel", "epilogue", "variant", "shape")
+KEY = ("kernel", "epilogue", "specialization", "shape")
 TILE = "tile"
 STRICT = {
     "floating_point": "float operations",
@@ -41,9 +41,9 @@ class Record:
 
 
 def records(revision: Revision) -> dict[str, Record]:
-    """By target. Raises GateError where a file is not one of the audit's."""
+    """By target. Raises GateError where a file is not a codegen record."""
     found = {}
-    for path in sorted((revision.source / "ci").glob("*.audit.json")):
+    for path in sorted((revision.source / "ci").glob("*.codegen.json")):
         try:
             data = read_json(path)
             kernels: dict[str, dict[str, dict[str, Any]]] = {}
@@ -54,7 +54,7 @@ def records(revision: Revision) -> dict[str, Record]:
                 kernels.setdefault(" ".join(str(row[column]) for column in KEY if row[column]), {})[str(row[TILE])] = row
             found[str(data["target"])] = Record(str(data["triton"]), kernels)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GateError(f"{revision.side}: {path.name} is no record of `geluless audit`: {error!r}") from error
+            raise GateError(f"{revision.side}: {path.name} is no record of `geluless codegen`: {error!r}") from error
     return found
 
 

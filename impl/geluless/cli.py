@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
 from geluless.commands import (
-    audit,
     baselines,
     bench,
+    codegen,
     compare,
     distill,
     doctor,
@@ -34,7 +34,7 @@ from geluless.errors import GelulessError, MissingResource
 
 # The packages of the extra `claims`: only verbs that judge, draw or quote an interval import them.
 STATISTICS = ("matplotlib", "pandas", "pytest", "scipy", "statsmodels")
-VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, audit, predict, report)
+VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, codegen, predict, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

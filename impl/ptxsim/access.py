@@ -65,14 +65,11 @@ def locate(
     wave: Wave, instruction: Instruction, shared: bool, threads: NDArray[np.intp], row: int, offset: int, size: int
 ) -> tuple[Space, Offsets]:
     """(memory, checked offsets) of the addresses in `row`, plus `offset`, of some threads."""
-    base = wave.rows[row]
     # Unsigned 64-bit addresses beyond 2^63 become negative ones, which are as illegal.
-    addresses = wave.spread(base.astype(np.int64) + offset)
+    addresses = wave.spread(wave.rows[row].astype(np.int64) + offset)
     if len(threads) != wave.threads:
         addresses = addresses[threads]
-    if shared:
-        return wave.shared, wave.locate_shared(instruction, threads, addresses, size)
-    return wave.memory, wave.locate_global(instruction, threads, addresses, size)
+    return wave.shared if shared else wave.memory, wave.locate(instruction, threads, addresses, size, shared=shared)
 
 
 def note(wave: Wave, instruction: Instruction, threads: NDArray[np.intp], offsets: Offsets, size: int, *, writes: bool) -> None:
@@ -217,11 +214,4 @@ def fence(instruction: Instruction, operands: Operands) -> Step:
     return lambda wave, mask: None
 
 
-ACCESS_DECODERS: dict[str, Decoder] = {
-    "ld": load,
-    "st": store,
-    "atom": atomic,
-    "red": atomic,
-    "membar": fence,
-    "fence": fence,
-}
+ACCESS_DECODERS: dict[str, Decoder] = {"ld": load, "st": store, "atom": atomic, "red": atomic, "membar": fence, "fence": fence}

@@ -13,9 +13,8 @@ from ptxsim.errors import PtxError
 from ptxsim.scalars import PRED, U32, Row, Scalar
 from ptxsim.syntax import Listing
 
-SHARED_BASE = (
-    1024  # where shared memory begins: as on sm_90, which reserves the first KiB, so that no offset passes for an address
-)
+# Where shared memory begins: as on sm_90, which reserves the first KiB, so that no offset passes for an address.
+SHARED_BASE = 1024
 # Special registers of 32 bits, and whether they have three axes.
 SPECIAL = {"tid": True, "ntid": True, "ctaid": True, "nctaid": True, "laneid": False, "warpid": False, "nwarpid": False}
 INTEGER = re.compile(r"(-?)(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9]\d*)U?$")
@@ -24,7 +23,7 @@ ADDRESS = re.compile(r"\[\s*([%$\w#]+)\s*(?:\+\s*(-?\d+))?\s*\]$")
 
 @dataclass(frozen=True)
 class Cell:
-    """What one row of a wave holds. `source` is register, noise, written, sink, constant, special or parameter."""
+    """What one row of a wave holds. `source` is register, noise, written, discard, constant, special or parameter."""
 
     source: str
     name: str
@@ -83,7 +82,7 @@ class Operands:
     def write(self, operand: str, kind: Scalar) -> int:
         """The row of a destination register of the width of `kind`; "_" is a row nobody reads."""
         if operand == "_":
-            return self._row("sink", "_", kind.dtype)
+            return self._row("discard", "_", kind.dtype)
         self.writes.add(operand)
         return self._register(operand, kind)
 

@@ -8,7 +8,7 @@ Triton's replicated layouts do.
 
 What this does not see: races through global memory, but for different values stored in one place by one instruction (`access`):
 no kernel here reads what another thread of the same launch wrote; an order that only some schedules have, for one is executed
-and the intervals are its own; and accesses that this launch's data do not lead to. `proof` asks a verifier about all schedules.
+and the intervals are its own; and accesses that this launch's data do not lead to.
 """
 
 from __future__ import annotations

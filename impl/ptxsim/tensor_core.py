@@ -56,7 +56,7 @@ def load_matrices(instruction: Instruction, operands: Operands) -> Step:
         numbers = wave.thread_numbers.reshape(-1, WARP)[slice(None) if warps is None else warps]
         threads = numbers[:, : 8 * matrices].reshape(-1)  # those whose addresses count
         addresses = wave.spread(wave.rows[row])[threads].astype(np.int64) + offset
-        offsets = wave.locate_shared(instruction, threads, addresses, ROW_BYTES)
+        offsets = wave.locate(instruction, threads, addresses, ROW_BYTES, shared=True)
         words = wave.shared.gather(offsets, 4, 4).reshape(len(numbers), matrices, 8, 4)
         if transposes:
             halves = words.view(np.uint16)  # [warps, matrices, 8, 8]

@@ -56,23 +56,15 @@ class Wave:
         """[threads] of a row that may be [1]."""
         return row if len(row) == self.threads else np.broadcast_to(row, self.threads)
 
-    def locate_global(self, instruction: Instruction, threads: NDArray[np.intp], addresses: Offsets, size: int) -> Offsets:
-        """Checked offsets into global memory."""
+    def locate(
+        self, instruction: Instruction, threads: NDArray[np.intp], addresses: Offsets, size: int, *, shared: bool
+    ) -> Offsets:
+        """Checked offsets into shared or global memory."""
         try:
-            return self.memory.locate(addresses, size)
+            return self.shared.locate(addresses, size, self.block_of[threads]) if shared else self.memory.locate(addresses, size)
         except Fault as fault:
-            raise self._illegal(instruction, threads, addresses, fault) from None
-
-    def locate_shared(self, instruction: Instruction, threads: NDArray[np.intp], addresses: Offsets, size: int) -> Offsets:
-        """Checked offsets into shared memory."""
-        try:
-            return self.shared.locate(addresses, size, self.block_of[threads])
-        except Fault as fault:
-            raise self._illegal(instruction, threads, addresses, fault) from None
-
-    def _illegal(self, instruction: Instruction, threads: NDArray[np.intp], addresses: Offsets, fault: Fault) -> PtxError:
-        address = int(addresses[fault.position]) % 2**64
-        return self.fault(instruction, int(threads[fault.position]), f"address {address:#x} {fault}")
+            address = int(addresses[fault.position]) % 2**64
+            raise self.fault(instruction, int(threads[fault.position]), f"address {address:#x} {fault}") from None
 
     def _rows(self, cells: Sequence[Cell], parameters: dict[str, Row], grid: tuple[int, int, int]) -> list[Row]:
         """Views of different type of one register share its memory."""
@@ -95,7 +87,7 @@ class Wave:
             elif cell.source == "noise":
                 noise = np.random.default_rng(len(rows)).integers(0, 256, self.threads * cell.dtype.itemsize, np.uint8)
                 rows.append(noise.view(cell.dtype) if cell.dtype != np.bool_ else noise > 127)
-            elif cell.source == "sink":
+            elif cell.source == "discard":
                 rows.append(np.empty(self.threads, cell.dtype))
             else:
                 assert cell.value is not None

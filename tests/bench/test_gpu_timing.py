@@ -17,7 +17,7 @@ from geluless.bench.process import CandidateFailure
 from geluless.cli import main
 from geluless.engine import gpu
 from geluless.engine.engine import Engine
-from geluless.engine.gpu.executors.cuda import CudaMachine
+from geluless.engine.gpu.executors.cuda import CudaExecutor
 from geluless.engine.gpu.program import Launch
 from geluless.engine.gpu.tiles import Tile
 from geluless.errors import GelulessError, MissingResource
@@ -123,9 +123,9 @@ class Faulty(FakeDevice):
 
 def timed(monkeypatch: pytest.MonkeyPatch, device: FakeDevice, variant: str, images: np.ndarray, *, graph: bool = True) -> Loaded:
     """`prepared` for a CUDA device, which this one is not."""
-    monkeypatch.setattr(gpu, "make_machine", lambda name: CudaMachine(device))
+    monkeypatch.setattr(gpu, "make_executor", lambda name: CudaExecutor(device))
     artifact = small_artifact(relu=variant.startswith("relu"))
-    return prepared(artifact, variant, images, backend="gpu", machine="cuda", gpu=GpuTiming(graph=graph))
+    return prepared(artifact, variant, images, backend="gpu", executor="cuda", gpu=GpuTiming(graph=graph))
 
 
 def test_what_is_timed_is_verified_and_says_which_tiles_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_float_variants_are_traced_in_the_program_that_is_timed(monkeypatch: pyt
 
 @pytest.mark.parametrize("variant", ["gelu-fused", "gelu-lut"])
 def test_gpu_candidates_are_verified_on_other_machines_too(variant: str) -> None:
-    made = prepared(small_artifact(relu=False), variant, small_images(2), backend="gpu", machine="interpreter")
+    made = prepared(small_artifact(relu=False), variant, small_images(2), backend="gpu", executor="interpreter")
     assert made.row.verified
     assert (made.row.backend, made.row.isa) == ("gpu", "interpreter")
     assert np.asarray(made.call()).shape == (2, 5)

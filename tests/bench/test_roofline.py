@@ -32,14 +32,14 @@ from geluless.bench.roofline.predict import COMPARISONS, PAPER_BOUND, RIVALS, Pr
 from geluless.bench.roofline.work import Parameters, Work, kernel_seconds, seconds
 from geluless.cli import main
 from geluless.commands import predict as command
-from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.engine.gpu.codegen_check.record import CodegenRecord
 from geluless.errors import DataError
 from geluless.integer.variants import Variant
 from geluless.sizes import SIZES
 
 ADA = DEVICES["RTX 4090"]
 PLAIN = Parameters(gap=3e-6, tensor_share=0.5, half_depth=100.0, bandwidth_share=0.8, l2_gain=2.0, overlap=1.0)
-RECORD = AuditRecord.from_json((Path(__file__).parents[2] / "ci" / "sm_89.audit.json").read_text())
+RECORD = CodegenRecord.from_json((Path(__file__).parents[2] / "ci" / "sm_89.codegen.json").read_text())
 GIGA_MACS = {"tiny": 4.49, "small": 8.75, "base": 15.4, "large": 34.5}  # of the float networks, arXiv 2103.14030 and timm
 
 
@@ -84,13 +84,13 @@ def test_every_default_of_the_command_finds_the_row_of_its_very_kernel(size: str
             assert all(work.instructions > 0 for work in ours.forward(size, batch, variant, RECORD))
 
 
-def test_a_kernel_that_was_not_audited_is_an_error_and_not_a_neighbour() -> None:
+def test_a_kernel_that_was_not_checked_is_an_error_and_not_a_neighbour() -> None:
     """A row of the same layer in another tile was 50 % off."""
     of_fc1 = [key for key, row in RECORD.rows.items() if (row.epilogue, row.shape) == ("relu", "96 -> 384")]
     large = {key for key in of_fc1 if RECORD.rows[key].tile.startswith("128x128")}
     assert large
     without = replace(RECORD, rows={key: row for key, row in RECORD.rows.items() if key not in large})
-    with pytest.raises(DataError, match=r"no row for layers\.0\.blocks\.0\.mlp\.fc1 at batch 64.*geluless audit"):
+    with pytest.raises(DataError, match=r"no row for layers\.0\.blocks\.0\.mlp\.fc1 at batch 64.*geluless codegen"):
         ours.forward("tiny", 64, Variant.RELU, without)
     assert ours.forward("tiny", 1, Variant.RELU, without) == ours.forward("tiny", 1, Variant.RELU, RECORD), (
         "other tiles at batch 1"
@@ -100,7 +100,9 @@ def test_a_kernel_that_was_not_audited_is_an_error_and_not_a_neighbour() -> None
 def test_executed_instructions_repeat_the_loop_as_often_as_the_layer_is_deep() -> None:
     """Swin-T's fc1, tile 128x128x64: 384 inputs are six steps, 768 twelve; and the sum over a launch is exact."""
     rows = [
-        row for row in RECORD.rows.values() if (row.epilogue, row.variant) == ("relu", "") and row.tile.startswith("128x128x64")
+        row
+        for row in RECORD.rows.values()
+        if (row.epilogue, row.specialization) == ("relu", "") and row.tile.startswith("128x128x64")
     ]
     steps = {row.shape: (row.executed - row.instructions) / row.loop + 1 for row in rows}
     assert (steps["384 -> 1536"], steps["768 -> 3072"]) == (6, 12)
@@ -237,21 +239,21 @@ def test_a_device_that_cannot_run_our_engine_gets_fastertransformers_row_alone()
 
 def test_the_command_calls_itself_a_prediction(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geluless.commands.predict.RESAMPLES", 2)
-    audit = str(Path(__file__).parents[2] / "ci" / "sm_89.audit.json")
-    assert main(["predict", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    record = str(Path(__file__).parents[2] / "ci" / "sm_89.codegen.json")
+    assert main(["predict", "--size", "tiny", "--batch", "8", "--codegen", record]) == 0
     assert "PREDICTION" in capsys.readouterr().out
-    assert main(["predict", "--json", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    assert main(["predict", "--json", "--size", "tiny", "--batch", "8", "--codegen", record]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["kind"] == "prediction of a model, not a measurement"
     assert {row["at_least_11_percent"] for row in data["predictions"]} <= {"yes", "no", "open"}
     assert set(data["fitted"]) == set(FITTED)
     assert set(data["assumed"]) == set(ASSUMED)
     assert data["caveats"] == data["at_bounds"] == []
-    assert main(["predict", "--device", "T4", "--size", "tiny", "--batch", "8", "--audit", audit]) == 0
+    assert main(["predict", "--device", "T4", "--size", "tiny", "--batch", "8", "--codegen", record]) == 0
     printed = capsys.readouterr().out
     assert "needs sm_80" in printed
     assert "relu /" not in printed
-    assert main(["predict", "--audit", "no-such-file"]) == 1
+    assert main(["predict", "--codegen", "no-such-file"]) == 1
 
 
 def test_a_device_is_predicted_from_its_own_record(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +261,7 @@ def test_a_device_is_predicted_from_its_own_record(capsys: pytest.CaptureFixture
     monkeypatch.chdir(Path(__file__).parents[2])
     assert main(["predict", "--json", "--device", "A100", "--size", "tiny", "--batch", "8"]) == 0
     assert json.loads(capsys.readouterr().out)["caveats"] == []
-    assert command.own_audit(75) == Path("ci", "sm_89.audit.json")
+    assert command.own_record(75) == Path("ci", "sm_89.codegen.json")
 
 
 def test_entries_of_the_table_name_known_things() -> None:

@@ -131,14 +131,14 @@ def test_a_listing_in_which_nothing_is_understood_is_no_proof(tmp_path: Path, mo
 
 
 def revision(tmp_path: Path, side: str, **kernel: object) -> Revision:
-    columns = ["kernel", "epilogue", "variant", "shape", "tile"]
-    row = {"kernel": "gemm", "epilogue": "relu", "variant": "", "shape": "K 96", "tile": "128", "instructions": 100}
+    columns = ["kernel", "epilogue", "specialization", "shape", "tile"]
+    row = {"kernel": "gemm", "epilogue": "relu", "specialization": "", "shape": "K 96", "tile": "128", "instructions": 100}
     row |= {"executed": 1000, "floating_point": 0, "registers": 64, "stack_bytes": 0, "shared_bytes": 512, **kernel}
     columns += [name for name in row if name not in columns]
     record = {"target": "sm_89", "triton": "3.8.0", "columns": columns, "rows": {"a": [row[name] for name in columns]}}
     found = Revision(side, "0" * 40, False, tmp_path / side)
     (found.source / "ci").mkdir(parents=True)
-    (found.source / "ci" / "sm_89.audit.json").write_text(json.dumps(record))
+    (found.source / "ci" / "sm_89.codegen.json").write_text(json.dumps(record))
     return found
 
 
@@ -168,6 +168,6 @@ def test_a_record_that_vanished_fails_and_one_that_is_none_is_refused(tmp_path: 
     changes, _ = gpu_code.compare(gpu_code.records(base), {}, growth=2.0)
     assert changes[0].problems == ("the record of sm_89 is gone",)
     assert gpu_code.compare({}, gpu_code.records(base), growth=2.0) == ([], ["sm_89: a new record: nothing to compare it with"])
-    (base.source / "ci" / "sm_89.audit.json").write_text('{"rows": []}')
+    (base.source / "ci" / "sm_89.codegen.json").write_text('{"rows": []}')
     with pytest.raises(GateError, match="no record"):
         gpu_code.records(base)

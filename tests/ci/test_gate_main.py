@@ -133,7 +133,7 @@ def test_what_only_the_base_has_in_another_form_is_a_note(command: Gate, monkeyp
         return read(path)
 
     monkeypatch.setattr(gate.thresholds, "read", refuse)
-    records = command.revision("base").source / "ci" / "sm_89.audit.json"
+    records = command.revision("base").source / "ci" / "sm_89.codegen.json"
     records.write_text("{}")
     assert command.run() == 0
     assert "the head's count" in command.summary

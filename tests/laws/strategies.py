@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,6 +14,8 @@ from geluless.integer.artifact import Artifact
 from geluless.integer.reference import exact_matmul
 from geluless.integer.requantization import Requant, encode_multiplier
 from geluless.integer.schema import FLOAT_LIMIT, POOLED, SOFTMAX_STEPS, TensorSpec, named_linears, tensor_schema
+from tests.support.examples import seeds as seeds
+from tests.support.examples import share as share
 
 INT8_POOL = (-128, -127, -1, 0, 1, 126, 127)
 UINT8_POOL = (0, 1, 127, 128, 254, 255)
@@ -52,18 +53,11 @@ def accumulators(rows: int, channels: int) -> st.SearchStrategy[np.ndarray]:
     return hnp.arrays(np.int32, (rows, channels), elements=elements)
 
 
-def share(part: int) -> settings:
-    """1/`part` of the profile's examples, for laws whose examples are expensive."""
-    return settings(max_examples=max(1, settings().max_examples // part))
-
-
 # ---------------------------------------------------------------------------------------- linear layers for the compiled GEMM
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 INT16_POOL = (-32768, -32767, -1, 0, 1, 32766, 32767)
 MULTIPLIER_POOL = (0, 1, 2**14, 32766, 32767)
-
-seeds = st.integers(0, 2**32 - 1)
 
 
 def any_of(rng: np.random.Generator, *values: Any) -> Any:

@@ -13,7 +13,7 @@ from geluless.integer import plan as p
 from geluless.integer import reference
 from geluless.integer.schema import SOFTMAX_STEPS
 from tests.laws.strategies import INT8_POOL, INT16_POOL, pick, seeds, share
-from tests.support.gpu import builder, each_machine, run_launches
+from tests.support.gpu import builder, each_executor, run_launches
 
 pytestmark = pytest.mark.property
 
@@ -85,7 +85,7 @@ def check(on: str, seed: int, size: tuple[int, int], window: tuple[int, int], he
 sides = st.integers(1, 9)
 
 
-@each_machine
+@each_executor
 @share(2)
 @given(
     size=st.tuples(sides, sides),
@@ -102,7 +102,7 @@ def test_attention_equals_the_references(
     check(on, seed, size, window, heads, head_dim, batch)
 
 
-@each_machine
+@each_executor
 @share(12)
 @given(
     size=st.tuples(st.integers(8, 15), st.integers(8, 15)),
@@ -117,7 +117,7 @@ def test_windows_of_several_blocks_of_keys_equal_the_references(
     check(on, seed, size, window, 1, head_dim, 1)
 
 
-@each_machine
+@each_executor
 @share(12)
 @given(seed=seeds)
 def test_what_lies_behind_the_tokens_and_in_other_images_has_no_influence(on: str, seed: int) -> None:

@@ -21,7 +21,7 @@ from geluless.integer import reference
 from geluless.integer.variants import Variant
 from tests.laws.strategies import share
 from tests.support.candidates import prepared
-from tests.support.gpu import machine
+from tests.support.gpu import executor
 from tests.support.networks import awkward_artifact, awkward_images
 
 pytestmark = [pytest.mark.property, pytest.mark.gpu]
@@ -37,7 +37,7 @@ def expected(images: np.ndarray) -> np.ndarray:
 def test_graphs_give_the_bits_of_eager_launches_at_every_batch(batch: int) -> None:
     artifact = awkward_artifact(relu=True)
     images = awkward_images(batch).numpy()
-    network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, machine=machine("cuda"))
+    network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, executor=executor("cuda"))
     for _ in range(2):  # the second replays the graph
         assert (network.run(images) == expected(images)).all()
 
@@ -48,7 +48,7 @@ def test_threads_give_the_bits_of_one_while_graphs_are_captured() -> None:
     want = expected(images)
 
     def work(i: int) -> bool:
-        network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU)  # a machine of its own, on the same device
+        network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU)  # an executor of its own, on the same device
         return all((network.run(images[i : i + count]) == want[i : i + count]).all() for count in (1, 2, 3, 1))
 
     with ThreadPoolExecutor(4) as pool:

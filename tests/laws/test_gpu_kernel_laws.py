@@ -20,7 +20,7 @@ from geluless.integer.gelu import gelu_erf, gelu_i_bert, gelu_tanh
 from geluless.integer.requantization import TwoStageRequant, requantize, requantize_two_stage, round_clip
 from geluless.integer.window_index import merge_sources, window_tokens
 from tests.laws.strategies import INT16_POOL, LinearCase, linear_case, pick, real_factors, seeds, share
-from tests.support.gpu import builder, each_machine, linear_spec, run_launches
+from tests.support.gpu import builder, each_executor, linear_spec, run_launches
 
 pytestmark = pytest.mark.property
 
@@ -64,21 +64,21 @@ def within_bound(case: LinearCase) -> LinearCase:
     return replace(case, requant=replace(case.requant, bias=bias))
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases(), zero=st.sampled_from((0, 1, 100, 255)), unsigned=st.booleans())
-def test_int8_results_equal_the_law(on: str, case: LinearCase, zero: int, unsigned: bool) -> None:
+def test_s8_results_equal_the_requantization(on: str, case: LinearCase, zero: int, unsigned: bool) -> None:
     stored = zero - OFFSET if unsigned else 0
     low, high = (0, 255) if unsigned else (-128, 127)
     want = requantize(case.acc, replace(case.requant, zero_point=zero if unsigned else 0), low=low, high=high)
-    got = run_linear(case, fixed(case, "int8", rounding=HALF + (stored << 15)), np.zeros_like(want, np.int8), on=on)
+    got = run_linear(case, fixed(case, "s8", rounding=HALF + (stored << 15)), np.zeros_like(want, np.int8), on=on)
     assert (got == want - (OFFSET if unsigned else 0)).all()
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases())
-def test_relu_is_the_lower_clamp_of_the_law(on: str, case: LinearCase) -> None:
+def test_relu_is_the_lower_clamp_of_the_requantization(on: str, case: LinearCase) -> None:
     want = requantize(case.acc, case.requant, low=0, high=255)
     got = run_linear(case, fixed(case, "relu", rounding=HALF - (OFFSET << 15)), np.zeros_like(want, np.int8), on=on)
     assert (got + OFFSET == want).all()
@@ -86,16 +86,16 @@ def test_relu_is_the_lower_clamp_of_the_law(on: str, case: LinearCase) -> None:
     assert (off_by_one != want).any() == (want == 0).any(), "the control differs exactly where ReLU acts"
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases(), zero=st.sampled_from((0, -300, 300)))
-def test_int16_results_equal_the_law(on: str, case: LinearCase, zero: int) -> None:
+def test_s16_results_equal_the_requantization(on: str, case: LinearCase, zero: int) -> None:
     want = requantize(case.acc, replace(case.requant, zero_point=zero), low=-(2**15), high=2**15 - 1)
-    got = run_linear(case, fixed(case, "int16", zero=zero), np.zeros_like(want, np.int16), on=on)
+    got = run_linear(case, fixed(case, "s16", zero=zero), np.zeros_like(want, np.int16), on=on)
     assert (got == want).all()
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases(), seed=seeds)
 def test_residuals_are_added_with_saturation(on: str, case: LinearCase, seed: int) -> None:
@@ -105,17 +105,17 @@ def test_residuals_are_added_with_saturation(on: str, case: LinearCase, seed: in
     assert (got == reference.add_residual(stream, branch)).all()
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases(), seed=seeds, zero=st.integers(0, 255))
 def test_tables_are_read_at_every_index(on: str, case: LinearCase, seed: int, zero: int) -> None:
     table = np.random.default_rng(seed).integers(-128, 128, 256).astype(np.int8)
     index = requantize(case.acc, replace(case.requant, zero_point=zero), low=0, high=255)
-    epilogue = replace(fixed(case, "table", rounding=HALF + (zero << 15)), table=table)
+    epilogue = replace(fixed(case, "lut", rounding=HALF + (zero << 15)), table=table)
     assert (run_linear(case, epilogue, np.zeros(index.shape, np.int8), on=on) == table[index]).all()
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(case=cases(), seed=seeds)
 def test_float_scales_round_once_and_half_to_even(on: str, case: LinearCase, seed: int) -> None:
@@ -128,30 +128,31 @@ def test_float_scales_round_once_and_half_to_even(on: str, case: LinearCase, see
     assert (run_linear(case, after_gemm, np.zeros(real.shape, np.int8), on=on) == round_clip(real, -128, 127)).all()
 
 
-@each_machine
+@each_executor
 @share(4)
-@given(case=cases(), seed=seeds, sink=st.sampled_from(("int8", "int16", "residual")))
-def test_two_roundings_equal_fastertransformers(on: str, case: LinearCase, seed: int, sink: str) -> None:
+@given(case=cases(), seed=seeds, output_stage=st.sampled_from(("s8", "s16", "residual")))
+def test_two_roundings_equal_fastertransformers(on: str, case: LinearCase, seed: int, output_stage: str) -> None:
     rng = np.random.default_rng(seed)
-    outputs, wide = len(case.weight), sink != "int8"
+    outputs, wide = len(case.weight), output_stage != "s8"
     alpha = real_factors(rng, outputs, 40 / (np.abs(case.biased).mean() + 1))
     gain, offset = real_factors(rng, outputs, 50.0 if wide else 1.0), real_factors(rng, outputs, 1000.0 if wide else 30.0)
-    zero = int(rng.integers(-5, 6)) if sink != "residual" else 0
+    zero = int(rng.integers(-5, 6)) if output_stage != "residual" else 0
     low, high = (-(2**15), 2**15 - 1) if wide else (-128, 127)
-    twice = TwoStageRequant(case.requant.bias, alpha, gain, offset, zero)
-    want = requantize_two_stage(case.acc, twice, low=low, high=high)
+    two_stage = TwoStageRequant(case.requant.bias, alpha, gain, offset, zero)
+    want = requantize_two_stage(case.acc, two_stage, low=low, high=high)
     start = np.zeros(want.shape, np.int16 if wide else np.int8)
-    if sink == "residual":
+    if output_stage == "residual":
         start = pick(rng, want.shape, -(2**15), 2**15 - 1, nasty=INT16_POOL).astype(np.int16)
         want = reference.add_residual(start.astype(np.int32), want)
-    epilogue = Epilogue(f"twice-{sink}", case.requant.bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
+    bias = case.requant.bias.astype(np.int64)
+    epilogue = Epilogue(f"two-stage-{output_stage}", bias, alpha, gain=gain, offset=offset, zero=zero)
     assert (run_linear(case, epilogue, start, on=on) == want).all()
 
 
 GELUS = {"gelu-erf": gelu_erf, "gelu-tanh": gelu_tanh, "gelu-polynomial": gelu_i_bert}
 
 
-@each_machine
+@each_executor
 @pytest.mark.parametrize("formula", GELUS)
 @share(10)
 @given(case=cases(), seed=seeds)
@@ -159,10 +160,10 @@ def test_float_gelus_are_at_most_one_step_from_the_reference(on: str, formula: s
     """And no further from it than fp32's own error explains: one value in two hundred at most."""
     rng = np.random.default_rng(seed)
     scale = (rng.uniform(0.5, 2.0, len(case.weight)) * 2.0 / (np.abs(case.biased).mean() + 1)).astype(np.float32)
-    per_step, zero = float(np.float32(1 / rng.uniform(0.01, 0.05))), int(rng.integers(0, 20))
+    inverse_scale, zero = float(np.float32(1 / rng.uniform(0.01, 0.05))), int(rng.integers(0, 20))
     real = case.biased.astype(np.float32) * scale
-    want = round_clip(GELUS[formula](real.astype(np.float64)) * per_step, 0, 255, zero)
-    epilogue = Epilogue(formula, case.requant.bias.astype(np.int64), scale, zero=zero - OFFSET, per_step=per_step)
+    want = round_clip(GELUS[formula](real.astype(np.float64)) * inverse_scale, 0, 255, zero)
+    epilogue = Epilogue(formula, case.requant.bias.astype(np.int64), scale, zero=zero - OFFSET, inverse_scale=inverse_scale)
     difference = np.abs(run_linear(case, epilogue, np.zeros(real.shape, np.int8), on=on) + OFFSET - want)
     assert difference.max() <= 1
     assert (difference > 0).mean() <= max(0.005, 1 / difference.size)
@@ -171,9 +172,9 @@ def test_float_gelus_are_at_most_one_step_from_the_reference(on: str, formula: s
 @share(2)
 @given(case=cases())
 def test_leaving_the_16_bit_clamp_out_is_proved_and_not_guessed(case: LinearCase) -> None:
-    """Wherever `saturates` says the clamp is idle, the law without it gives the same 8-bit results on the worst inputs."""
+    """Wherever `saturates` says the clamp is idle, leaving it out changes no 8-bit result on the worst inputs."""
     spec = linear_spec(case.x.shape[1], len(case.weight), unsigned_input=not case.signed)
-    epilogue = fixed(case, "int8")
+    epilogue = fixed(case, "s8")
     if saturates(epilogue, spec, case.weight):
         return
     low, high = (-128, 127) if case.signed else (0, 255)
@@ -189,7 +190,7 @@ def test_leaving_the_16_bit_clamp_out_is_proved_and_not_guessed(case: LinearCase
 # --------------------------------------------------------------------------------------------------------------- LayerNorm
 
 
-@each_machine
+@each_executor
 @share(4)
 @given(
     rows=st.integers(1, 40),
@@ -216,7 +217,7 @@ def test_layer_norm_equals_the_reference(
     assert (got.reshape(x.shape) == reference.layer_norm(x, "n", norm, tensors)).all()
 
 
-@each_machine
+@each_executor
 @share(6)
 @given(height=st.integers(1, 7), width=st.integers(1, 7), channels=st.integers(1, 40), batch=st.integers(1, 3), seed=seeds)
 def test_patch_merging_gathers_what_the_reference_gathers(
@@ -241,11 +242,7 @@ def test_patch_merging_gathers_what_the_reference_gathers(
 # --------------------------------------------------------------------------------------------------------------- addresses
 
 
-@given(
-    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    window=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    seed=seeds,
-)
+@given(size=st.tuples(st.integers(1, 12), st.integers(1, 12)), window=st.tuples(st.integers(1, 6), st.integers(1, 6)), seed=seeds)
 def test_window_tokens_visit_every_pixel_once_and_regions_mask_as_swin_does(
     size: tuple[int, int], window: tuple[int, int], seed: int
 ) -> None:

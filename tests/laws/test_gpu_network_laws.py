@@ -17,7 +17,7 @@ from geluless.integer.artifact import Artifact
 from geluless.integer.variants import Variant, available_variants
 from geluless.models.micro import init_micro
 from tests.laws.strategies import random_artifact, random_images, seeds, share
-from tests.support.gpu import each_machine, machine, small_artifact, small_images, traced
+from tests.support.gpu import each_executor, executor, small_artifact, small_images, traced
 from tests.support.networks import awkward_artifact, awkward_images
 
 pytestmark = pytest.mark.property
@@ -30,7 +30,7 @@ def compare(artifact: Artifact, variant: Variant, images: np.ndarray, *, on: str
     expected: dict[str, np.ndarray] = {}
     with np.errstate(over="ignore"):  # of pixels near the end of fp32, which saturate
         want = reference.forward(images, artifact.plan, artifact.tensors, variant, expected.__setitem__)
-    network = GpuNetwork(artifact.plan, artifact.tensors, variant, machine=machine(on))
+    network = GpuNetwork(artifact.plan, artifact.tensors, variant, executor=executor(on))
     logits, seen = traced(network.run, images)
     assert seen.keys() == expected.keys()
     for name, tensor in seen.items():
@@ -42,7 +42,7 @@ def compare(artifact: Artifact, variant: Variant, images: np.ndarray, *, on: str
     assert (logits == want).all()
 
 
-@each_machine
+@each_executor
 @pytest.mark.parametrize("profile", ["best", "ft1", "ft2"])
 @pytest.mark.parametrize("relu", [True, False])
 def test_every_variant_of_a_padded_and_shifted_network_gives_the_references_tensors(on: str, relu: bool, profile: str) -> None:
@@ -51,12 +51,12 @@ def test_every_variant_of_a_padded_and_shifted_network_gives_the_references_tens
         compare(artifact, variant, awkward_images(1 if on == "interpreter" else 3, seed=7).numpy(), on=on)
 
 
-@each_machine
+@each_executor
 def test_a_network_without_fc1s_bias_gives_the_references_tensors(on: str) -> None:
     compare(awkward_artifact(relu=True, drop_bias=True), Variant.RELU_NOBIAS, awkward_images(1, seed=7).numpy(), on=on)
 
 
-@each_machine
+@each_executor
 @share(12)
 @given(seed=seeds)
 def test_networks_nobody_trained_give_the_references_tensors(on: str, seed: int) -> None:
@@ -84,14 +84,14 @@ def big_windows(*, relu: bool) -> tuple[Artifact, np.ndarray]:
     return geluless.quantize(model.eval(), [images]), images.numpy()
 
 
-@each_machine
+@each_executor
 @pytest.mark.parametrize("relu", [True, False])
 def test_windows_of_144_tokens_take_two_passes_over_their_keys(on: str, relu: bool) -> None:
     artifact, images = big_windows(relu=relu)
     compare(artifact, available_variants(artifact.plan)[0], images, on=on)
 
 
-@each_machine
+@each_executor
 def test_a_changed_weight_is_noticed(on: str) -> None:
     """Negative control of everything above."""
     artifact = awkward_artifact(relu=True)
@@ -101,15 +101,15 @@ def test_a_changed_weight_is_noticed(on: str) -> None:
     changed[3, 5] += 1 if changed[3, 5] < 127 else -1
     images = awkward_images(1).numpy()
     want = reference.forward(images, artifact.plan, artifact.tensors, Variant.RELU)
-    network = GpuNetwork(artifact.plan, {**tensors, name: changed}, Variant.RELU, machine=machine(on))
+    network = GpuNetwork(artifact.plan, {**tensors, name: changed}, Variant.RELU, executor=executor(on))
     assert (network.run(images) != want).any()
 
 
-@each_machine
+@each_executor
 def test_batches_are_cut_into_pieces_and_unusable_images_named(on: str, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = small_artifact()
     monkeypatch.setattr("geluless.engine.gpu.LARGEST_BATCH", 2)
-    network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, machine=machine(on))
+    network = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, executor=executor(on))
     images = small_images(3)
     assert (network.run(images) == reference.forward(images, artifact.plan, artifact.tensors, Variant.RELU)).all()
     images[2, 1, 4, 5] = np.nan
@@ -117,7 +117,7 @@ def test_batches_are_cut_into_pieces_and_unusable_images_named(on: str, monkeypa
         network.run(images)
 
 
-@each_machine
+@each_executor
 def test_extreme_pixels_saturate_instead_of_wrapping(on: str) -> None:
     artifact = awkward_artifact(relu=True)
     images = np.resize(np.array([3e38, -3e38, 1e-45, -0.0, 1.0], np.float32), (1, 3, 22, 36))

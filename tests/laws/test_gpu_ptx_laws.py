@@ -21,7 +21,7 @@ from geluless.integer.variants import available_variants
 from tests.laws.strategies import INT16_POOL, LinearCase, linear_case, pick, seeds, share
 from tests.laws.test_gpu_kernel_laws import fixed, run_linear, within_bound
 from tests.laws.test_gpu_network_laws import big_windows, compare
-from tests.support.gpu import machine
+from tests.support.gpu import executor
 from tests.support.networks import awkward_artifact, awkward_images
 
 pytestmark = pytest.mark.property
@@ -32,7 +32,7 @@ SHAPES = ((96, 64), (48, 33), (7, 100), (130, 128))
 
 @share(8)
 @given(rows=st.integers(1, 130), shape=st.sampled_from(SHAPES), signed=st.booleans(), seed=seeds)
-def test_linear_layers_equal_the_law(rows: int, shape: tuple[int, int], signed: bool, seed: int) -> None:
+def test_linear_layers_equal_the_requantization(rows: int, shape: tuple[int, int], signed: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     case = within_bound(linear_case(rng, rows, *shape, signed=signed))
     want = requantize(case.acc, case.requant, low=0, high=255)
@@ -56,7 +56,7 @@ def test_accumulators_neither_wrap_nor_saturate_at_the_ends_of_what_an_artifact_
     requant = Requant(ends, np.full(32, 512, np.int32), np.full(32, 20, np.uint8))
     case = within_bound(LinearCase(x, signed, weight, requant))
     want = requantize(case.acc, case.requant, low=-(2**15), high=2**15 - 1)
-    assert (run_linear(case, fixed(case, "int16"), np.zeros_like(want, np.int16), on="ptx") == want).all()
+    assert (run_linear(case, fixed(case, "s16"), np.zeros_like(want, np.int16), on="ptx") == want).all()
 
 
 @pytest.mark.parametrize("profile", ["best", "ft1"])
@@ -79,4 +79,4 @@ def test_the_whole_of_swin_tiny_gives_the_references_tensors(relu: bool) -> None
     artifact = random_artifact("swin_tiny_patch4_window7_224", relu=relu)
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     compare(artifact, available_variants(artifact.plan)[0], images, on="ptx")
-    assert machine("ptx").instructions.total() > 2e7
+    assert executor("ptx").instructions.total() > 2e7

@@ -143,20 +143,20 @@ def test_the_engine_refuses_unusable_images(images, message):
 def test_missing_backends_say_so(monkeypatch):
     artifact = awkward_artifact(relu=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MissingResource, match="backend='cpu', or machine='interpreter'"):
+    with pytest.raises(MissingResource, match="backend='cpu', or executor='interpreter'"):
         geluless.Engine(artifact, backend="gpu")
     with pytest.raises(ValueError, match="no backend"):
         geluless.Engine(artifact, backend="quantum")
-    with pytest.raises(ValueError, match="no machine"):
-        geluless.Engine(artifact, backend="gpu", machine="abacus")
+    with pytest.raises(ValueError, match="no executor"):
+        geluless.Engine(artifact, backend="gpu", executor="abacus")
     with pytest.raises(ValueError, match="needs backend='gpu'"):
-        geluless.Engine(artifact, backend="cpu", machine="cuda")
+        geluless.Engine(artifact, backend="cpu", executor="cuda")
 
 
 def test_the_gpu_backend_verifies_without_a_gpu():
     pytest.importorskip("triton")
     artifact = awkward_artifact(relu=True)
-    engine = geluless.Engine(artifact, backend="gpu", machine="interpreter")
+    engine = geluless.Engine(artifact, backend="gpu", executor="interpreter")
     assert (engine.backend, engine.isa) == ("gpu", "interpreter")
     assert (engine(TEST_IMAGES[:1]) == geluless.Engine(artifact)(TEST_IMAGES[:1])).all()
 

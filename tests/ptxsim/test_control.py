@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptxsim import GlobalMemory, PtxError, execute, parse
-from tests.laws.strategies import seeds, share
-from tests.support.ptx_snippets import (
-    DYNAMIC,
-    THREADS,
-    ZEROS,
-    kernel_text,
-    load,
-    run,
-    store,
-)
+from tests.support.examples import seeds, share
+from tests.support.ptx_snippets import DYNAMIC, THREADS, ZEROS, kernel_text, load, run, store
 
 
 def test_threads_that_part_meet_again() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.laws.strategies import seeds, share
+from tests.support.examples import seeds, share
 from tests.support.ptx_snippets import (
     INTEGER_TYPES,
     THREADS,

@@ -11,16 +11,8 @@ import numpy as np
 from hypothesis import given
 
 from ptxsim.fused import fused_multiply_add
-from tests.laws.strategies import seeds, share
-from tests.support.ptx_snippets import (
-    THREADS,
-    apply,
-    as_list,
-    float32_bits,
-    floats,
-    integers,
-    nearest_float32,
-)
+from tests.support.examples import seeds, share
+from tests.support.ptx_snippets import THREADS, apply, as_list, float32_bits, floats, integers, nearest_float32
 
 
 def check_floats(line: str, sources: list[np.ndarray], law: Callable[..., float]) -> None:

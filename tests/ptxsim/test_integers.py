@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.laws.strategies import seeds, share
-from tests.support.ptx_snippets import (
-    INTEGER_TYPES,
-    THREADS,
-    check_integers,
-    integers,
-    numpy_type,
-    wrap,
-)
+from tests.support.examples import seeds, share
+from tests.support.ptx_snippets import INTEGER_TYPES, THREADS, check_integers, integers, numpy_type, wrap
 
 
 def quotient(a: int, b: int) -> int:

@@ -50,14 +50,7 @@ class Gemm:
         kernel, memory = parse(self.ptx), GlobalMemory()
         addresses = [memory.put(array) for array in self.arrays]
         grid = (-(-self.rows // self.tile[0]), -(-self.n // self.tile[1]), 1)
-        counts = execute(
-            kernel,
-            memory,
-            [*addresses, self.rows, 20.0],
-            grid=grid,
-            warps=self.warps,
-            shared_bytes=self.shared,
-        )
+        counts = execute(kernel, memory, [*addresses, self.rows, 20.0], grid=grid, warps=self.warps, shared_bytes=self.shared)
         return memory.get(addresses[-1], (self.rows, self.n), np.int8), counts
 
 
@@ -102,10 +95,10 @@ def test_compiled_layer_norm_equals_numpy_with_and_without_contraction(contract:
     rng = np.random.default_rng(3)
     rows, channels, epsilon = 37, 96, 12345
     x = rng.integers(-(2**15), 2**15, (rows, channels)).astype(np.int16)
-    gain, offset = (rng.standard_normal(channels).astype(np.float32) for _ in range(2))
+    gamma, beta = (rng.standard_normal(channels).astype(np.float32) for _ in range(2))
     ptx, shared = compiled("layer_norm", contract=contract, stages=1, C=channels, BLOCK=128, ROWS=8)
     memory = GlobalMemory()
-    addresses = [memory.put(array) for array in (x, gain, offset, np.full(x.shape, FILLER, np.float32))]
+    addresses = [memory.put(array) for array in (x, gamma, beta, np.full(x.shape, FILLER, np.float32))]
     execute(parse(ptx), memory, [*addresses, rows, epsilon], grid=(-(-rows // 8), 1, 1), shared_bytes=shared)
     got = memory.get(addresses[3], x.shape, np.float32)
     values = x.astype(np.int64)
@@ -113,7 +106,7 @@ def test_compiled_layer_norm_equals_numpy_with_and_without_contraction(contract:
     spread = (values * values).sum(1) * channels - total * total + epsilon
     factor = np.float32(1) / np.sqrt(spread.astype(np.float32))
     y = (values * channels - total[:, None]).astype(np.float32) * factor[:, None]
-    plain = y * gain + offset
-    fused = fused_multiply_add(y, np.broadcast_to(gain, y.shape).copy(), np.broadcast_to(offset, y.shape).copy())
+    plain = y * gamma + beta
+    fused = fused_multiply_add(y, np.broadcast_to(gamma, y.shape).copy(), np.broadcast_to(beta, y.shape).copy())
     assert (plain != fused).any()
     assert (got == (fused if contract else plain)).all()

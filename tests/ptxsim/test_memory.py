@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 
 from ptxsim import GlobalMemory, PtxError
-from tests.support.ptx_snippets import (
-    DYNAMIC,
-    THREADS,
-    ZEROS,
-    apply,
-    integers,
-    load,
-    run,
-    store,
-)
+from tests.support.ptx_snippets import DYNAMIC, THREADS, ZEROS, apply, integers, load, run, store
 
 
 def test_vectors_load_and_store_in_order_and_extend_by_their_type() -> None:

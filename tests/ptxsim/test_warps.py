@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 
 from ptxsim import PtxError
-from tests.laws.strategies import seeds, share
-from tests.support.ptx_snippets import (
-    DYNAMIC,
-    THREADS,
-    ZEROS,
-    apply,
-    integers,
-    load,
-    run,
-    store,
-)
+from tests.support.examples import seeds, share
+from tests.support.ptx_snippets import DYNAMIC, THREADS, ZEROS, apply, integers, load, run, store
 
 
 @pytest.mark.parametrize("mode", ["up", "down", "bfly", "idx"])

@@ -18,9 +18,9 @@ def prepared(
     *,
     backend: str,
     threads: int = 1,
-    machine: str | None = None,
+    executor: str | None = None,
     verify: bool = True,
     gpu: GpuTiming | None = None,
 ) -> Loaded:
-    engine = Engine(artifact, backend, variant=variant, threads=threads, machine=machine)
+    engine = Engine(artifact, backend, variant=variant, threads=threads, executor=executor)
     return prepare(engine, images, verify=verify, gpu=gpu)

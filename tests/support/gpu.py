@@ -1,4 +1,4 @@
-"""What the GPU engine's tests share: machines that live as long as the session, a device made of the processor, single launches
+"""What the GPU engine's tests share: executors that live as long as the session, a device made of the processor, single launches
 from plain arrays, and a network of one block."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
-from geluless.engine.gpu import make_machine
+from geluless.engine.gpu import make_executor
 from geluless.engine.gpu.builder import Builder
 from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture, Tile, Tiles
@@ -29,14 +29,14 @@ SMALL_BLOCKS = Architecture("interpreter", None, 1, block_m=(32, 16), block_n=(6
 PTX_BLOCKS = Architecture("sm_89", 89, 1, block_m=(64, 32), block_n=(64, 32), elementwise=256, norm_elements=512)
 
 # A law holds wherever the kernels run: in the interpreter always, on a device with --gpu.
-each_machine = pytest.mark.parametrize("on", ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+each_executor = pytest.mark.parametrize("on", ["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 @cache
-def machine(name: str) -> Any:
-    """One machine per session: the interpreter's process takes two seconds to start, a kernel half a second to compile."""
+def executor(name: str) -> Any:
+    """One executor per session: the interpreter's process takes two seconds to start, a kernel half a second to compile."""
     pytest.importorskip("triton", reason="the GPU engine needs triton: pip install 'geluless[gpu]'")
-    return make_machine(name)
+    return make_executor(name)
 
 
 def builder(
@@ -50,7 +50,7 @@ def run_launches(on: str, program: Program, arrays: dict[str, np.ndarray]) -> di
     """All launches of a program in order on given arrays; constants come from the program, the arrays return as they end."""
     state = {name: buffer.data for name, buffer in program.buffers.items() if buffer.data is not None} | arrays
     for launch in program.launches:
-        state |= machine(on).launch(launch, state)
+        state |= executor(on).launch(launch, state)
     return {name: state[name] for name in arrays}
 
 
@@ -61,7 +61,7 @@ def traced(engine_run: Callable[..., np.ndarray], images: np.ndarray) -> tuple[n
 
 
 class FakeDevice:
-    """A CUDA device as CudaMachine sees one: memory of the processor, and launches in Triton's interpreter."""
+    """A CUDA device as CudaExecutor sees one: memory of the processor, and launches in Triton's interpreter."""
 
     architecture: ClassVar[Architecture] = ARCHITECTURES["interpreter"]  # whose tiles the interpreter likes
 
@@ -94,7 +94,7 @@ class FakeDevice:
     def launch(self, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
         self.launches.append(launch)
         used = {value: tensors[value].numpy() for value in launch.arguments.values() if isinstance(value, str)}
-        for name, array in machine("interpreter").launch(launch, used).items():
+        for name, array in executor("interpreter").launch(launch, used).items():
             tensors[name].copy_(torch.from_numpy(array))
 
     def captured(self, work: Callable[[], object]) -> Callable[[], object]:
@@ -135,7 +135,7 @@ def small_images(count: int, *, seed: int = 1) -> np.ndarray:
 def linear_spec(
     inputs: int, outputs: int, *, unsigned_input: bool, bits: int = 8, unsigned: bool = False, zero_point: int = 0
 ) -> p.Linear:
-    """A linear layer of a plan with the integer law."""
+    """A linear layer of a plan with the requantization in integers."""
     low, high = (0, 255) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     below = 0 if unsigned_input else -128
     return p.Linear(inputs, outputs, below, below + 255, p.Rounding.SINGLE, zero_point, low, high)

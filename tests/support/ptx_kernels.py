@@ -20,7 +20,7 @@ def gemm(
     shift,
     c,
     rows,
-    per_step,
+    inverse_scale,
     N: tl.constexpr,
     K: tl.constexpr,
     BM: tl.constexpr,
@@ -48,7 +48,7 @@ def gemm(
     else:
         v = acc.to(tl.float32) * tl.load(scale + n, mask=known, other=0.0)[None, :]
         v += tl.load(bias + n, mask=known, other=0.0)[None, :]
-        g = 0.5 * v * (1.0 + tl.math.erf(v * 0.7071067811865476)) * per_step
+        g = 0.5 * v * (1.0 + tl.math.erf(v * 0.7071067811865476)) * inverse_scale
         y = (tl.minimum(tl.maximum(g, -128.0), 127.0) + 12582912.0) - 12582912.0
     tl.store(c + m[:, None] * N + n[None, :], y.to(tl.int8), mask=(m < rows)[:, None] & known[None, :])
 
@@ -72,7 +72,7 @@ def attention(q, k, v, out, shift, scale, T: tl.constexpr, D: tl.constexpr, BLOC
 
 
 @triton.jit
-def layer_norm(x, gain, offset, out, rows, epsilon, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def layer_norm(x, gamma, beta, out, rows, epsilon, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
     """int16 [rows, C] -> float32: sums in int64, then sqrt_rn, div_rn, and a product and sum that must not be contracted."""
     row, c = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
     inside = (row < rows)[:, None] & (c < C)[None, :]
@@ -81,7 +81,7 @@ def layer_norm(x, gain, offset, out, rows, epsilon, C: tl.constexpr, BLOCK: tl.c
     spread = tl.sum(values * values, 1) * C - total * total + epsilon
     factor = tl.div_rn(tl.full((ROWS,), 1.0, tl.float32), tl.sqrt_rn(spread.to(tl.float32)))
     y = (values * C - total[:, None]).to(tl.float32) * factor[:, None]
-    y = y * tl.load(gain + c, mask=c < C, other=0.0)[None, :] + tl.load(offset + c, mask=c < C, other=0.0)[None, :]
+    y = y * tl.load(gamma + c, mask=c < C, other=0.0)[None, :] + tl.load(beta + c, mask=c < C, other=0.0)[None, :]
     tl.store(out + row[:, None] * C + c[None, :], y, mask=inside)
 
 
@@ -94,7 +94,7 @@ SIGNATURES: dict[str, dict[str, str]] = {
         "shift": "*i32",
         "c": "*i8",
         "rows": "i32",
-        "per_step": "fp32",
+        "inverse_scale": "fp32",
     },
     "gemm gelu": {
         "a": "*i8",
@@ -104,10 +104,10 @@ SIGNATURES: dict[str, dict[str, str]] = {
         "shift": "*i32",
         "c": "*i8",
         "rows": "i32",
-        "per_step": "fp32",
+        "inverse_scale": "fp32",
     },
     "attention": {"q": "*i8", "k": "*i8", "v": "*i8", "out": "*i8", "shift": "i32", "scale": "fp32"},
-    "layer_norm": {"x": "*i16", "gain": "*fp32", "offset": "*fp32", "out": "*fp32", "rows": "i32", "epsilon": "i64"},
+    "layer_norm": {"x": "*i16", "gamma": "*fp32", "beta": "*fp32", "out": "*fp32", "rows": "i32", "epsilon": "i64"},
 }
 FUNCTIONS = {"gemm": gemm, "attention": attention, "layer_norm": layer_norm}
 

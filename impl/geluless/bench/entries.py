@@ -216,4 +216,4 @@ def tiles(engine: Engine, images: NDArray[np.float32]) -> dict[str, Any] | None:
         {"layer": "{} x {} x {} {}".format(*shape), "tile": asdict(tile), "tuned": shape in measured}
         for shape, tile in sorted(used.items())
     ]
-    return {"architecture": engine.network.machine.architecture, "tuned": sum(row["tuned"] for row in rows), "layers": rows}
+    return {"architecture": engine.network.executor.architecture, "tuned": sum(row["tuned"] for row in rows), "layers": rows}

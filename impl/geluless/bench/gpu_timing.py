@@ -27,7 +27,7 @@ from geluless.errors import GelulessError, MissingResource
 
 if TYPE_CHECKING:
     from geluless.engine.engine import Engine
-    from geluless.engine.gpu.executors.cuda import CudaMachine, Loaded
+    from geluless.engine.gpu.executors.cuda import CudaExecutor, Loaded
 
 FLUSH_FACTOR = 4  # buffers of this many times the level-2 cache leave nothing of it
 MOST_AHEAD = 64  # passes before the timed one: a device that is through with so many at once is not worth timing this way
@@ -46,16 +46,16 @@ class GpuTiming:
         import torch
 
         from geluless.engine.gpu import GpuNetwork
-        from geluless.engine.gpu.executors.cuda import CudaMachine
+        from geluless.engine.gpu.executors.cuda import CudaExecutor
 
         network = engine.network
-        if not isinstance(network, GpuNetwork) or not isinstance(network.machine, CudaMachine):
+        if not isinstance(network, GpuNetwork) or not isinstance(network.executor, CudaExecutor):
             raise MissingResource("events time a CUDA device: this engine does not run on one")
         pieces = []
         for program, piece in network.pieces(images):
-            loaded = network.machine.load(program)
+            loaded = network.executor.load(program)
             pieces.append((loaded, torch.from_numpy(piece.copy()).to(loaded.tensors[IMAGES].device)))
-        call = DeviceCall(network.machine, tuple(pieces), graph=self.graph)
+        call = DeviceCall(network.executor, tuple(pieces), graph=self.graph)
         call.logits()  # compiles and captures; the images stay
         before = self._flush_cache if self.cold else None
         return call, lambda work: time_ms(work, before=before, ahead=self.graph) / 1000
@@ -73,7 +73,7 @@ class GpuTiming:
 class DeviceCall:
     """A forward pass as it is timed: called, it takes its images from the device and leaves its logits there."""
 
-    machine: CudaMachine
+    executor: CudaExecutor
     pieces: tuple[tuple[Loaded, Any], ...]  # with the images of each, on the device
     graph: bool
 
@@ -90,7 +90,7 @@ class DeviceCall:
             self._place(loaded, images)
             loaded.tensors[LOGITS].fill_(float("nan"))
             self._pass(loaded)
-            logits.append(self.machine.device.download(loaded.tensors[LOGITS]))
+            logits.append(self.executor.device.download(loaded.tensors[LOGITS]))
         return np.concatenate(logits)
 
     def _place(self, loaded: Loaded, images: Any) -> None:
@@ -98,9 +98,9 @@ class DeviceCall:
 
     def _pass(self, loaded: Loaded) -> None:
         if self.graph:
-            self.machine.replay(loaded)
+            self.executor.replay(loaded)
         else:
-            self.machine.launch_all(loaded)
+            self.executor.launch_all(loaded)
 
 
 def time_ms(work: Callable[[], object], *, before: Callable[[], object] | None = None, ahead: bool = True) -> float:

@@ -96,5 +96,5 @@ def _traced(engine: Engine, images: NDArray[np.float32], index: int) -> tuple[ND
     def keep(name: str, tensor: NDArray[np.int32]) -> None:
         traced[name] = tensor.reshape(len(piece), -1, tensor.shape[-1])[place].copy()
 
-    logits, _ = engine.network.machine.run(program, piece, keep)
+    logits, _ = engine.network.executor.run(program, piece, keep)
     return logits[place], traced

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geluless.commands.audit import read_audit
+from geluless.commands.codegen import read_codegen
 from geluless.commands.options import positive
 from geluless.commands.result import Result
 from geluless.errors import DataError
@@ -29,10 +29,10 @@ def add_parser(verbs: Any) -> None:
     batches = ", ".join(map(str, BATCHES))
     parser.add_argument("--batch", action="append", type=positive, metavar="N", help=f"repeat for more; default: {batches}")
     parser.add_argument(
-        "--audit",
+        "--codegen",
         type=Path,
         metavar="FILE",
-        help="instruction counts, from geluless audit (default: the device's own in ci/, or sm_89's)",
+        help="instruction counts, from geluless codegen (default: the device's own in ci/, or sm_89's)",
     )
     parser.set_defaults(run=run)
 
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> Result:
     from geluless.engine.gpu.tiles import ARCHITECTURES
 
     device = KNOWN[options.device]
-    audit = options.audit or own_audit(device.capability)
-    record, table = read_audit(audit), published()
+    path = options.codegen or own_record(device.capability)
+    record, table = read_codegen(path), published()
     if record.target not in ARCHITECTURES:
-        raise DataError(f"{audit} is an audit of {record.target}, whose tiles are not known: write one of sm_89")
+        raise DataError(f"{path} is a record of {record.target}, whose tiles are not known: write one of sm_89")
     central = fit(table)
     spread = resampled(table, RESAMPLES)
     unseen_device, unseen_size = held_out(table, lambda entry: entry.device), held_out(table, lambda entry: entry.size)
@@ -77,10 +77,10 @@ def run(options: argparse.Namespace) -> Result:
     return Result(data, lambda console: _show(console, data))
 
 
-def own_audit(capability: int) -> Path:
+def own_record(capability: int) -> Path:
     """The record of the device's architecture where there is one: no code is compiled for those that cannot run our engine."""
-    own = Path("ci", f"sm_{capability}.audit.json")
-    return own if own.exists() else Path("ci", "sm_89.audit.json")
+    own = Path("ci", f"sm_{capability}.codegen.json")
+    return own if own.exists() else Path("ci", "sm_89.codegen.json")
 
 
 def caveats(device: str, capability: int, target: str) -> list[str]:
@@ -90,7 +90,7 @@ def caveats(device: str, capability: int, target: str) -> list[str]:
     if capability < OLDEST:
         return [f"{device} is an sm_{capability}, our engine needs sm_{OLDEST}: only FasterTransformer's kernels are predicted"]
     if target != f"sm_{capability}":
-        own = f"its own: geluless audit --arch sm_{capability} --output FILE, then predict --audit FILE"
+        own = f"its own: geluless codegen --arch sm_{capability} --output FILE, then predict --codegen FILE"
         return [
             f"our engine's tiles and instruction counts are those of {target} code, the {device} is an sm_{capability} ({own})"
         ]

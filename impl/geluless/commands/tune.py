@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> Result:
 
     from geluless.bench.gpu_timing import time_ms
     from geluless.bench.networks import random_artifact
-    from geluless.engine.gpu.executors.cuda import CudaMachine
+    from geluless.engine.gpu.executors.cuda import CudaExecutor
     from geluless.engine.gpu.executors.device import TorchDevice
     from geluless.engine.gpu.lowering import lower
     from geluless.engine.gpu.program import Launch, Program
@@ -38,10 +38,10 @@ def run(options: argparse.Namespace) -> Result:
     from geluless.integer.variants import available_variants
 
     device = TorchDevice()
-    machine, path = CudaMachine(device), device.tuned_path
+    executor, path = CudaExecutor(device), device.tuned_path
 
     def measure(program: Program, launch: Launch) -> float:
-        tensors = machine.load(program).tensors
+        tensors = executor.load(program).tensors
         with device.active():
             device.launch(launch, tensors)  # compiles; what the device refuses is refused here and not inside a capture
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Result:
                         tiles = Tiles(device.architecture, best)
                         program = lower(artifact.plan, artifact.tensors, variant, batch=batch, tiles=tiles)
                         best |= tune([program], device.architecture, measure, known=best, report=keep)
-                        machine.forget(program)
+                        executor.forget(program)
                         write_record(path, device.name, device.triton, best)  # nothing measured is lost by an interruption
     data = {"record": str(path), "layers": len(best), "tuned_now": rows}
 

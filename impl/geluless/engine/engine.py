@@ -30,7 +30,7 @@ class Engine:
     `backend` is "cpu" (compiled kernels), "gpu" (Triton kernels) or "reference" (numpy; the exact meaning of an artifact). All
     give the same bits; variants that compute GELU in fp32 may differ in a last bit of the hidden tensor. `variant=None` means the
     artifact's own fused variant; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa`
-    names it); `machine` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
+    names it); `executor` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
     A threaded run gives the bits of a single-threaded one. Engines may be used from several threads.
 
     Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
@@ -46,12 +46,12 @@ class Engine:
         variant: str | None = None,
         threads: int | None = None,
         isa: str | None = None,
-        machine: str | None = None,
+        executor: str | None = None,
     ) -> None:
         if backend not in ("cpu", "gpu", "reference"):
             raise ValueError(f"no backend is called {backend!r}; there are 'cpu', 'gpu' and 'reference'")
-        if machine is not None and backend != "gpu":
-            raise ValueError("machine= chooses what runs the GPU's kernels: it needs backend='gpu'")
+        if executor is not None and backend != "gpu":
+            raise ValueError("executor= chooses what runs the GPU's kernels: it needs backend='gpu'")
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
         if isa is not None and backend != "cpu":
@@ -65,8 +65,8 @@ class Engine:
         if backend == "cpu" and (cpu := _cpu_network(artifact, chosen, self.threads, isa)):
             self._compiled, self.backend, self.isa = cpu, "cpu", cpu.isa
         if backend == "gpu":
-            gpu = _gpu_network(artifact, chosen, machine or "cuda")
-            self._compiled, self.backend, self.isa = gpu, "gpu", gpu.machine.architecture
+            gpu = _gpu_network(artifact, chosen, executor or "cuda")
+            self._compiled, self.backend, self.isa = gpu, "gpu", gpu.executor.architecture
 
     def __call__(self, images: NDArray[np.float32] | Any) -> NDArray[np.float32]:
         """Raises DataError for images of another shape or dtype, or with NaN or infinite pixels."""
@@ -82,12 +82,12 @@ class Engine:
                 logits = list(pool.map(self._reference, pieces))
         return np.concatenate(logits)
 
-    def trace(self, images: NDArray[np.float32], see: Callable[[str, NDArray[np.int32]], None]) -> NDArray[np.float32]:
-        """The logits of one image [1, C, H, W], after `see` got every intermediate tensor by its name in the reference."""
+    def trace(self, images: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], None]) -> NDArray[np.float32]:
+        """The logits of one image [1, C, H, W], after `tap` got every intermediate tensor by its name in the reference."""
         batch = self._checked(images)
         if self._compiled is not None:
-            return self._compiled.trace(batch, see)
-        return reference.forward(batch, self.artifact.plan, self.artifact.tensors, self.variant, see)
+            return self._compiled.trace(batch, tap)
+        return reference.forward(batch, self.artifact.plan, self.artifact.tensors, self.variant, tap)
 
     @property
     def network(self) -> CpuNetwork | GpuNetwork | None:
@@ -128,7 +128,7 @@ def _cpu_network(artifact: Artifact, variant: Variant, threads: int, isa: str | 
     return cpu.CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads)
 
 
-def _gpu_network(artifact: Artifact, variant: Variant, machine: str) -> GpuNetwork:
+def _gpu_network(artifact: Artifact, variant: Variant, executor: str) -> GpuNetwork:
     from geluless.engine.gpu import GpuNetwork
 
-    return GpuNetwork(artifact.plan, artifact.tensors, variant, machine=machine)
+    return GpuNetwork(artifact.plan, artifact.tensors, variant, executor=executor)

@@ -335,13 +335,13 @@ class Worker:
             require_triton()
         except MissingResource:
             return {}
-        from geluless.engine.gpu.executors.ptx import PtxMachine
+        from geluless.engine.gpu.executors.ptx import PtxExecutor
 
-        machine, chosen = PtxMachine(PTX_TARGET), self.indices[:PTX_IMAGES]
+        executor, chosen = PtxExecutor(PTX_TARGET), self.indices[:PTX_IMAGES]
         images = np.concatenate([batch.numpy() for batch in self.test.batches(BATCH, indices=chosen)])
         found = {}
         for name, made in ((f"relu, PTX for {PTX_TARGET}", artifact), (ENGINE_CONTROL, _one_weight_changed(artifact))):
-            logits = GpuNetwork(made.plan, made.tensors, Variant.RELU, machine=machine).run(images)
+            logits = GpuNetwork(made.plan, made.tensors, Variant.RELU, executor=executor).run(images)
             found[name] = (int((logits != expected[: len(images)]).any(axis=1).sum()), len(images))
         return found
 

@@ -1,4 +1,4 @@
-"""The audit of the GPU kernels' machine code: it reads all of it, sees what it should, and its rules can be broken."""
+"""The codegen check of the GPU kernels reads all of their machine code, sees what it should, and its rules can be broken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-pytest.importorskip("triton", reason="the audit compiles with triton: pip install 'geluless[gpu]'")
+pytest.importorskip("triton", reason="the codegen check compiles with triton: pip install 'geluless[gpu]'")
 
 from geluless.engine.gpu.codegen_check import MachineCode, amd, machine_code, sass, violations
 from geluless.engine.gpu.codegen_check.codegen_rules import SMALL_KERNELS, loop_trips
@@ -62,7 +62,7 @@ def test_the_loop_is_found_and_is_mostly_tensor_work() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_90", "sm_120", "gfx942"])
-def test_other_architectures_compile_and_keep_the_contract(architecture: str) -> None:
+def test_other_architectures_compile_and_keep_the_rules(architecture: str) -> None:
     """Registers and shared memory by that architecture's own limits."""
     target = Target.parse(architecture)
     for formula in ("relu", "gelu-erf"):
@@ -78,7 +78,7 @@ def test_unknown_architectures_are_refused(name: str) -> None:
 
     with pytest.raises(ValueError, match="no architecture"):
         Target.parse(name)
-    assert main(["audit", "--arch", name]) == 2
+    assert main(["codegen", "--arch", name]) == 2
 
 
 def test_a_kernel_that_does_not_compile_is_named() -> None:
@@ -92,7 +92,7 @@ def test_a_kernel_that_does_not_compile_is_named() -> None:
 
 
 def test_raw_code_disassembles_to_what_the_cubin_does() -> None:
-    """Opcodes of nvdisasm's listing of the whole file, which the audit does not use because each costs a quarter of a second."""
+    """Opcodes of nvdisasm's listing of the whole file, which the check does not use because each costs a quarter of a second."""
     kernels = [
         compile_source(source, ADA) for f in ("relu", "gelu-erf") for source in sources_of([fc1_program(TILES, f, size="tiny")])
     ]
@@ -119,7 +119,7 @@ LISTING = """\t.headerflags\t@"EF_CUDA_SM89"
 
 def test_a_listing_is_read_whole_or_refused() -> None:
     instructions = sass.read_raw(LISTING, 96)
-    assert [(i.opcode, i.goal) for i in instructions][1:5] == [("IADD3", None), ("BRA", 1), ("EXIT", None), ("BRA", 4)]
+    assert [(i.opcode, i.target) for i in instructions][1:5] == [("IADD3", None), ("BRA", 1), ("EXIT", None), ("BRA", 4)]
     listing = Listing(tuple(instructions), 8, 0)
     assert listing.opcodes == ("IMAD.MOV.U32", "IADD3", "BRA", "EXIT", "BRA"), "padding is none of the kernel's work"
     assert listing.loops == [("IADD3", "BRA")], "the trap at the end is no loop"

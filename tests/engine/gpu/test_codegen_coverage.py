@@ -1,4 +1,4 @@
-"""What is audited is what runs: every kernel of real artifacts, at any batch, is in the committed record."""
+"""What is checked is what runs: every kernel of real artifacts, at any batch, is in the committed record."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
-pytest.importorskip("triton", reason="the audit compiles with triton: pip install 'geluless[gpu]'")
+pytest.importorskip("triton", reason="the codegen check compiles with triton: pip install 'geluless[gpu]'")
 
 from geluless.bench.networks import random_artifact
 from geluless.engine.gpu.codegen_check.coverage import BATCHES, sources, specializations
-from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.engine.gpu.codegen_check.record import CodegenRecord
 from geluless.engine.gpu.codegen_check.shapes import LINEARS, TWO_STAGE, network_plan, shape_tensors, swin_plan
 from geluless.engine.gpu.compiler import Source, source_of, sources_of
 from geluless.engine.gpu.lowering import lower
@@ -28,7 +28,7 @@ from geluless.ptq.quantize import quantize
 from geluless.sizes import SIZES
 
 TILES = Tiles(ARCHITECTURES["sm_89"])
-RECORD = AuditRecord.from_json((Path(__file__).parents[3] / "ci" / "sm_89.audit.json").read_text())
+RECORD = CodegenRecord.from_json((Path(__file__).parents[3] / "ci" / "sm_89.codegen.json").read_text())
 
 
 def kernels_of(artifact: Artifact, batch: int) -> list[Source]:
@@ -105,7 +105,7 @@ def test_both_answers_to_saturation_are_covered() -> None:
         for source in sources(TILES, sizes=("tiny",), images=(224,), batches=(8,))
         if source.kernel == "int8_linear"
     ]
-    for formula in ("int8", "relu", "int16", "residual", "table", "gelu-shift"):
+    for formula in ("s8", "relu", "s16", "residual", "lut", "gelu-shift"):
         assert {constants["SATURATE"] for constants in found if constants["EPILOGUE"] == formula} == {0, 1}
     assert {constants["SATURATE"] for constants in found if constants["EPILOGUE"] == "gelu-erf"} == {0}
 

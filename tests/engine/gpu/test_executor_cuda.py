@@ -1,4 +1,4 @@
-"""The CUDA machine without a CUDA device: whose constants a program gets, what stays loaded, and several threads."""
+"""The CUDA executor without a CUDA device: whose constants a program gets, what stays loaded, and several threads."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from geluless.engine.gpu import GpuNetwork
 from geluless.engine.gpu.compiler import ALIGNMENT, source_of
 from geluless.engine.gpu.executors import device as devices
 from geluless.engine.gpu.executors import ptx
-from geluless.engine.gpu.executors.cuda import CudaMachine
+from geluless.engine.gpu.executors.cuda import CudaExecutor
 from geluless.engine.gpu.executors.launch_args import argument_values
-from geluless.engine.gpu.executors.ptx import PtxMachine
+from geluless.engine.gpu.executors.ptx import PtxExecutor
 from geluless.engine.gpu.kernels import KERNELS
 from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.program import Launch, Program
@@ -35,8 +35,8 @@ from tests.support.gpu import FakeDevice, small_artifact, small_images
 from tests.support.networks import awkward_artifact
 
 
-def network(machine: CudaMachine, artifact: Artifact, variant: Variant) -> GpuNetwork:
-    return GpuNetwork(artifact.plan, artifact.tensors, variant, machine=machine)
+def network(executor: CudaExecutor, artifact: Artifact, variant: Variant) -> GpuNetwork:
+    return GpuNetwork(artifact.plan, artifact.tensors, variant, executor=executor)
 
 
 def expected(artifact: Artifact, variant: Variant, images: np.ndarray) -> np.ndarray:
@@ -46,9 +46,9 @@ def expected(artifact: Artifact, variant: Variant, images: np.ndarray) -> np.nda
 # ----------------------------------------------------------------------------------------------------------- constants
 
 
-def test_programs_of_other_artifacts_and_arms_have_constants_of_their_own() -> None:
+def test_programs_of_other_artifacts_and_variants_have_constants_of_their_own() -> None:
     """Their names are the same: relu's multipliers are integers, relu-float's scales are not, and other weights are others."""
-    machine, images = CudaMachine(FakeDevice()), small_images(1)
+    executor, images = CudaExecutor(FakeDevice()), small_images(1)
     cases = [
         (small_artifact(relu=True), Variant.RELU),
         (small_artifact(relu=True), Variant.RELU_FLOAT),
@@ -56,7 +56,7 @@ def test_programs_of_other_artifacts_and_arms_have_constants_of_their_own() -> N
         (small_artifact(relu=True, profile="ft1"), Variant.RELU_SEPARATE),
         (small_artifact(relu=True, seed=1), Variant.RELU),
     ]
-    networks = [network(machine, *case) for case in cases]
+    networks = [network(executor, *case) for case in cases]
     results = [[each.run(images) for each in networks] for _ in range(2)]
     for of_a_round in results:
         for case, logits in zip(cases, of_a_round, strict=True):
@@ -66,40 +66,40 @@ def test_programs_of_other_artifacts_and_arms_have_constants_of_their_own() -> N
 
 def test_constants_with_the_same_contents_lie_on_the_device_once() -> None:
     device = FakeDevice()
-    machine, artifact = CudaMachine(device), small_artifact()
-    one, two = network(machine, artifact, Variant.RELU), network(machine, artifact, Variant.RELU)
+    executor, artifact = CudaExecutor(device), small_artifact()
+    one, two = network(executor, artifact, Variant.RELU), network(executor, artifact, Variant.RELU)
     first, second = one.program(1), two.program(2)
-    machine.load(first)
+    executor.load(first)
     constants = device.alive - sum(buffer.data is None for buffer in first.buffers.values())
-    machine.load(second)
+    executor.load(second)
     scratch = sum(buffer.data is None for program in (first, second) for buffer in program.buffers.values())
     assert device.alive == constants + scratch
 
 
 def test_what_no_program_uses_leaves_the_device() -> None:
     device = FakeDevice()
-    machine = CudaMachine(device)
-    kept, forgotten = network(machine, small_artifact(), Variant.RELU), network(machine, small_artifact(seed=1), Variant.RELU)
-    machine.load(kept.program(1))
+    executor = CudaExecutor(device)
+    kept, forgotten = network(executor, small_artifact(), Variant.RELU), network(executor, small_artifact(seed=1), Variant.RELU)
+    executor.load(kept.program(1))
     alone = device.alive
-    machine.load(forgotten.program(1))
+    executor.load(forgotten.program(1))
     assert device.alive > 1.5 * alone, "the other network has other weights"
-    machine.forget(forgotten.program(1))
+    executor.forget(forgotten.program(1))
     assert device.alive == alone
-    machine.load(forgotten.program(1))
+    executor.load(forgotten.program(1))
     del forgotten
     assert device.alive == alone, "nobody holds its program"
-    machine.load(kept.program(1))
+    executor.load(kept.program(1))
     assert device.alive == alone, "what is loaded is not loaded again"
 
 
 def test_programs_of_batch_sizes_beyond_the_last_few_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "KEPT_PROGRAMS", 2)
     device = FakeDevice()
-    of_one = network(CudaMachine(device), small_artifact(), Variant.RELU)
+    of_one = network(CudaExecutor(device), small_artifact(), Variant.RELU)
     counts = []
     for batch in (1, 2, 3, 4, 3, 5):
-        of_one.machine.load(of_one.program(batch))
+        of_one.executor.load(of_one.program(batch))
         counts.append(device.alive)
     assert counts[0] < counts[1] == counts[2] == counts[5]
 
@@ -110,7 +110,7 @@ def test_programs_of_batch_sizes_beyond_the_last_few_leave_the_device(monkeypatc
 def test_a_graph_is_captured_once_and_traced_passes_see_every_tensor() -> None:
     device, images = FakeDevice(), small_images(2)
     artifact = small_artifact()
-    of_one, seen, wanted = network(CudaMachine(device), artifact, Variant.RELU), {}, {}
+    of_one, seen, wanted = network(CudaExecutor(device), artifact, Variant.RELU), {}, {}
     images.setflags(write=False)  # of which torch would warn
     want = reference.forward(images, artifact.plan, artifact.tensors, Variant.RELU, wanted.__setitem__)
     for _ in range(3):
@@ -137,9 +137,9 @@ def in_threads(work: Callable[[int], object], count: int) -> list[object]:
         sys.setswitchinterval(interval)
 
 
-def test_threads_that_share_a_machine_get_their_own_logits() -> None:
-    machine, artifact = CudaMachine(FakeDevice()), small_artifact()
-    of_one, images = network(machine, artifact, Variant.RELU), small_images(4)
+def test_threads_that_share_an_executor_get_their_own_logits() -> None:
+    executor, artifact = CudaExecutor(FakeDevice()), small_artifact()
+    of_one, images = network(executor, artifact, Variant.RELU), small_images(4)
     want = expected(artifact, Variant.RELU, images)
     assert len({row.tobytes() for row in want}) == 4, "control: every image has logits of its own"
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_threads_that_ask_for_many_batch_sizes_get_the_programs_they_asked_for(m
     artifact = small_artifact()
     monkeypatch.setattr(gpu, "lower", lambda *_, batch, tiles: Program(batch, {}, (), {}))
     idle = SimpleNamespace(architecture="interpreter")
-    of_one = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, machine=idle)
+    of_one = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, executor=idle)
     in_threads(lambda i: [asked(of_one, 1 + (i + step) % 7) for step in range(2000)], 4)
 
 
@@ -159,9 +159,9 @@ def asked(of_one: GpuNetwork, batch: int) -> None:
     assert of_one.program(batch).batch == batch
 
 
-def test_threads_that_share_the_ptx_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine, artifact, images = PtxMachine(), small_artifact(), small_images(3)
-    of_one = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, machine=machine)
+def test_threads_that_share_the_ptx_executor_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, artifact, images = PtxExecutor(), small_artifact(), small_images(3)
+    of_one = GpuNetwork(artifact.plan, artifact.tensors, Variant.RELU, executor=executor)
     inside, execute = threading.Lock(), ptx.execute
 
     def alone(*arguments: Any, **options: Any) -> Any:
@@ -173,10 +173,10 @@ def test_threads_that_share_the_ptx_machine_take_turns(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ptx, "execute", alone)
     of_one.run(images[:1])
-    once = dict(machine.instructions)
+    once = dict(executor.instructions)
     results = in_threads(lambda i: of_one.run(images[i : i + 1]), 3)
     assert (np.concatenate(results) == expected(artifact, Variant.RELU, images)).all()
-    assert dict(machine.instructions) == {opcode: 4 * count for opcode, count in once.items()}
+    assert dict(executor.instructions) == {opcode: 4 * count for opcode, count in once.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- triton
@@ -195,9 +195,9 @@ def launches() -> list[tuple[Launch, Program]]:
 
 
 @pytest.mark.parametrize("value", [1, 16, 7])
-def test_a_device_compiles_the_code_that_was_audited_whatever_the_numbers(value: int) -> None:
+def test_a_device_compiles_the_code_that_was_checked_whatever_the_numbers(value: int) -> None:
     """At run time triton makes special code for scalars that are 1 or divisible by 16, unless it is told not to. Ahead of time
-    the compiler knows no values: what is audited would not be what runs."""
+    the compiler knows no values: what is checked would not be what runs."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import make_backend
     from triton.runtime.jit import create_function_from_signature

@@ -194,7 +194,7 @@ def test_no_batch_of_large_images_needs_a_grid_that_no_device_launches() -> None
     with pytest.raises(ValueError, match="images at once"):
         lowered(64, Tiles(ADA))
     rows = 64 * 449 * 447
-    assert all(-(-rows // tile.block_m) <= 65535 for tile in candidates((rows, 96, 32, "int8"), ADA))
+    assert all(-(-rows // tile.block_m) <= 65535 for tile in candidates((rows, 96, 32, "s8"), ADA))
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 49, 3136, 9216, 200_704, 2**22])
@@ -232,7 +232,7 @@ def test_records_survive_the_disk_and_name_their_device(tmp_path: Path) -> None:
 
 
 def test_everything_that_tuning_may_choose_can_be_read_again(tmp_path: Path) -> None:
-    shapes_seen = (3136, 384, 96, "relu"), (5, 7, 33, "int8"), (10**6, 96, 32, "residual")
+    shapes_seen = (3136, 384, 96, "relu"), (5, 7, 33, "s8"), (10**6, 96, 32, "residual")
     for i in range(max(len(candidates(shape, ADA)) for shape in shapes_seen)):
         best = {shape: (found := candidates(shape, ADA))[i % len(found)] for shape in shapes_seen}
         write_record(tmp_path / "tiles.json", RTX, TRITON, best)

@@ -8,7 +8,7 @@ import numpy as np
 
 from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Work
-from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.engine.gpu.codegen_check.record import CodegenRecord
 from geluless.engine.gpu.codegen_check.shapes import shape_tensors, swin_plan
 from geluless.engine.gpu.compiler import source_of
 from geluless.engine.gpu.lowering import lower
@@ -19,7 +19,7 @@ from geluless.integer.plan import Activation
 from geluless.integer.variants import Variant
 from geluless.sizes import SIZES
 
-SHAPE_BLOCKS = 2  # per stage in a plan of `audit.shapes`: one plain, one shifted
+SHAPE_BLOCKS = 2  # per stage in a plan of `codegen_check.shapes`: one plain, one shifted
 OLDEST = 80  # compute capability with the kernels' matrix instructions and asynchronous copies
 
 
@@ -27,7 +27,7 @@ def can_run(device: Device) -> bool:
     return device.capability >= OLDEST
 
 
-def forward(size: str, batch: int, variant: Variant, record: AuditRecord) -> list[Work]:
+def forward(size: str, batch: int, variant: Variant, record: CodegenRecord) -> list[Work]:
     """All kernels of a forward pass at 224 x 224 in one variant of profile best, with the tiles and the code of the record's
     target.
 
@@ -46,7 +46,7 @@ def forward(size: str, batch: int, variant: Variant, record: AuditRecord) -> lis
     return works
 
 
-def _work(launch: Launch, program: Program, record: AuditRecord) -> Work:
+def _work(launch: Launch, program: Program, record: CodegenRecord) -> Work:
     read, written = traffic(launch, program)
     constants = launch.constants
     macs, depth = 0, 1
@@ -85,10 +85,10 @@ def traffic(launch: Launch, program: Program) -> tuple[int, int]:
         tokens, heads = int(constants["TOKENS"]), int(constants["HEADS"])
         elements = launch.grid[2] * int(constants["PIXELS"]) * heads * int(constants["HEAD_DIM"])
         return 3 * elements + 2 * heads * tokens * tokens, elements
-    if launch.kernel in ("gelu_after_gemm", "relu_after_gemm", "relu_words", "quantize_patches"):
+    if launch.kernel in ("gelu_after_gemm", "relu_after_gemm", "relu_s16", "quantize_patches"):
         count = arguments["count"]
         assert isinstance(count, int)
-        return {"relu_words": 2, "quantize_patches": 4}.get(launch.kernel, 1) * count, count
+        return {"relu_s16": 2, "quantize_patches": 4}.get(launch.kernel, 1) * count, count
     if launch.kernel == "pool":
         batch, elements = launch.grid[1], int(constants["TOKENS"]) * int(constants["CHANNELS"])
         return 2 * batch * elements, 4 * batch * int(constants["CHANNELS"])
@@ -96,13 +96,13 @@ def traffic(launch: Launch, program: Program) -> tuple[int, int]:
     return classes * channels + 4 * batch * channels, 4 * batch * classes
 
 
-def instructions(launch: Launch, program: Program, record: AuditRecord) -> int:
+def instructions(launch: Launch, program: Program, record: CodegenRecord) -> int:
     """Of all warps of a launch. Raises DataError for a kernel that the record does not hold: another tile's code can be half as
     long."""
     key = source_of(launch, program.buffers).key
     if key not in record.rows:
         raise DataError(
-            f"the audit record of {record.target} has no row for {launch.name} at batch {program.batch} ({key}): "
-            f"write a new one with `geluless audit --arch {record.target} --output FILE`"
+            f"the codegen record of {record.target} has no row for {launch.name} at batch {program.batch} ({key}): "
+            f"write a new one with `geluless codegen --arch {record.target} --output FILE`"
         )
     return record.rows[key].executed * launch.warps * launch.programs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geluless.bench.roofline import fastertransformer, ours
 from geluless.bench.roofline.devices import Device
 from geluless.bench.roofline.work import Parameters, Work, seconds
-from geluless.engine.gpu.codegen_check.record import AuditRecord
+from geluless.engine.gpu.codegen_check.record import CodegenRecord
 from geluless.integer.variants import Variant
 
 PAPER_BOUND = 0.89  # at least 11 % lower latency
@@ -47,7 +47,7 @@ def predict(
     size: str,
     batch: int,
     *,
-    record: AuditRecord,
+    record: CodegenRecord,
     central: Parameters,
     spread: Sequence[Parameters],
     errors: Sequence[float],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine.gpu.epilogues import OFFSET, Epilogue, SeparateKernel, Tensors, saturates
-from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Float, Launch, Probe, Program
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Float, Launch, Program, TapPoint
 from geluless.engine.gpu.tiles import Tiles, power_of_two
 from geluless.integer import plan as p
 from geluless.integer.reference import relative_position_index
@@ -27,16 +27,20 @@ class Builder:
     tiles: Tiles
     buffers: dict[str, Buffer] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
-    probes: dict[int, Probe] = field(default_factory=dict)
+    tap_points: dict[int, TapPoint] = field(default_factory=dict)
 
     def finished(self) -> Program:
-        return Program(self.batch, self.buffers, tuple(self.launches), self.probes)
+        return Program(self.batch, self.buffers, tuple(self.launches), self.tap_points)
 
     def constant(self, name: str, values: Any, dtype: type) -> str:
         if name not in self.buffers:
             array: NDArray = np.ascontiguousarray(values, dtype=dtype)
             self.buffers[name] = Buffer(array.dtype.name, array.shape, array)
         return name
+
+    def tensor(self, name: str, dtype: type) -> str:
+        """A constant: the artifact's tensor of that name."""
+        return self.constant(name, self.tensors[name], dtype)
 
     def scratch(self, name: str, dtype: str, elements: int) -> str:
         """A buffer that grows to the largest of its uses."""
@@ -48,13 +52,13 @@ class Builder:
         self, name: str, kernel: str, grid: tuple[int, ...], arguments: dict[str, Any], constants: dict[str, Any], *, writes: str
     ) -> None:
         warps, stages = constants.pop("warps", 4), constants.pop("stages", 1)
-        contract = kernel == "gelu_after_gemm" or constants.get("EPILOGUE") in FLOAT_GELU
+        fp_fusion = kernel == "gelu_after_gemm" or constants.get("EPILOGUE") in FLOAT_GELU
         full = (*grid, 1, 1)[:3]
-        launch = Launch(name, kernel, (full[0], full[1], full[2]), arguments, constants, warps, stages, contract, writes)
+        launch = Launch(name, kernel, (full[0], full[1], full[2]), arguments, constants, warps, stages, fp_fusion, writes)
         self.launches.append(launch)
 
-    def probe(self, name: str, buffer: str, rows: int, width: int, *, offset: int = 0) -> None:
-        self.probes[len(self.launches) - 1] = Probe(name, buffer, (rows, width), offset)
+    def tap(self, name: str, buffer: str, rows: int, width: int, *, offset: int = 0) -> None:
+        self.tap_points[len(self.launches) - 1] = TapPoint(name, buffer, (rows, width), offset)
 
     def patches(self, stem: p.Stem, target: str) -> str:
         """Pixels to stored 8-bit patches; makes the buffers `images` and `unusable`."""
@@ -87,22 +91,14 @@ class Builder:
             "offset": (epilogue.offset, np.float32),
             "table": (epilogue.table, np.int8),
         }
-        arguments: dict[str, Any] = {"x": source, "out": target, "rows": rows, "per_step": Float(epilogue.per_step)}
+        arguments: dict[str, Any] = {"x": source, "out": target, "rows": rows, "inverse_scale": Float(epilogue.inverse_scale)}
         for parameter, (values, dtype) in arrays.items():
             arguments[parameter] = None if values is None else self.constant(f"{name}.{parameter}", values, dtype)
         for parameter in ("rounding", "zero", "lowest", "highest", "top", "unit", "negative"):
             arguments[parameter] = getattr(epilogue, parameter)
-        constants = {
-            "OUTPUTS": spec.outputs,
-            "INPUTS": spec.inputs,
-            "BLOCK_M": tile.block_m,
-            "BLOCK_N": tile.block_n,
-            "BLOCK_K": tile.block_k,
-            "EPILOGUE": epilogue.formula,
-            "SATURATE": int(saturates(epilogue, spec, weight)),
-            "warps": tile.warps,
-            "stages": tile.stages,
-        }
+        constants = {"OUTPUTS": spec.outputs, "INPUTS": spec.inputs, "EPILOGUE": epilogue.formula}
+        constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k}
+        constants |= {"SATURATE": int(saturates(epilogue, spec, weight)), "warps": tile.warps, "stages": tile.stages}
         grid = (-(-spec.outputs // tile.block_n), -(-rows // tile.block_m))
         self.launch(name, "int8_linear", grid, arguments, constants, writes=target)
 
@@ -113,34 +109,13 @@ class Builder:
         block = power_of_two(norm.channels // parts)
         count = self.tiles.norm_rows(parts * block)
         table = None if sources is None else self.constant(f"{name}.sources of {self.batch} images", sources, np.int32)
-        gain, offset = (
-            self.constant(f"{name}.{part}", self.tensors[f"{name}.{part}"], np.float32) if norm.affine else None
-            for part in ("gain", "offset")
-        )
-        self.launch(
-            name,
-            "layer_norm",
-            (-(-rows // count),),
-            {
-                "x": source,
-                "sources": table,
-                "gain": gain,
-                "offset": offset,
-                "out": target,
-                "count": rows,
-                "factor": Float(norm.factor),
-                "epsilon": norm.epsilon_term,
-            },
-            {
-                "CHANNELS": norm.channels,
-                "PARTS": parts,
-                "BLOCK_C": block,
-                "ROWS": count,
-                "LOW": norm.low,
-                "HIGH": norm.high,
-            },
-            writes=target,
-        )
+        gamma, beta = (self.tensor(f"{name}.{part}", np.float32) if norm.affine else None for part in ("gain", "offset"))
+        arguments: dict[str, Any] = {"x": source, "sources": table}
+        arguments |= {"gamma": gamma, "beta": beta, "out": target, "count": rows}
+        arguments |= {"factor": Float(norm.factor), "epsilon": norm.epsilon_term}
+        constants = {"CHANNELS": norm.channels, "LOW": norm.low, "HIGH": norm.high}
+        constants |= {"PARTS": parts, "BLOCK_C": block, "ROWS": count}
+        self.launch(name, "layer_norm", (-(-rows // count),), arguments, constants, writes=target)
 
     def attention(self, name: str, block: p.Block, stage: p.Stage, qkv: str, context: str) -> None:
         spec = block.attention
@@ -148,45 +123,33 @@ class Builder:
         rows, regions = window_tokens(stage, spec)
         queries, keys = self.tiles.attention(tokens)
         bias = self.tensors[f"{name}.bias_table"][relative_position_index(spec.window)].transpose(2, 0, 1)
-        pad = self.tensors.get(f"{name}.qkv.pad")
         geometry = f"windows {stage.height}x{stage.width} {spec.window} {spec.shift}"
         arguments = {
             "qkv": qkv,
-            "pad": None if pad is None else self.constant(f"{name}.qkv.pad", pad, np.int8),
+            "pad": self.tensor(f"{name}.qkv.pad", np.int8) if f"{name}.qkv.pad" in self.tensors else None,
             "tokens": self.constant(f"{geometry} tokens", rows, np.int32),
             "regions": None if regions is None else self.constant(f"{geometry} regions", regions, np.int8),
             "bias": self.constant(f"{name}.bias", bias, np.int16),
-            "score_shift": self.constant(f"{name}.score_shift", self.tensors[f"{name}.score_shift"], np.int32),
-            "score_multiplier": self.constant(f"{name}.score_multiplier", self.tensors[f"{name}.score_multiplier"], np.int32),
-            "output_multiplier": self.constant(
-                f"{name}.output_multiplier", self.tensors[f"{name}.output_multiplier"], np.float32
-            ),
+            "score_shift": self.tensor(f"{name}.score_shift", np.int32),
+            "score_multiplier": self.tensor(f"{name}.score_multiplier", np.int32),
+            "output_multiplier": self.tensor(f"{name}.output_multiplier", np.float32),
             "table": "softmax_table",
             "out": context,
         }
-        constants = {
-            "PIXELS": stage.height * stage.width,
-            "TOKENS": tokens,
-            "HEADS": spec.heads,
-            "HEAD_DIM": spec.head_dim,
-            "BLOCK_Q": queries,
-            "BLOCK_KEYS": keys,
-            "BLOCK_D": power_of_two(spec.head_dim, at_least=32),
-            "warps": 4,
-            "stages": 1,
-        }
+        constants = {"PIXELS": stage.height * stage.width, "TOKENS": tokens, "HEADS": spec.heads, "HEAD_DIM": spec.head_dim}
+        constants |= {"BLOCK_Q": queries, "BLOCK_KEYS": keys, "BLOCK_D": power_of_two(spec.head_dim, at_least=32)}
         grid = (len(rows) * -(-tokens // queries), spec.heads, self.batch)
         self.launch(name, "window_attention", grid, arguments, constants, writes=context)
 
-    def elementwise(self, name: str, separate: SeparateKernel, words: str, hidden: str, rows: int, width: int) -> None:
-        """A separate activation over fc1's output `words` (int16), or over `hidden` in place."""
+    def elementwise(self, name: str, separate: SeparateKernel, source: str, hidden: str, rows: int, width: int) -> None:
+        """A separate activation over fc1's int16 output `source`, or over `hidden` in place."""
         count = rows * width
         block = min(self.tiles.architecture.elementwise, power_of_two(count))
         arguments: dict[str, Any] = {"count": count, **separate.scalars}
         for parameter, values in separate.arrays.items():
             arguments[parameter] = self.constant(f"{name}.{parameter}", values, np.float32)
-        arguments |= {"words": words, "out": hidden} if separate.from_words else {"hidden": hidden}
-        constants = {"BLOCK": block} if separate.from_words else {"BLOCK": block, "CHANNELS": width}
+        arguments |= {"x": source, "out": hidden} if separate.from_s16 else {"hidden": hidden}
+        constants = {"BLOCK": block} if separate.from_s16 else {"BLOCK": block, "CHANNELS": width}
         self.launch(name, separate.kernel, (-(-count // block),), arguments, constants, writes=hidden)
 
     def pool(self, head: p.Head, source: str, target: str) -> None:
@@ -201,13 +164,8 @@ class Builder:
         """int32 [images, channels] -> the buffer `logits`, which it makes."""
         classes, channels = head.fc.outputs, head.fc.inputs
         self.buffers[LOGITS] = Buffer("float32", (self.batch, classes))
-        arguments = {
-            "pooled": pooled,
-            "weight": self.constant("head.fc.weight", self.tensors["head.fc.weight"], np.int8),
-            "bias": self.constant("head.fc.bias", self.tensors["head.fc.bias"], np.int32),
-            "scale": self.constant("head.fc.scale", self.tensors["head.fc.logit_scale"], np.float32),
-            "logits": LOGITS,
-        }
+        arguments = {"pooled": pooled, "logits": LOGITS, "scale": self.tensor("head.fc.logit_scale", np.float32)}
+        arguments |= {"weight": self.tensor("head.fc.weight", np.int8), "bias": self.tensor("head.fc.bias", np.int32)}
         block_n, block_k = min(32, power_of_two(classes)), min(128, power_of_two(channels))
         shape = {"CLASSES": classes, "CHANNELS": channels, "BLOCK_N": block_n, "BLOCK_K": block_k}
         self.launch("head.fc", "classifier", (-(-classes // block_n), self.batch), arguments, shape, writes=LOGITS)

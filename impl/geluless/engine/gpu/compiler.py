@@ -29,12 +29,12 @@ class Source:
     constants: tuple[tuple[str, Constant | None], ...]
     warps: int
     stages: int
-    contract: bool
+    fp_fusion: bool
 
     @cached_property
     def key(self) -> str:
-        """A short name that is the same on every machine."""
-        text = json.dumps([self.kernel, self.signature, self.constants, self.warps, self.stages, self.contract])
+        """A short name that is the same on every computer."""
+        text = json.dumps([self.kernel, self.signature, self.constants, self.warps, self.stages, self.fp_fusion])
         return f"{self.kernel}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -83,7 +83,9 @@ def source_of(launch: Launch, buffers: Mapping[str, Buffer]) -> Source:
             signature.append((name, "fp32"))
         else:
             signature.append((name, "i64" if name in WIDE else "i32"))
-    return Source(launch.kernel, tuple(sorted(signature)), tuple(sorted(constants)), launch.warps, launch.stages, launch.contract)
+    return Source(
+        launch.kernel, tuple(sorted(signature)), tuple(sorted(constants)), launch.warps, launch.stages, launch.fp_fusion
+    )
 
 
 def sources_of(programs: Iterable[Program]) -> list[Source]:
@@ -118,11 +120,7 @@ def compile_source(source: Source, target: Target) -> Compiled:
     attributes = {
         (i,): [["tt.divisibility", ALIGNMENT]] for i, name in enumerate(function.arg_names) if types.get(name, "").startswith("*")
     }
-    options: dict[str, Any] = {
-        "num_warps": source.warps,
-        "num_stages": source.stages,
-        "enable_fp_fusion": source.contract,
-    }
+    options: dict[str, Any] = {"num_warps": source.warps, "num_stages": source.stages, "enable_fp_fusion": source.fp_fusion}
     try:
         kernel = triton_compile(
             ASTSource(function, signature, constexprs=dict(source.constants), attrs=attributes),

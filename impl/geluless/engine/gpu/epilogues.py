@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from geluless.integer.variants import Variant
 
 Tensors = Mapping[str, NDArray]
 OFFSET = 128  # an unsigned 8-bit tensor is stored minus this, as int8
-HALF = 1 << 14  # of the last shift of the integer law
+HALF = 1 << 14  # of the last shift of a requantization
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Epilogue:
     zero: int = 0
     lowest: int = -128
     highest: int = 127
-    per_step: float = 1.0
+    inverse_scale: float = 1.0
     top: int = 0
     unit: int = 1
     negative: int = 0
@@ -47,22 +47,22 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class SeparateKernel:
-    """A kernel of its own behind fc1, by its name in kernels/activation.py. `from_words`: fc1 leaves int16 for it."""
+    """A kernel of its own behind fc1, by its name in kernels/activation.py. `from_s16`: fc1 leaves int16 for it, not int8."""
 
     kernel: str
     arrays: Mapping[str, NDArray]
     scalars: Mapping[str, int | Float]
-    from_words: bool = field(default=False)
+    from_s16: bool = False
 
 
-def sink_epilogue(name: str, spec: p.Linear, tensors: Tensors, *, sink: str) -> Epilogue:
-    """Of a layer without activation: its result becomes int8, int16, or is added to the int16 residual stream."""
-    zero = spec.zero_point - (OFFSET if sink == "int8" and spec.low == 0 else 0)
+def linear_epilogue(name: str, spec: p.Linear, tensors: Tensors, *, output_stage: str) -> Epilogue:
+    """Of a layer without activation, by what becomes of its result: s8, s16, or residual (added to the int16 stream)."""
+    zero = spec.zero_point - (OFFSET if output_stage == "s8" and spec.low == 0 else 0)
     if spec.rounding is p.Rounding.SINGLE:
-        rounding = HALF + (zero << 15) if sink == "int8" else HALF
-        return _fixed(sink, name, tensors, zero=zero, rounding=rounding)
+        rounding = HALF + (zero << 15) if output_stage == "s8" else HALF
+        return _fixed(output_stage, name, tensors, zero=zero, rounding=rounding)
     bias, alpha, gain, offset = (tensors[f"{name}.{part}"] for part in ("bias", "alpha", "gain", "offset"))
-    return Epilogue(f"twice-{sink}", bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
+    return Epilogue(f"two-stage-{output_stage}", bias.astype(np.int64), alpha, gain=gain, offset=offset, zero=zero)
 
 
 def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tuple[Epilogue, SeparateKernel | None]:
@@ -73,7 +73,7 @@ def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) 
     stored = OFFSET if mlp.fc2.input_low == 0 else 0
     highest = mlp.fc2.input_high - stored
     hidden: dict[str, Any] = {"zero": mlp.hidden_zero_point - stored, "lowest": mlp.fc2.input_low - stored, "highest": highest}
-    per_step = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
+    inverse_scale = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
     bias = get("bias").astype(np.int64)
     two_stage = mlp.fc1.rounding is p.Rounding.TWO_STAGE
     match variant:
@@ -88,34 +88,34 @@ def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) 
             return Epilogue("after-gemm", bias, get("alpha")), SeparateKernel("relu_after_gemm", arrays, scalars)
         case Variant.RELU_SEPARATE:
             scalars = {"zero": -stored, "highest": highest}
-            return _fixed("int16", fc1, tensors), SeparateKernel("relu_words", {}, scalars, from_words=True)
+            return _fixed("s16", fc1, tensors), SeparateKernel("relu_s16", {}, scalars, from_s16=True)
         case Variant.GELU_SEPARATE:
             scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
             after_gemm = Epilogue("after-gemm", bias if two_stage else np.zeros_like(bias), scale)
-            steps = {"scale": Float(float(np.float32(mlp.after_gemm_scale))), "per_step": Float(per_step)}
+            steps = {"scale": Float(float(np.float32(mlp.after_gemm_scale))), "inverse_scale": Float(inverse_scale)}
             return after_gemm, SeparateKernel("gelu_after_gemm", {"bias": get("real_bias")}, {**steps, **hidden})
         case Variant.GELU_FUSED:
-            return Epilogue("gelu-erf", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
+            return Epilogue("gelu-erf", bias, get("accumulator_scale"), inverse_scale=inverse_scale, **hidden), None
         case Variant.GELU_POLY:
-            return Epilogue("gelu-polynomial", bias, get("accumulator_scale"), per_step=per_step, **hidden), None
+            return Epilogue("gelu-polynomial", bias, get("accumulator_scale"), inverse_scale=inverse_scale, **hidden), None
         case Variant.GELU_LUT | Variant.GELU_SHIFT:
             if not stored:
                 raise VariantError(f"{name}: variant {variant} needs an unsigned hidden tensor; quantize with unsigned_hidden")
             if variant is Variant.GELU_SHIFT:
                 return _shift_gelu(name, mlp, tensors), None
             table = (tensors[f"{name}.table"].astype(np.int16) - OFFSET).astype(np.int8)
-            return _fixed("table", fc1, tensors, rounding=HALF + (mlp.fc1.zero_point << 15), table=table), None
+            return _fixed("lut", fc1, tensors, rounding=HALF + (mlp.fc1.zero_point << 15), table=table), None
 
 
 def _fixed(formula: str, name: str, tensors: Tensors, **constants: Any) -> Epilogue:
-    """The integer law; the first shift's half goes into the bias."""
+    """A requantization in integers; the first shift's half goes into the bias."""
     bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
     half = Requant(bias, multiplier.astype(np.int32), shift).half
     return Epilogue(formula, bias.astype(np.int64) + half, multiplier, shift, **constants)
 
 
 def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
-    """ShiftGELU's constants; see engine.epilogue.gelu_shift. Units above 255 would leave 32 bits."""
+    """ShiftGELU's constants; see integer.gelu.gelu_shift. Units above 255 would leave 32 bits."""
     zero, unit = mlp.pre_zero_point, max(round(1.0 / mlp.pre_scale), 1)
     if unit > 255:
         raise VariantError(f"{name}: variant gelu-shift needs a pre-activation scale above 1/256 on the GPU: use backend='cpu'")
@@ -130,7 +130,7 @@ def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
         zero=mlp.hidden_zero_point - OFFSET,
         lowest=-zero,
         highest=255 - zero,
-        per_step=mlp.pre_scale / 2.0**7 / mlp.hidden_scale,
+        inverse_scale=mlp.pre_scale / 2.0**7 / mlp.hidden_scale,
         top=top,
         unit=unit,
         negative=min((((rest >> 1) + unit) << EXPONENT_BITS) >> whole, 2**31 - 1),
@@ -138,7 +138,7 @@ def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
 
 
 def saturates(epilogue: Epilogue, spec: p.Linear, weight: NDArray[np.int8]) -> bool:
-    """Whether the law's sat16 of v = (acc + bias) >> shift can change a result; False lets a kernel leave it out.
+    """Whether sat16 of v = (acc + bias) >> shift can change a result; False lets a kernel leave it out.
 
     It cannot where v fits 16 bits whatever the input. Nor can it before an 8-bit clamp: with multiplier >= 512 a saturated v
     gives at least 32767 * 512 / 2^15 > 511 steps, beyond every clamp, and so does a larger one as long as the product fits int32.
@@ -149,5 +149,5 @@ def saturates(epilogue: Epilogue, spec: p.Linear, weight: NDArray[np.int8]) -> b
     largest = (reach + np.abs(epilogue.bias) >> epilogue.shift.astype(np.int64)) + 1
     multiplier = epilogue.factor.astype(np.int64)
     product_fits = largest * multiplier + abs(epilogue.rounding) < 2**31
-    beyond_clamps = (multiplier >= 512) & (epilogue.formula not in ("int16", "residual"))
+    beyond_clamps = (multiplier >= 512) & (epilogue.formula not in ("s16", "residual"))
     return bool(((largest > 2**15 - 1) & ~(beyond_clamps & product_fits)).any())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geluless.engine.gpu.builder import Builder
-from geluless.engine.gpu.epilogues import OFFSET, Tensors, sink_epilogue, variant_epilogue
+from geluless.engine.gpu.epilogues import OFFSET, Tensors, linear_epilogue, variant_epilogue
 from geluless.engine.gpu.program import GRID_LIMITS, Program
 from geluless.engine.gpu.tiles import Tiles
 from geluless.integer import plan as p
@@ -68,10 +68,10 @@ class _Lowering(Builder):
         rows = self._rows(stage)
         patches = self.patches(stem, "patches")
         embedding = self.scratch("embedding", "int16", rows * stage.channels)
-        self._requantized("patch_embed.proj", stem.proj, patches, embedding, rows, sink="int16")
+        self._requantized("patch_embed.proj", stem.proj, patches, embedding, rows, output_stage="s16")
         stream = self.scratch("stream", "int16", rows * stage.channels)
         self.norm("patch_embed.norm", stem.norm, embedding, stream, rows)
-        self.probe("patch_embed", stream, rows, stage.channels)
+        self.tap("patch_embed", stream, rows, stage.channels)
 
     def _merge(self, name: str, before: p.Stage, stage: p.Stage, merge: p.Merge) -> None:
         rows, wide = self._rows(stage), 4 * before.channels
@@ -79,42 +79,42 @@ class _Lowering(Builder):
         sources = merge_sources(before.height, before.width, self.batch)
         self.norm(f"{name}.norm", merge.norm, "stream", normed, rows, sources=sources)
         stream = self.scratch("stream", "int16", rows * stage.channels)
-        self._requantized(f"{name}.reduction", merge.reduction, normed, stream, rows, sink="int16")
-        self.probe(name, stream, rows, stage.channels)
+        self._requantized(f"{name}.reduction", merge.reduction, normed, stream, rows, output_stage="s16")
+        self.tap(name, stream, rows, stage.channels)
 
     def _block(self, name: str, block: p.Block, stage: p.Stage) -> None:
         rows, channels = self._rows(stage), stage.channels
         normed = self.scratch("normed", "int8", rows * channels)
         self.norm(f"{name}.norm1", block.norm1, "stream", normed, rows)
-        self.probe(f"{name}.norm1", normed, rows, channels)
+        self.tap(f"{name}.norm1", normed, rows, channels)
         qkv = self.scratch("qkv", "int8", rows * block.qkv.outputs)
-        self._requantized(f"{name}.attn.qkv", block.qkv, normed, qkv, rows, sink="int8")
+        self._requantized(f"{name}.attn.qkv", block.qkv, normed, qkv, rows, output_stage="s8")
         context = self.scratch("context", "int8", rows * block.proj.inputs)
         self.attention(f"{name}.attn", block, stage, qkv, context)
-        self.probe(f"{name}.attn.context", context, rows, block.proj.inputs)
-        self._requantized(f"{name}.attn.proj", block.proj, context, "stream", rows, sink="residual")
+        self.tap(f"{name}.attn.context", context, rows, block.proj.inputs)
+        self._requantized(f"{name}.attn.proj", block.proj, context, "stream", rows, output_stage="residual")
         self.norm(f"{name}.norm2", block.norm2, "stream", normed, rows)
-        self.probe(f"{name}.norm2", normed, rows, channels)
+        self.tap(f"{name}.norm2", normed, rows, channels)
         hidden = self.scratch("hidden", "int8", rows * block.mlp.fc1.outputs)
         self._fc1(f"{name}.mlp", block.mlp, normed, hidden, rows)
         offset = OFFSET if block.mlp.fc2.input_low == 0 else 0
-        self.probe(f"{name}.mlp.hidden", hidden, rows, block.mlp.fc1.outputs, offset=offset)
-        self._requantized(f"{name}.mlp.fc2", block.mlp.fc2, hidden, "stream", rows, sink="residual")
-        self.probe(name, "stream", rows, channels)
+        self.tap(f"{name}.mlp.hidden", hidden, rows, block.mlp.fc1.outputs, offset=offset)
+        self._requantized(f"{name}.mlp.fc2", block.mlp.fc2, hidden, "stream", rows, output_stage="residual")
+        self.tap(name, "stream", rows, channels)
 
-    def _requantized(self, name: str, spec: p.Linear, source: str, target: str, rows: int, *, sink: str) -> None:
-        """A linear layer of the plan whose result is `sink`: int8, int16, or residual (added to the int16 target)."""
-        self.linear(name, spec, sink_epilogue(name, spec, self.tensors, sink=sink), source, target, rows)
+    def _requantized(self, name: str, spec: p.Linear, source: str, target: str, rows: int, *, output_stage: str) -> None:
+        """A linear layer without activation; `output_stage` as in `linear_epilogue`."""
+        self.linear(name, spec, linear_epilogue(name, spec, self.tensors, output_stage=output_stage), source, target, rows)
 
     def _fc1(self, name: str, mlp: p.Mlp, source: str, hidden: str, rows: int) -> None:
-        """fc1 with the variant's activation as its epilogue, or with a kernel of its own behind it."""
+        """fc1 with the variant's activation as its epilogue, or with an elementwise kernel behind it."""
         epilogue, separate = variant_epilogue(name, mlp, self.tensors, self.variant)
-        width, words = mlp.fc1.outputs, hidden
-        if separate and separate.from_words:
-            words = self.scratch("words", "int16", rows * width)
-        self.linear(f"{name}.fc1", mlp.fc1, epilogue, source, words, rows)
+        width, target = mlp.fc1.outputs, hidden
+        if separate and separate.from_s16:
+            target = self.scratch("pre-activation", "int16", rows * width)
+        self.linear(f"{name}.fc1", mlp.fc1, epilogue, source, target, rows)
         if separate:
-            self.elementwise(f"{name}.activation", separate, words, hidden, rows, width)
+            self.elementwise(f"{name}.activation", separate, target, hidden, rows, width)
 
     def _head(self) -> None:
         head, stage = self.plan.head, self.plan.stages[-1]

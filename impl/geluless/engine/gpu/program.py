@@ -1,7 +1,7 @@
-"""A GPU program: buffers and launches, as plain values that three machines execute (interpreter, PTX on the CPU, CUDA).
+"""A GPU program: buffers and launches, as plain values that three executors run (interpreter, PTX on the CPU, CUDA).
 
-The program knows neither torch nor triton. It is made by `lowering`, printed and counted by `audit`, and run by a machine; what
-is verified on one machine is therefore what runs on another, launch by launch.
+The program knows neither torch nor triton. It is made by `lowering`, examined by `codegen_check`, and run by an executor; what
+is verified on one executor is therefore what runs on another, launch by launch.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from numpy.typing import NDArray
 
 Constant = int | str
-See = Callable[[str, NDArray], None]  # gets an intermediate tensor by its name in the reference: int32 [rows, width]
+Tap = Callable[[str, NDArray], None]  # gets an intermediate tensor by its name in the reference: int32 [rows, width]
 GRID_LIMITS = (2**31 - 1, 2**16 - 1, 2**16 - 1)  # thread blocks along x, y and z, of every CUDA device
 
 
@@ -24,10 +23,6 @@ class Buffer:
     dtype: str
     shape: tuple[int, ...]
     data: NDArray | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def bytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ class Float:
 class Launch:
     """One kernel call. `arguments` maps parameters to buffer names, scalars or None, `constants` the compile-time ones.
 
-    Raises ValueError for a grid that no device takes, so that no machine runs what another could not.
+    Raises ValueError for a grid that no device takes, so that no executor runs what another could not.
     """
 
     name: str  # of the place in the network: "layers.0.blocks.1.mlp.fc1"
@@ -51,7 +46,7 @@ class Launch:
     constants: Mapping[str, Constant]
     warps: int
     stages: int
-    contract: bool  # may the compiler contract a multiplication and an addition? Not where bits are specified
+    fp_fusion: bool  # may the compiler contract a multiplication and an addition? Not where bits are specified
     writes: str  # the buffer that holds the result
 
     def __post_init__(self) -> None:
@@ -64,7 +59,7 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class Probe:
+class TapPoint:
     """An intermediate tensor that the reference names too: the first `shape` elements of a buffer, plus `offset`."""
 
     name: str
@@ -77,17 +72,13 @@ class Probe:
 class Program:
     """Launches in order. The caller fills `images` and reads `logits` and `unusable` (non-zero: NaN or infinite pixels).
 
-    A program equals itself alone: machines keep what they prepared for it as long as it lives.
+    A program equals itself alone: executors keep what they prepared for it as long as it lives.
     """
 
     batch: int
     buffers: Mapping[str, Buffer]
     launches: tuple[Launch, ...]
-    probes: Mapping[int, Probe]  # by index of the launch after which the tensor is complete
-
-    @property
-    def scratch_bytes(self) -> int:
-        return sum(buffer.bytes for buffer in self.buffers.values() if buffer.data is None)
+    tap_points: Mapping[int, TapPoint]  # by index of the launch after which the tensor is complete
 
 
 IMAGES, LOGITS, UNUSABLE = "images", "logits", "unusable"

@@ -6,9 +6,7 @@ Any tile gives the same bits, so a record can make a network slower but never wr
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 from geluless.engine.gpu.program import GRID_LIMITS, Launch, Program
 from geluless.engine.gpu.tiles import Architecture, Tile
-from geluless.files import read_json
+from geluless.files import atomic_output, read_json
 
 FORMAT = 1
 Shape = tuple[int, int, int, str]  # rows, outputs, inputs, epilogue
@@ -114,11 +112,9 @@ def record_path(folder: Path, device: str, triton: str) -> Path:
 def write_record(path: Path, device: str, triton: str, best: Mapping[Shape, Tile]) -> None:
     """Atomically: the file appears whole or not at all."""
     rows = [{"shape": list(shape), "tile": asdict(tile)} for shape, tile in sorted(best.items())]
-    text = json.dumps({"format": FORMAT, "device": device, "triton": triton, "tiles": rows}, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT, "device": device, "triton": triton, "tiles": rows}, indent=1) + "\n")
 
 
 def read_record(path: Path, architecture: Architecture, *, device: str, triton: str) -> dict[Shape, Tile]:

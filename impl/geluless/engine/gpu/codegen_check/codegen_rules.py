@@ -14,7 +14,7 @@ from geluless.engine.gpu.codegen_check.machine_code import ASYNC_COPY, FRAGMENT,
 from geluless.engine.gpu.compiler import Source, Target
 from geluless.engine.gpu.tiles import ARCHITECTURES, RESERVED
 
-INTEGER_EPILOGUES = frozenset({"int8", "relu", "int16", "residual", "table", "int32"})
+INTEGER_EPILOGUES = frozenset({"s8", "relu", "s16", "residual", "lut", "s32"})
 WARP = 32
 MARGIN = 1.15
 REGISTER_UNIT = 8  # a thread's registers are allocated in multiples of this
@@ -22,22 +22,22 @@ REGISTER_UNIT = 8  # a thread's registers are allocated in multiples of this
 # While some warps wait for memory others compute: two blocks, and three warps for each of the four schedulers.
 RESIDENT_BLOCKS, RESIDENT_WARPS = 2, 12
 # Where eight warps must do, for want of registers: a table's addresses, and ShiftGELU's divisions.
-EIGHT_WARPS = {"table": (90, 120), "gelu-shift": (80, 86, 120)}
+EIGHT_WARPS = {"lut": (90, 120), "gelu-shift": (80, 86, 120)}
 
 # Instructions that prepare addresses and masks, whatever the tile, and per output of a thread those of the epilogue.
-# Saturating variants have SATURATING more (two clamps; one beside ReLU's).
+# Saturating specializations have SATURATING more (two clamps; one beside ReLU's).
 OUTSIDE = 220
 PER_OUTPUT = {
-    "int32": 4.0,
-    "int8": 9.0,
+    "s32": 4.0,
+    "s8": 9.0,
     "relu": 8.9,
-    "int16": 8.0,
+    "s16": 8.0,
     "residual": 11.0,
-    "table": 12.2,
+    "lut": 12.2,
     "relu-float": 9.3,
     "after-gemm": 8.0,
-    "two-stage-int8": 17.9,
-    "two-stage-int16": 16.3,
+    "two-stage-s8": 17.9,
+    "two-stage-s16": 16.3,
     "two-stage-residual": 20.8,
     "gelu-polynomial": 20.8,
     "gelu-tanh": 26.4,
@@ -46,7 +46,7 @@ PER_OUTPUT = {
 }
 SATURATING = 2.2
 # Byte permutations per output, all of them behind the loop: 8-bit results are packed by fours.
-PERMUTES = {"int32": 0.0, "int16": 0.5, "two-stage-int16": 0.5, "table": 0.75, "residual": 1.5, "two-stage-residual": 1.5}
+PERMUTES = {"s32": 0.0, "s16": 0.5, "two-stage-s16": 0.5, "lut": 0.75, "residual": 1.5, "two-stage-residual": 1.5}
 PERMUTES_OF_BYTES = 2.5
 LOOP_OVERHEAD = 43  # instructions of a step that are neither products, fragment loads nor copies: addresses, waits, the branch
 
@@ -58,7 +58,7 @@ SMALL_KERNELS = {
     "pool": (45, 296, 32),
     "quantize_patches": (40, 621, 136),
     "relu_after_gemm": (34, 133, 8),
-    "relu_words": (22, 99, 16),
+    "relu_s16": (22, 99, 16),
     "window_attention": (117, 2638, 342),
 }
 
@@ -92,7 +92,7 @@ def epilogue_of(source: Source) -> str | None:
 
 def is_integer_kernel(source: Source) -> bool:
     """Whether nothing in this kernel may be floating point."""
-    return source.kernel in ("pool", "relu_words") or epilogue_of(source) in INTEGER_EPILOGUES
+    return source.kernel in ("pool", "relu_s16") or epilogue_of(source) in INTEGER_EPILOGUES
 
 
 def constant(source: Source, name: str) -> int:
@@ -200,39 +200,31 @@ def _occupancy(source: Source, target: Target, code: MachineCode) -> str | None:
     return None
 
 
-def _cuda(source: Source, target: Target) -> bool:
-    return target.backend == "cuda"
-
-
-def _known(source: Source, target: Target) -> bool:
-    return f"sm_{target.architecture}" in ARCHITECTURES
-
-
-def _is_linear(source: Source, target: Target) -> bool:
-    return source.kernel == "int8_linear"
+def _cuda_linear(source: Source, target: Target) -> bool:
+    return target.backend == "cuda" and source.kernel == "int8_linear"
 
 
 def _wide_linear(source: Source, target: Target) -> bool:
     """With rows that start where 16 bytes can be copied at once, for a GPU that copies asynchronously."""
-    return _cuda(source, target) and source.kernel == "int8_linear" and constant(source, "INPUTS") % 16 == 0
+    return _cuda_linear(source, target) and constant(source, "INPUTS") % 16 == 0
 
 
-def _warp_products(target: Target) -> bool:
+def _bounded(source: Source, target: Target) -> bool:
     """Bounds were measured where a warp multiplies by itself (mma.sync). On sm_90 four do together, in other loops."""
-    return target.backend == "cuda" and int(target.architecture) != 90
+    return _wide_linear(source, target) and target.architecture != 90
 
 
 RULES = (
     Rule("integer instructions only", lambda source, target: is_integer_kernel(source), _integer_only),
     Rule("no spills", lambda source, target: True, _no_spills),
-    Rule("matrix instructions", lambda s, t: _is_linear(s, t) or s.kernel == "window_attention", _tensor_cores),
-    Rule("the whole product", lambda s, t: _cuda(s, t) and _is_linear(s, t), _whole_product),
+    Rule("matrix instructions", lambda source, target: source.kernel in ("int8_linear", "window_attention"), _tensor_cores),
+    Rule("the whole product", _cuda_linear, _whole_product),
     Rule("asynchronous copies", _wide_linear, _asynchronous),
-    Rule("few byte permutations", lambda s, t: _wide_linear(s, t) and _warp_products(t), _permutes),
-    Rule("lean loop", lambda s, t: _wide_linear(s, t) and _warp_products(t), _lean_loop),
-    Rule("lean epilogue", lambda s, t: _wide_linear(s, t) and _warp_products(t), _lean_epilogue),
-    Rule("small kernels", lambda s, t: s.kernel in SMALL_KERNELS and _cuda(s, t), _small),
-    Rule("occupancy", _known, _occupancy),
+    Rule("few byte permutations", _bounded, _permutes),
+    Rule("lean loop", _bounded, _lean_loop),
+    Rule("lean epilogue", _bounded, _lean_epilogue),
+    Rule("small kernels", lambda source, target: source.kernel in SMALL_KERNELS and target.backend == "cuda", _small),
+    Rule("occupancy", lambda source, target: f"sm_{target.architecture}" in ARCHITECTURES, _occupancy),
 )
 
 

@@ -1,4 +1,4 @@
-"""Every kernel that the engine can launch for the paper's networks: what an audit has to look at.
+"""Every kernel that the engine can launch for the paper's networks: what a codegen check has to look at.
 
 The dimensions are the size, the image, the profile, the variant, the batch (which decides the tiles of the linear layers) and
 what the weights decide (whether a 16-bit clamp is needed). A network is lowered once per size, image, profile and variant; the
@@ -21,7 +21,7 @@ from geluless.integer.variants import available_variants
 from geluless.sizes import SIZES, WINDOWS
 
 BATCHES = range(1, 65)  # GpuNetwork cuts larger batches into pieces of 64
-BARE = ("int32", "int8", "gelu-tanh")  # the product alone, requantized without activation, and FasterTransformer's GELU fused
+BARE = ("s32", "s8", "gelu-tanh")  # the product alone, requantized without activation, and FasterTransformer's GELU fused
 
 
 def sources(

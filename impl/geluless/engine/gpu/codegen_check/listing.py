@@ -11,10 +11,10 @@ class DisassemblyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Instruction:
-    """`goal`: the number of the instruction it branches to, None if it does not branch or nobody knows where."""
+    """`target`: the number of the instruction it branches to, None if it does not branch or nobody knows where."""
 
     opcode: str
-    goal: int | None = None
+    target: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Listing:
     def loops(self) -> list[tuple[str, ...]]:
         """What each backward branch repeats. A branch to itself is the trap behind the last instruction, no loop."""
         return [
-            _without_padding(self.instructions[instruction.goal : i + 1])
+            _without_padding(self.instructions[instruction.target : i + 1])
             for i, instruction in enumerate(self.instructions)
-            if instruction.goal is not None and instruction.goal < i
+            if instruction.target is not None and instruction.target < i
         ]
 
 

@@ -1,4 +1,4 @@
-"""One audit: every kernel of the paper's networks, as a record that is the same whenever the code is the same."""
+"""The codegen check: every kernel of the paper's networks, as a record that is the same whenever the code is the same."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from geluless.engine.gpu.codegen_check.codegen_rules import (
 from geluless.engine.gpu.codegen_check.machine_code import ASYNC_COPY, PERMUTE, TENSOR, MachineCode, machine_codes
 from geluless.engine.gpu.compiler import Compiled, Source, Target, compile_all, require_triton
 
-FORMAT = 2
-TOGETHER = 64  # kernels for one run of the disassembler
+FORMAT = 3
+GROUP = 64  # kernels for one run of the disassembler
 LARGEST = 2**31  # of a number in a record
 
 
@@ -32,7 +32,7 @@ class KernelRow:
 
     kernel: str
     epilogue: str
-    variant: str  # what else was compiled in: "saturating", "affine", "shifted"
+    specialization: str  # what else was compiled in: "saturating", "affine", "shifted", "padded"
     shape: str
     tile: str
     instructions: int
@@ -53,8 +53,8 @@ COLUMNS = tuple(field.name for field in fields(KernelRow))
 
 
 @dataclass(frozen=True)
-class AuditRecord:
-    """What `geluless audit` writes and CI compares. Rows by the source's key."""
+class CodegenRecord:
+    """What `geluless codegen` writes and CI compares. Rows by the source's key."""
 
     target: str
     triton: str
@@ -74,17 +74,15 @@ class AuditRecord:
         return f'{{\n{head}"broken": {broken},\n"rows": {{\n{rows}\n}}\n}}\n'
 
     @staticmethod
-    def from_json(text: str) -> AuditRecord:
+    def from_json(text: str) -> CodegenRecord:
         """Raises ValueError for anything that `to_json` did not write."""
         try:
             value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
-        except RecursionError as error:
-            raise ValueError("this is no audit record: it is nested too deeply") from error
-        except ValueError as error:
-            raise ValueError(f"this is no audit record: {error}") from error
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"this is no codegen record: {error}") from error
         if not isinstance(value, dict) or value.get("format") != FORMAT or isinstance(value["format"], bool):
             found = value.get("format") if isinstance(value, dict) else None
-            raise ValueError(f"this is no audit record of format {FORMAT}: its format is {found!r}")
+            raise ValueError(f"this is no codegen record of format {FORMAT}: its format is {found!r}")
         _require(value.keys() == {"format", "target", "triton", "columns", "broken", "rows"}, "other fields", list(value))
         target, triton = value["target"], value["triton"]
         _require(isinstance(target, str) and isinstance(triton, str), "target and triton are names", [target, triton])
@@ -95,18 +93,18 @@ class AuditRecord:
         for cells in value["broken"]:
             names = isinstance(cells, list) and len(cells) == 3 and all(isinstance(cell, str) for cell in cells)
             _require(names and cells[0] in rows, "a broken rule names a kernel, a rule and what was found", cells)
-        return AuditRecord(target, triton, rows, tuple(Violation(*cells) for cells in value["broken"]))
+        return CodegenRecord(target, triton, rows, tuple(Violation(*cells) for cells in value["broken"]))
 
 
 def _natural(row: KernelRow) -> list[tuple[str, int]]:
     """Sorts "96 -> 384" before "192 -> 768"."""
-    text = f"{row.kernel}\t{row.epilogue}\t{row.shape}\t{row.tile}\t{row.variant}"
+    text = f"{row.kernel}\t{row.epilogue}\t{row.shape}\t{row.tile}\t{row.specialization}"
     return [(word, int(number or 0)) for word, number in re.findall(r"(\D+)(\d*)", text)]
 
 
 def _require(holds: bool, what: str, found: object) -> None:
     if not holds:
-        raise ValueError(f"this is no audit record: {what}: {found!r:.200}")
+        raise ValueError(f"this is no codegen record: {what}: {found!r:.200}")
 
 
 def _refuse(constant: str) -> float:
@@ -135,7 +133,7 @@ def _row(key: str, cells: object) -> KernelRow:
     return row
 
 
-def audit(sources: Iterable[Source], target_name: str, *, processes: int | None = None) -> AuditRecord:
+def examine(sources: Iterable[Source], target_name: str, *, processes: int | None = None) -> CodegenRecord:
     """Compile, disassemble and judge kernels. Shows how many it has done on a terminal."""
     from tqdm import tqdm
 
@@ -143,12 +141,12 @@ def audit(sources: Iterable[Source], target_name: str, *, processes: int | None 
     rows, broken = {}, []
     with tqdm(desc="compiling", unit="kernel", disable=None, leave=False) as bar:
         kernels = compile_all(sources, target, processes=processes)
-        while group := list(islice(kernels, TOGETHER)):
+        while group := list(islice(kernels, GROUP)):
             for compiled, code in zip(group, machine_codes(group, target), strict=True):
                 rows[compiled.source.key] = kernel_row(compiled, code, target)
                 broken += violations(compiled.source, target, code)
             bar.update(len(group))
-    return AuditRecord(target_name, version, rows, tuple(sorted(broken, key=astuple)))
+    return CodegenRecord(target_name, version, rows, tuple(sorted(broken, key=astuple)))
 
 
 def kernel_row(compiled: Compiled, code: MachineCode, target: Target) -> KernelRow:
@@ -165,7 +163,7 @@ def kernel_row(compiled: Compiled, code: MachineCode, target: Target) -> KernelR
     return KernelRow(
         kernel=source.kernel,
         epilogue=epilogue_of(source) or "",
-        variant=variant_of(source),
+        specialization=specialization_of(source),
         shape=shape,
         tile=tile,
         instructions=len(code.opcodes),
@@ -203,12 +201,12 @@ def executed(source: Source, code: MachineCode) -> int:
     return len(code.opcodes) + (trips - 1) * sum(map(len, loops))
 
 
-def variant_of(source: Source) -> str:
+def specialization_of(source: Source) -> str:
     """What the shape does not say: the clamp to 16 bits, and which optional operands there are."""
     constants, operands = dict(source.constants), dict(source.signature)
     present = {
         "saturating": bool(constants.get("SATURATE")),
-        "affine": source.kernel == "layer_norm" and "gain" in operands,
+        "affine": source.kernel == "layer_norm" and "gamma" in operands,
         "shifted": "regions" in operands,
         "padded": "pad" in operands,
     }
@@ -236,10 +234,10 @@ class Change:
         return f"{self.kernel}: {self.field} {self.before} -> {self.after}"
 
 
-def require_comparable(before: AuditRecord, target: str, triton: str) -> None:
-    """Raises ValueError if an audit of `target` with `triton` says nothing about what a record holds, with the remedy."""
+def require_comparable(before: CodegenRecord, target: str, triton: str) -> None:
+    """Raises ValueError if a check of `target` with `triton` says nothing about what a record holds, with the remedy."""
     if before.target != target:
-        raise ValueError(f"the record is of {before.target}, this audit of {target}: write another one with --output")
+        raise ValueError(f"the record is of {before.target}, this check of {target}: write another one with --output")
     if before.triton != triton:
         raise ValueError(
             f"the record is of triton {before.triton}, and triton {triton} is installed, which makes other code: "
@@ -247,7 +245,7 @@ def require_comparable(before: AuditRecord, target: str, triton: str) -> None:
         )
 
 
-def compare(before: AuditRecord, after: AuditRecord, *, partial: bool = False) -> list[Change]:
+def compare(before: CodegenRecord, after: CodegenRecord, *, partial: bool = False) -> list[Change]:
     """Field by field; `partial`: only the kernels that `after` has. Raises ValueError as `require_comparable` does."""
     require_comparable(before, after.target, after.triton)
     changes = []

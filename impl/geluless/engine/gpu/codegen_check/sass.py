@@ -63,7 +63,7 @@ _CONSTANT = re.compile(r".*\sHFMA2(?:\.MMA)? R\d+, -RZ, RZ, [-+0-9.einfqsa]+, [-
 
 
 def read_raw(listing: str, size: int) -> list[Instruction]:
-    """All instructions of `size` bytes of code; goals count from the first. Raises DisassemblyError if one is missing."""
+    """All instructions of `size` bytes of code; targets count from the first. Raises DisassemblyError if one is missing."""
     lines = [line for line in listing.splitlines() if line.strip() and not line.strip().startswith(".headerflags")]
     instructions = []
     for i, line in enumerate(lines):
@@ -71,15 +71,15 @@ def read_raw(listing: str, size: int) -> list[Instruction]:
         if found is None or int(found[1], 16) != i * INSTRUCTION_BYTES:
             raise DisassemblyError(f"nvdisasm's line {line.strip()!r} is no instruction at address {i * INSTRUCTION_BYTES:#x}")
         opcode = "MOV.HFMA2" if _CONSTANT.match(line) else found[2]
-        goal = _ADDRESS.findall(found[3] or "")[-1:] if base_opcode(found[2]) == "BRA" else []
-        instructions.append(Instruction(opcode, int(goal[0], 16) // INSTRUCTION_BYTES if goal else None))
+        target = _ADDRESS.findall(found[3] or "")[-1:] if base_opcode(found[2]) == "BRA" else []
+        instructions.append(Instruction(opcode, int(target[0], 16) // INSTRUCTION_BYTES if target else None))
     if len(instructions) * INSTRUCTION_BYTES != size:
         raise DisassemblyError(f"nvdisasm lists {len(instructions)} instructions of {size} bytes of code")
     return instructions
 
 
 def _from_zero(instructions: list[Instruction], start: int) -> tuple[Instruction, ...]:
-    return tuple(Instruction(i.opcode, None if i.goal is None else i.goal - start) for i in instructions)
+    return tuple(Instruction(i.opcode, None if i.target is None else i.target - start) for i in instructions)
 
 
 def resource_usage(cubin: bytes) -> tuple[int, int]:

@@ -118,15 +118,13 @@ def fc1_program(tiles: Tiles, formula: str, *, size: str, batch: int = 8, image:
         name, spec = f"layers.{i}.blocks.0.mlp.fc1", stage.blocks[0].mlp.fc1
         rows = batch * stage.height * stage.width
         build.scratch("x", "int8", rows * spec.inputs)
-        out = build.scratch(
-            "sums" if formula == "int32" else "out", "int32" if formula == "int32" else "int8", rows * spec.outputs
-        )
+        out = build.scratch("sums" if formula == "s32" else "out", "int32" if formula == "s32" else "int8", rows * spec.outputs)
         build.linear(name, spec, _shape_epilogue(formula, spec.outputs), "x", out, rows)
     return build.finished()
 
 
 def _shape_epilogue(formula: str, outputs: int) -> Epilogue:
     bias = np.full(outputs, 2**17, np.int64)
-    if formula in ("int8", "relu"):
+    if formula in ("s8", "relu"):
         return Epilogue(formula, bias, np.full(outputs, 2**11, np.int16), np.zeros(outputs, np.uint8))
     return Epilogue(formula, bias, np.ones(outputs, np.float32))

@@ -1,1 +1,1 @@
-"""Three machines for one program: Triton's interpreter, the compiled PTX executed on the CPU, and a CUDA device."""
+"""Three executors for one program: Triton's interpreter, the compiled PTX executed on the CPU, and a CUDA device."""

@@ -1,4 +1,4 @@
-"""A CUDA device as a machine: constants uploaded once, scratch and one graph per program, one forward pass at a time."""
+"""A CUDA device as an executor: constants uploaded once, scratch and one graph per program, one forward pass at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from geluless.engine.gpu.executors.device import Device, TorchDevice
 from geluless.engine.gpu.executors.launch_args import step_through
-from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, See
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, Tap
 
-# One pass at a time in the whole process: a program's buffers are its own but there is one set of them, and while one machine
+# One pass at a time in the whole process: a program's buffers are its own but there is one set of them, and while one executor
 # captures a graph another must not allocate. Reentrant, because who sees a tensor may run something else.
-TURN = threading.RLock()
+DEVICE_LOCK = threading.RLock()
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Loaded:
     graph: Callable[[], object] | None = field(default=None)
 
 
-class CudaMachine:
+class CudaExecutor:
     """Runs programs on a CUDA device (default: torch's current one). Safe for several threads, which take turns.
 
     A program stays loaded until it is forgotten or nobody holds it any more. Programs whose constants have the same contents,
@@ -46,7 +46,7 @@ class CudaMachine:
 
     def load(self, program: Program) -> Loaded:
         """Upload what is not there yet and allocate scratch."""
-        with TURN, self.device.active():
+        with DEVICE_LOCK, self.device.active():
             loaded = self._loaded.get(program)
             if loaded is None:
                 tensors = {name: self._tensor(buffer) for name, buffer in program.buffers.items()}
@@ -55,28 +55,28 @@ class CudaMachine:
 
     def forget(self, program: Program) -> None:
         """Free a program's scratch, and the constants that no other program uses."""
-        with TURN:
+        with DEVICE_LOCK:
             self._loaded.pop(program, None)
 
-    def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]:
-        """(logits, unusable); with `see` launch by launch, else as one graph."""
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
+        """(logits, unusable); with `tap` launch by launch, else as one graph."""
         import torch
 
-        with TURN, self.device.active():
+        with DEVICE_LOCK, self.device.active():
             loaded = self.load(program)
             tensors = loaded.tensors
             tensors[IMAGES].copy_(torch.from_numpy(np.require(images, requirements=("C", "W"))))
-            if see is None:
+            if tap is None:
                 self.replay(loaded)
             else:
                 read = lambda name, count: self.device.download(tensors[name].reshape(-1)[:count])  # noqa: E731
-                step_through(program, lambda launch: self.device.launch(launch, tensors), read, see)
+                step_through(program, lambda launch: self.device.launch(launch, tensors), read, tap)
             return self.device.download(tensors[LOGITS]), self.device.download(tensors[UNUSABLE])
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
         used = {value for value in launch.arguments.values() if isinstance(value, str)}
-        with TURN, self.device.active():
+        with DEVICE_LOCK, self.device.active():
             tensors = {name: self.device.upload(buffers[name].copy()) for name in used}
             self.device.launch(launch, tensors)
             return {name: self.device.download(tensor) for name, tensor in tensors.items()}
@@ -88,13 +88,13 @@ class CudaMachine:
     def replay(self, loaded: Loaded) -> None:
         """One forward pass as a graph."""
         launches, tensors = loaded.launches, loaded.tensors  # a graph that held its Loaded would keep it for ever
-        with TURN, self.device.active():
+        with DEVICE_LOCK, self.device.active():
             if loaded.graph is None:
                 loaded.graph = self.device.captured(lambda: self._enqueue(launches, tensors))
             loaded.graph()
 
     def _enqueue(self, launches: Iterable[Launch], tensors: Mapping[str, Any]) -> None:
-        with TURN, self.device.active():
+        with DEVICE_LOCK, self.device.active():
             for launch in launches:
                 self.device.launch(launch, tensors)
 

@@ -1,4 +1,4 @@
-"""What the CUDA machine asks of a device, through torch and triton, and nothing else; the tests put a processor in its place."""
+"""What the CUDA executor asks of a device, through torch and triton, and nothing else; the tests put a processor in its place."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TorchDevice:
     def launch(self, launch: Launch, tensors: Mapping[str, Any]) -> None:
         from geluless.engine.gpu.kernels import KERNELS
 
-        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": launch.contract}
+        options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": launch.fp_fusion}
         KERNELS[launch.kernel][launch.grid](**argument_values(launch, tensors), **launch.constants, **options)
 
     def captured(self, work: Callable[[], object]) -> Callable[[], object]:
@@ -112,7 +112,7 @@ def require_device() -> Architecture:
 
     if not torch.cuda.is_available():
         raise MissingResource(
-            "torch sees no CUDA device: use backend='cpu', or machine='interpreter' to verify the GPU kernels without one"
+            "torch sees no CUDA device: use backend='cpu', or executor='interpreter' to verify the GPU kernels without one"
         )
     major, minor = torch.cuda.get_device_capability()
     capability = 10 * major + minor

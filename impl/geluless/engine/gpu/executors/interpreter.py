@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.gpu.program import Launch, Program, See
+from geluless.engine.gpu.program import Launch, Program, Tap
 from geluless.errors import MissingResource
 
-PATIENCE = 5.0  # seconds for an idle process to end by itself
+EXIT_TIMEOUT = 5.0  # seconds for an idle process to end by itself
 
 
-class InterpreterMachine:
+class InterpreterExecutor:
     """Runs programs launch by launch on the CPU, hundreds of times slower than the compiled CPU engine: for verification.
 
     Safe for several threads, which take turns.
@@ -41,12 +41,12 @@ class InterpreterMachine:
         result: dict[str, NDArray] = self._ask(("launch", launch, {name: buffers[name] for name in used}))
         return result
 
-    def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]:
-        """(logits, unusable). `see` gets every intermediate tensor that the reference names too, int32 [rows, width]."""
-        logits, unusable, seen = self._ask(("run", program, np.ascontiguousarray(images), see is not None))
-        if see is not None:
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
+        """(logits, unusable). `tap` gets every intermediate tensor that the reference names too, int32 [rows, width]."""
+        logits, unusable, seen = self._ask(("run", program, np.ascontiguousarray(images), tap is not None))
+        if tap is not None:
             for name, tensor in seen:
-                see(name, tensor)
+                tap(name, tensor)
         return logits, unusable
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
             with contextlib.suppress(OSError):  # of a request that its reader will never see whole
                 pipe.close()
     try:
-        process.wait(PATIENCE)  # nothing more to read: it ends, unless it is in the middle of something
+        process.wait(EXIT_TIMEOUT)  # nothing more to read: it ends, unless it is in the middle of something
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

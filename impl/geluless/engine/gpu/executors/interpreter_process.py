@@ -1,4 +1,4 @@
-"""The other end of `InterpreterMachine`: reads pickled requests from standard input and writes pickled answers."""
+"""The other end of `InterpreterExecutor`: reads pickled requests from standard input and writes pickled answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geluless.engine.gpu.executors.launch_args import NONSENSE, argument_values, step_through
+from geluless.engine.gpu.executors.launch_args import POISON, argument_values, step_through
 from geluless.engine.gpu.kernels import KERNELS
 from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Launch, Program
 
@@ -31,7 +31,7 @@ def launch(request: Launch, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
 def run(program: Program, images: NDArray[np.float32], trace: bool) -> tuple[NDArray, NDArray, list[tuple[str, NDArray]]]:
     tensors = {}
     for name, buffer in program.buffers.items():
-        array = np.full(buffer.shape, NONSENSE, buffer.dtype) if buffer.data is None else buffer.data.copy()
+        array = np.full(buffer.shape, POISON, buffer.dtype) if buffer.data is None else buffer.data.copy()
         tensors[name] = torch.from_numpy(array)
     tensors[IMAGES] = torch.from_numpy(images.copy())
     seen: list[tuple[str, NDArray]] = []

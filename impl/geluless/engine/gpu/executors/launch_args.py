@@ -1,4 +1,4 @@
-"""What all machines share: a launch's arguments, and a program run launch by launch with a look at its intermediate tensors."""
+"""What all executors share: a launch's arguments, and a program run launch by launch with a look at its intermediate tensors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.engine.gpu.program import Float, Launch, Program, See
+from geluless.engine.gpu.program import Float, Launch, Program, Tap
 
-NONSENSE = 77  # what scratch holds where a machine can choose: a kernel that reads what none has written must not find zeros
+POISON = 77  # what scratch holds where an executor can choose: a kernel that reads what none has written must not find zeros
 
 
 def argument_values(launch: Launch, tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +22,12 @@ def argument_values(launch: Launch, tensors: Mapping[str, Any]) -> dict[str, Any
 
 
 def step_through(
-    program: Program, launch: Callable[[Launch], object], read: Callable[[str, int], NDArray], see: See | None
+    program: Program, launch: Callable[[Launch], object], read: Callable[[str, int], NDArray], tap: Tap | None
 ) -> None:
-    """Every launch in order; after those with a probe, `see` gets its tensor. `read`: the first elements of a buffer, flat."""
+    """Every launch in order; `tap` gets the tensor of each tap point. `read`: the first elements of a buffer, flat."""
     for i, step in enumerate(program.launches):
         launch(step)
-        if see is not None and i in program.probes:
-            probe = program.probes[i]
-            values = read(probe.buffer, probe.shape[0] * probe.shape[1])
-            see(probe.name, values.reshape(probe.shape).astype(np.int32) + probe.offset)
+        if tap is not None and i in program.tap_points:
+            point = program.tap_points[i]
+            values = read(point.buffer, point.shape[0] * point.shape[1])
+            tap(point.name, values.reshape(point.shape).astype(np.int32) + point.offset)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine.gpu.compiler import Compiled, Source, Target, compile_source, source_of
-from geluless.engine.gpu.executors.launch_args import NONSENSE, argument_values, step_through
-from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, See
+from geluless.engine.gpu.executors.launch_args import POISON, argument_values, step_through
+from geluless.engine.gpu.program import IMAGES, LOGITS, UNUSABLE, Buffer, Launch, Program, Tap
 from ptxsim import GlobalMemory, Kernel, execute, parse
 
 
-class PtxMachine:
+class PtxExecutor:
     """Runs programs launch by launch, thread block by thread block: a third of a minute for one image of a Swin-T.
 
     `instructions` counts what was executed, by opcode, in instructions of a warp. Safe for several threads, which take turns.
@@ -45,12 +45,12 @@ class PtxMachine:
             self._execute(launch, described, memory, addresses)
         return {name: memory.get(addresses[name], array.shape, array.dtype) for name, array in used.items()}
 
-    def run(self, program: Program, images: NDArray[np.float32], see: See | None = None) -> tuple[NDArray, NDArray]:
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
         """(logits, unusable), as the interpreter's."""
         memory = GlobalMemory()
         addresses = {}
         for name, buffer in program.buffers.items():
-            array = np.full(buffer.shape, NONSENSE, buffer.dtype) if buffer.data is None else buffer.data
+            array = np.full(buffer.shape, POISON, buffer.dtype) if buffer.data is None else buffer.data
             addresses[name] = memory.put(images if name == IMAGES else array)
 
         def read(name: str, count: int | None = None) -> NDArray:
@@ -58,7 +58,7 @@ class PtxMachine:
             return memory.get(addresses[name], buffer.shape if count is None else (count,), np.dtype(buffer.dtype))
 
         with self._lock:
-            step_through(program, lambda step: self._execute(step, program.buffers, memory, addresses), read, see)
+            step_through(program, lambda step: self._execute(step, program.buffers, memory, addresses), read, tap)
         return read(LOGITS), read(UNUSABLE)
 
     def _execute(self, launch: Launch, buffers: Mapping[str, Buffer], memory: GlobalMemory, addresses: Mapping[str, int]) -> None:

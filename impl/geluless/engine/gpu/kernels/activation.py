@@ -1,4 +1,4 @@
-"""The kernels that a separate activation costs: fc1's output from memory, through the activation, and back to memory."""
+"""The elementwise kernels that a separate activation costs: fc1's output from memory, through the activation, and back."""
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ def gelu_after_gemm(
     bias,  # float32 [CHANNELS], real
     count,
     scale,  # of the GEMM's int8
-    per_step,  # 1 / scale of the result
+    inverse_scale,  # 1 / scale of the result
     zero,
     lowest,
     highest,
@@ -24,7 +24,7 @@ def gelu_after_gemm(
     inside = i < count
     x = tl.load(hidden + i, mask=inside, other=0).to(tl.float32) * scale + tl.load(bias + i % CHANNELS)
     low, high = (lowest - zero).to(tl.float32), (highest - zero).to(tl.float32)
-    tl.store(hidden + i, (clamp_round(gelu_tanh(x) * per_step, low, high) + zero).to(tl.int8), mask=inside)
+    tl.store(hidden + i, (clamp_round(gelu_tanh(x) * inverse_scale, low, high) + zero).to(tl.int8), mask=inside)
 
 
 @triton.jit(do_not_specialize=["count", "zero", "lowest", "highest"])
@@ -49,16 +49,16 @@ def relu_after_gemm(
 
 
 @triton.jit(do_not_specialize=["count", "zero", "highest"])
-def relu_words(
-    words,  # int16 [count]
+def relu_s16(
+    x,  # int16 [count]
     out,  # int8 [count]
     count,
     zero,
     highest,
     BLOCK: tl.constexpr,
 ):
-    """ReLU as a pass of its own over fc1's requantized output, which it narrows to 8 bits."""
+    """ReLU over fc1's requantized int16 output, which it narrows to 8 bits."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
-    x = tl.load(words + i, mask=inside, other=0).to(tl.int32)
-    tl.store(out + i, tl.minimum(tl.maximum(x, 0) + zero, highest).to(tl.int8), mask=inside)
+    y = tl.load(x + i, mask=inside, other=0).to(tl.int32)
+    tl.store(out + i, tl.minimum(tl.maximum(y, 0) + zero, highest).to(tl.int8), mask=inside)

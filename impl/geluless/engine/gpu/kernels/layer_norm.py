@@ -10,8 +10,8 @@ from geluless.engine.gpu.kernels.epilogue import clamp_round
 def layer_norm(
     x,  # int16 [rows, CHANNELS / PARTS]
     sources,  # int32 [count, PARTS]: the rows that make one wide row, -1 for zeros; None: row i is row i
-    gain,  # float32 [CHANNELS], or None
-    offset,  # float32 [CHANNELS], or None
+    gamma,  # float32 [CHANNELS], or None
+    beta,  # float32 [CHANNELS], or None
     out,  # int8 or int16 [count, CHANNELS]
     count,
     factor,
@@ -42,8 +42,8 @@ def layer_norm(
     spread = squares * CHANNELS - wide * wide + epsilon  # CHANNELS^2 times the variance, exact
     reciprocal = tl.div_rn(tl.zeros_like(total).to(tl.float32) + factor, tl.sqrt_rn(spread.to(tl.float32)))
     y = (values * CHANNELS - total[:, None]).to(tl.float32) * reciprocal[:, None]
-    if gain is not None:
+    if gamma is not None:
         used = within < CHANNELS // PARTS
-        y = y * tl.load(gain + channel, mask=used, other=0.0)[None, :] + tl.load(offset + channel, mask=used, other=0.0)[None, :]
+        y = y * tl.load(gamma + channel, mask=used, other=0.0)[None, :] + tl.load(beta + channel, mask=used, other=0.0)[None, :]
     result = clamp_round(y, LOW * 1.0, HIGH * 1.0)
     tl.store(out + row[:, None] * CHANNELS + channel[None, :], result.to(out.dtype.element_ty), mask=inside)

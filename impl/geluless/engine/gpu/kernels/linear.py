@@ -22,16 +22,16 @@ def int8_linear(
     bias,  # int32 [OUTPUTS]
     factor,  # int32 multipliers or float32 scales [OUTPUTS]
     shift,  # int32 [OUTPUTS]; None for float epilogues
-    gain,  # float32 [OUTPUTS]; for two roundings
-    offset,  # float32 [OUTPUTS]; for two roundings
-    table,  # int8 [256]; for the table
+    gain,  # float32 [OUTPUTS]; for two-stage
+    offset,  # float32 [OUTPUTS]; for two-stage
+    table,  # int8 [256]; for lut
     out,  # int8 or int16 [rows, OUTPUTS]
     rows,
     rounding,
     zero,  # stored zero point
     lowest,
     highest,
-    per_step,  # 1 / scale of the hidden tensor
+    inverse_scale,  # 1 / scale of the hidden tensor
     top,
     unit,
     negative,
@@ -66,13 +66,13 @@ def int8_linear(
     f = tl.load(factor + channel)
     place = m[:, None] * OUTPUTS + n[None, :]
     stored = (m < rows)[:, None] & (n < OUTPUTS)[None, :]
-    if EPILOGUE == "int32":  # the bare product, to measure all others against
+    if EPILOGUE == "s32":  # the bare product, to measure all others against
         y = acc + b[None, :]
-    elif EPILOGUE == "int8":
+    elif EPILOGUE == "s8":
         y = tl.minimum(tl.maximum(requantize(acc, b, f, tl.load(shift + channel), rounding, SATURATE), lowest), highest)
     elif EPILOGUE == "relu":
         y = tl.minimum(requantize_relu(acc, b, f, tl.load(shift + channel), rounding, SATURATE), highest)
-    elif EPILOGUE == "int16":
+    elif EPILOGUE == "s16":
         y = requantize(acc, b, f, tl.load(shift + channel), 16384, SATURATE) + zero
         y = tl.minimum(tl.maximum(y, -32768), 32767)
     elif EPILOGUE == "residual":
@@ -80,16 +80,16 @@ def int8_linear(
             tl.int32
         )
         y = tl.minimum(tl.maximum(y, -32768), 32767)
-    elif EPILOGUE == "table":
+    elif EPILOGUE == "lut":
         y = tl.minimum(tl.maximum(requantize(acc, b, f, tl.load(shift + channel), rounding, SATURATE), 0), 255)
         y = tl.load(table + y)
     elif EPILOGUE == "relu-float":
         y = clamp_round((acc + b[None, :]).to(tl.float32) * f[None, :], 0.0, (highest - zero).to(tl.float32)) + zero
     elif EPILOGUE == "after-gemm":
         y = clamp_round((acc + b[None, :]).to(tl.float32) * f[None, :], -128.0, 127.0)
-    elif EPILOGUE == "two-stage-int8":
+    elif EPILOGUE == "two-stage-s8":
         y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, lowest, highest)
-    elif EPILOGUE == "two-stage-int16":
+    elif EPILOGUE == "two-stage-s16":
         y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
     elif EPILOGUE == "two-stage-residual":
         y = round_two_stage(acc, b, f, tl.load(gain + channel), tl.load(offset + channel), zero, -32768, 32767)
@@ -97,7 +97,7 @@ def int8_linear(
         y = tl.minimum(tl.maximum(y, -32768), 32767)
     elif EPILOGUE == "gelu-shift":
         q = tl.minimum(tl.maximum(requantize(acc, b, f, tl.load(shift + channel), rounding, SATURATE), lowest), highest)
-        steps = gelu_shift_steps(q, top, unit, negative).to(tl.float32) * per_step
+        steps = gelu_shift_steps(q, top, unit, negative).to(tl.float32) * inverse_scale
         y = clamp_round(steps, (-128 - zero).to(tl.float32), (127 - zero).to(tl.float32)) + zero
     else:
         real = (acc + b[None, :]).to(tl.float32) * f[None, :]
@@ -108,5 +108,5 @@ def int8_linear(
         else:
             tl.static_assert(EPILOGUE == "gelu-polynomial", "no such epilogue")
             activated = gelu_polynomial(real)
-        y = clamp_round(activated * per_step, (lowest - zero).to(tl.float32), (highest - zero).to(tl.float32)) + zero
+        y = clamp_round(activated * inverse_scale, (lowest - zero).to(tl.float32), (highest - zero).to(tl.float32)) + zero
     tl.store(out + place, y.to(out.dtype.element_ty), mask=stored)

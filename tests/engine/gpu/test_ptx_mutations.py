@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("triton", reason="compiled kernels need triton: pip install 'geluless[gpu]'")
 
 from ptxsim import Kernel, PtxError, parse
-from ptxsim.mutations import MUTATIONS, Mutation, swizzles
+from tests.support.ptx_mutations import MUTATIONS, Mutation, swizzles
 from tests.support.ptx_shipped import CASES, Case
 
 # Of MUTATIONS, how many at least find their instruction in each kernel: other releases of triton write other PTX.

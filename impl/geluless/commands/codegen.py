@@ -1,4 +1,4 @@
-"""`geluless audit`: the machine code of every GPU kernel at every shape of the paper's networks, examined without a GPU."""
+"""`geluless codegen`: the machine code of every GPU kernel at every shape of the paper's networks, examined without a GPU."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from geluless.sizes import SIZES, WINDOWS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from geluless.engine.gpu.codegen_check import AuditRecord
+    from geluless.engine.gpu.codegen_check import CodegenRecord
     from geluless.engine.gpu.codegen_check.record import KernelRow
 
-SUFFIX = ".audit.json"
+SUFFIX = ".codegen.json"
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("audit", help="examine the GPU kernels' machine code", description=__doc__, allow_abbrev=False)
+    parser = verbs.add_parser("codegen", help="examine the GPU kernels' machine code", description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     parser.add_argument(
         "--arch", default="sm_89", metavar="NAME", help="sm_80, sm_86, sm_89, sm_90, sm_120 or gfx942, gfx1100 ..."
@@ -44,7 +44,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from geluless.engine.gpu.codegen_check import audit, compare, coverage
+    from geluless.engine.gpu.codegen_check import compare, coverage, examine
     from geluless.engine.gpu.codegen_check.record import require_comparable
     from geluless.engine.gpu.compiler import Target, require_triton
     from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> Result:
     except ValueError as error:
         raise OptionError(f"--arch {error}") from error
     output = None if options.output is None else checked_output(options.output, suffix=SUFFIX, force=options.force)
-    before = None if options.check is None else read_audit(options.check)
+    before = None if options.check is None else read_codegen(options.check)
     if before is not None:
         try:
             require_comparable(before, options.arch, require_triton())  # now, not after minutes of compiling
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> Result:
     tiles = Tiles(ARCHITECTURES.get(options.arch, ARCHITECTURES["sm_89"]))
     chosen = {"sizes": options.size, "images": options.image, "batches": options.batch}
     chosen = {name: tuple(dict.fromkeys(values)) for name, values in chosen.items() if values}
-    record = audit(coverage.sources(tiles, **chosen), options.arch, processes=options.processes)
+    record = examine(coverage.sources(tiles, **chosen), options.arch, processes=options.processes)
     changes = [] if before is None else compare(before, record, partial=bool(chosen))
     if output is not None:
         with atomic_output(output) as temporary:
@@ -86,17 +86,17 @@ def run(options: argparse.Namespace) -> Result:
     return Result(data, lambda console: _show(console, data), code)
 
 
-def read_audit(path: Path) -> AuditRecord:
-    """A record that `geluless audit --output` wrote. Raises DataError for anything else."""
-    from geluless.engine.gpu.codegen_check import AuditRecord
+def read_codegen(path: Path) -> CodegenRecord:
+    """A record that `geluless codegen --output` wrote. Raises DataError for anything else."""
+    from geluless.engine.gpu.codegen_check import CodegenRecord
 
     try:
-        return AuditRecord.from_json(path.read_text())
+        return CodegenRecord.from_json(path.read_text())
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"cannot use {path}: {error}; write it with `geluless audit --output {path}`") from error
+        raise DataError(f"cannot use {path}: {error}; write it with `geluless codegen --output {path}`") from error
 
 
-def fc1_table(record: AuditRecord) -> list[dict[str, Any]]:
+def fc1_table(record: CodegenRecord) -> list[dict[str, Any]]:
     """fc1 of every stage by epilogue, in its largest tile: what an activation costs in instructions, beside the bare integer
     requantization."""
     largest: dict[tuple[int, str], KernelRow] = {}
@@ -104,7 +104,7 @@ def fc1_table(record: AuditRecord) -> list[dict[str, Any]]:
         inputs, _, outputs = row.shape.partition(" -> ")
         if row.kernel != "int8_linear" or int(outputs) != 4 * int(inputs):
             continue
-        kernel = (int(inputs), ", ".join(filter(None, (row.epilogue, row.variant))))
+        kernel = (int(inputs), ", ".join(filter(None, (row.epilogue, row.specialization))))
         if kernel not in largest or _outputs(row) > _outputs(largest[kernel]):
             largest[kernel] = row
     ordered = sorted(largest.items(), key=lambda item: (item[0][0], item[1].per_element, item[0][1]))

@@ -1,4 +1,4 @@
-"""Ways to break a compiled kernel: the negative controls of the PTX executor. Each must give a wrong result or an error.
+"""Ways to break a compiled kernel: the negative controls of every PTX test. Each must give a wrong result or an error.
 
 A mutation is a function from PTX text to PTX text that ptxas would still accept. It raises PtxError where it finds nothing to
 mutate, so that a control cannot pass by doing nothing: a kernel without a loop has no commit in the loop to lose. None is
