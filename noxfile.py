@@ -95,7 +95,7 @@ def fingerprint() -> str:
     """Changes when the package must be installed anew: not when a Python file is edited, which takes effect as it is, but when
     one is added or moved, because an editable installation holds a list of the modules."""
     package = HERE / "impl" / "geluless"
-    contents = [path for path in (package / "engine" / "cpu").iterdir() if path.suffix in (".cpp", ".h", ".txt")]
+    contents = [path for path in (package / "engine" / "cpu").iterdir() if path.suffix in (".cpp", ".h", ".cmake", ".txt")]
     parts = [EXTRAS, str(HERE), *(str(path.relative_to(package)) for path in sorted(package.rglob("*.py")))]
     for path in (HERE / "pyproject.toml", *sorted(contents)):
         parts.append(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}")
@@ -198,17 +198,21 @@ def neon(session: nox.Session) -> None:
     compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
     if not (shutil.which(compiler) and shutil.which(emulator)):
         session.error(f"{compiler} or {emulator} is missing: `apt-get install g++-aarch64-linux-gnu qemu-user` (Debian, Ubuntu)")
-    source, home = HERE / "impl" / "geluless" / "engine" / "cpu", HERE / ".build" / "neon"
-    home.mkdir(parents=True, exist_ok=True)
-    dump, neon, program = (str(home / name) for name in ("awkward.bin", "isa_neon.o", "check_kernels"))
-    session.run(environment(session), "-m", "tests.support.native_dump", dump)
-    flags = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-DGELULESS_WITH_NEON", "-pthread", "-Wall", "-Wextra")
-    session.run(compiler, *flags, "-O3", "-march=armv8.2-a+dotprod", "-c", str(source / "isa_neon.cpp"), "-o", neon)
-    others = ("network", "model", "pack", "windows", "dispatch", "isa_portable", "check_kernels")
-    session.run(compiler, *flags, "-static", *(str(source / f"{name}.cpp") for name in others), neon, "-o", program)
-    session.run(emulator, program, dump)
+    python, home = environment(session), HERE / ".build" / "neon"
+    dump, program = home / "awkward.bin", home / "check_kernels"
+    env = {"PATH": os.pathsep.join((str(Path(python).parent), os.environ["PATH"]))}  # cmake and ninja are Python packages
+    cmake = shutil.which("cmake", path=env["PATH"])
+    if cmake is None:
+        session.error("cmake is missing: `pip install cmake ninja`")
+    target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}")
+    options = ("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_BUILD_TYPE=Release")
+    folders = ("-G", "Ninja", "-S", str(HERE / "tests" / "engine" / "cpu" / "cpp"), "-B", str(home))
+    session.run(cmake, *folders, *target, *options, env=env, external=True)
+    session.run(cmake, "--build", str(home), "--target", "check_headers", "check_kernels", env=env, external=True)
+    session.run(python, "-m", "tests.support.native_dump", str(dump))
+    session.run(emulator, str(program), str(dump))
     # Control: on a processor without dot products NEON must be left out, and with nothing to compare the program must fail.
-    session.run(emulator, "-cpu", "cortex-a57", program, success_codes=[1])
+    session.run(emulator, "-cpu", "cortex-a57", str(program), success_codes=[1])
 
 
 def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:
@@ -336,10 +340,10 @@ def gate(session: nox.Session) -> None:
 
 
 @nox.session
-def trial(session: nox.Session) -> None:
-    """The gate on trial: equal revisions, a planted slowdown, spill and float, a renamed benchmark; 40 minutes, quiet machine.
+def selftest(session: nox.Session) -> None:
+    """The gate tested: equal revisions, an injected slowdown, spill and float, a renamed benchmark; 40 minutes, quiet machine.
 
-    `-- --equal 0 --planted 0` leaves out what is timed.
+    `-- --equal 0 --slowdowns 0` leaves out what is timed.
     """
     session.run(environment(session), "-m", "ci.gate.self_test", *session.posargs)
 

@@ -6,7 +6,8 @@
     thresholds      what counts as slower, per benchmark, from recorded noise
     judgement       PASS, REGRESSED, IMPROVED, UNDECIDED, MISSING; a regression needs two runs that agree
     latency         one run, and a second one of what looks slower
-    noise           the tree against itself, from which the thresholds come; trial: the gate itself, judged
+    noise           the tree against itself, from which the thresholds come
+    self_test       the gate itself, judged by what it finds of faults that fault_injection builds into the head
     machine_code    instructions, vector spills and floats of every compiled CPU kernel, from the disassembly
     gpu_code        the same of the GPU kernels, from the codegen records
     footprint       sizes of artifact and wheel, what an import loads and how long it takes

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.gate import footprint, gpu_code, machine_code, record, thresholds
+from ci.gate.fault_injection import inject
 from ci.gate.judgement import Outcome
 from ci.gate.latency import judge_latency
 from ci.gate.noise import record_noise
@@ -32,14 +33,14 @@ REPOSITORY = Path(__file__).parents[2]
 THRESHOLDS = REPOSITORY / "ci" / "thresholds.toml"
 HOME = REPOSITORY / ".build" / "gate"
 REPORT = REPOSITORY / "report" / "gate"
-PLANTS = ("slowdown", "spill", "float", "layout16")
+FAULTS = ("slowdown", "spill", "float", "layout16")
 RESULTS = ("gate.json", "gate.md", "history.svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    alone = [name for name in ("only", "benchmark", "plant", "warn", "base", "seed") if getattr(options, name)]
+    alone = [name for name in ("only", "benchmark", "fault", "warn", "base", "seed") if getattr(options, name)]
     if options.noise and alone:
         parser.error(f"--noise times everything and judges nothing: leave out --{alone[0]}")
     for name in RESULTS:  # what an earlier run has left must not pass for this one's
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the order of samples")
     runs = _at_least(thresholds.MIN_RUNS)
     parser.add_argument("--noise", type=runs, metavar="RUNS", help="time the tree against itself and write the thresholds")
-    parser.add_argument("--plant", choices=PLANTS, help="build the head with a defect, to try the gate")
+    parser.add_argument("--fault", choices=FAULTS, help="build the head with a fault, to test the gate")
     parser.add_argument("--thresholds", type=Path, default=THRESHOLDS, metavar="FILE")
     parser.add_argument(
         "--output", type=Path, default=REPORT, metavar="DIR", help="gate.json, gate.md, history/ (default: report/gate)"
@@ -93,8 +94,10 @@ def _gate(options: argparse.Namespace) -> int:
     limits, notes = _limits(options, base)
     _say(f"base {base}, head {head}: building where needed")
     build(base)
-    build(head, defines=[f"GELULESS_PLANT={options.plant}"] if options.plant else [])
-    found = Findings(str(base), f"{head}{f', with a planted {options.plant}' if options.plant else ''}", notes=notes)
+    if options.fault:
+        inject(head, options.fault)
+    build(head)
+    found = Findings(str(base), f"{head}{f', with the fault {options.fault}' if options.fault else ''}", notes=notes)
     if options.only != "latency":
         _deterministic(found, base, head, limits)
     timed: Comparison | None = None
@@ -168,7 +171,7 @@ def _write(options: argparse.Namespace, found: Findings, base: Revision, head: R
 
 def _for_the_history(options: argparse.Namespace) -> bool:
     """Only whole runs of real revisions."""
-    return not (options.plant or options.benchmark)
+    return not (options.fault or options.benchmark)
 
 
 def _json(found: Findings) -> dict[str, Any]:

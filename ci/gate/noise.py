@@ -1,8 +1,8 @@
 """The working tree against itself with its code at another place: every difference is noise, and the thresholds come from it.
 
-The head's kernels lie somewhat further on (plant.h, `layoutN`), in turn by each of LAYOUTS: where a loop happens to lie is noise,
-too. Every run is a line of noise.jsonl at once. A recording that was interrupted goes on from there: lines of the same sources,
-method, processor and budget count.
+The head's kernels lie somewhat further on (faults/layout.patch), in turn by each of LAYOUTS: where a loop happens to lie is
+noise, too. Every run is a line of noise.jsonl at once. A recording that was interrupted goes on from there: lines of the same
+sources, method, processor and budget count.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.gate import footprint, machine_code, thresholds
+from ci.gate.fault_injection import inject
 from ci.gate.judgement import judge
 from ci.gate.revisions import GateError, Revision, build, copy_of, head_revision, sources_digest
 from ci.gate.thresholds import Thresholds
@@ -35,7 +36,8 @@ def equal_revisions(repository: Path, home: Path, layouts: Sequence[int]) -> tup
     heads = [copy_of(tree, "head", home / f"{layout:04}") for layout in layouts]
     build(base)
     for head, layout in zip(heads, layouts, strict=True):
-        build(head, defines=[f"GELULESS_PLANT=layout{layout}"])
+        inject(head, f"layout{layout}")
+        build(head)
         if head.native.read_bytes() == base.native.read_bytes():
             raise GateError(f"layout{layout} has moved nothing: the same file would be timed against itself")
     return base, heads

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -121,17 +121,15 @@ def copy_of(revision: Revision, side: str, home: Path) -> Revision:
     return replace(revision, side=side, home=home)
 
 
-def build(revision: Revision, *, defines: Sequence[str] = ()) -> None:
-    """Compile, install and make the artifacts that are timed, unless this very tree was built here before. `defines`: CMake's,
-    NAME=VALUE. Raises GateError."""
-    stamp, wanted = revision.home / STAMP, _digest(revision, defines)
+def build(revision: Revision) -> None:
+    """Compile, install and make the artifacts that are timed, unless this very tree was built here before. Raises GateError."""
+    stamp, wanted = revision.home / STAMP, _digest(revision)
     if stamp.exists() and stamp.read_text() == wanted:
         return
     stamp.unlink(missing_ok=True)
     for folder in ("site", "wheel", "cmake", "cache"):
         shutil.rmtree(revision.home / folder, ignore_errors=True)
-    settings = (f"build-dir={revision.home / 'cmake'}", *(f"cmake.define.{define}" for define in defines))
-    alone = ("--quiet", "--no-deps", "--no-build-isolation", *(f"--config-settings={setting}" for setting in settings))
+    alone = ("--quiet", "--no-deps", "--no-build-isolation", f"--config-settings=build-dir={revision.home / 'cmake'}")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     _pip(revision, *pip, "wheel", *alone, "--wheel-dir", str(revision.home / "wheel"), str(revision.source))
     _pip(revision, *pip, "install", "--quiet", "--no-deps", "--target", str(revision.site), str(revision.wheel))
@@ -167,13 +165,13 @@ def environment(revision: Revision) -> dict[str, str]:
 
 def sources_digest(revision: Revision) -> str:
     """Of what is built and timed."""
-    return _digest(revision, ())[:12]
+    return _digest(revision)[:12]
 
 
-def _digest(revision: Revision, defines: Sequence[str]) -> str:
+def _digest(revision: Revision) -> str:
     tools = [(name, version(name)) for name in BUILDERS]
     flags = [os.environ.get(name) for name in FLAGS]
-    digest = hashlib.sha256(repr((sys.version, _compiler(), tools, flags, sorted(defines))).encode())
+    digest = hashlib.sha256(repr((sys.version, _compiler(), tools, flags)).encode())
     for name in BUILT:
         root = revision.source / name
         for path in [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file()):

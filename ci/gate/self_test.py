@@ -1,12 +1,12 @@
-"""The gate on trial: `python -m ci.gate.self_test --equal 20 --planted 10`, on a quiet machine; a minute per run.
+"""The gate tested by itself: `python -m ci.gate.self_test --equal 20 --slowdowns 10`, on a quiet machine; a minute per run.
 
     equal       the working tree against itself, with its code where no noise was recorded: how often is the gate red for nothing?
-    planted     against itself with 5 % planted in one kernel: is that benchmark REGRESSED, and only that one?
-    code        one spill, one float operation planted: does the deterministic half fail? With the code only moved: it must not
+    slowdowns   against itself with one kernel 5 % slower: is that benchmark REGRESSED, and only that one?
+    code        one spill, one float operation more: does the deterministic half fail? With the code only moved: it must not
     renamed     a benchmark that the head calls otherwise: is it MISSING?
 
-Writes report/gate/trial.json. Exit code 1 where the gate misses what it promises: at most 1 of 20 red for nothing, at least 9 of
-10 planted slowdowns found alone, every planted instruction and every renamed benchmark.
+Writes report/gate/self_test.json. Exit code 1 where the gate misses what it promises: at most 1 of 20 red for nothing, at least 9
+of 10 slowdowns found alone, every injected instruction and every renamed benchmark.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from ci.gate import machine_code, thresholds
 from ci.gate.__main__ import HOME, REPORT, REPOSITORY, THRESHOLDS
+from ci.gate.fault_injection import FAULTY, inject
 from ci.gate.judgement import Judgement, Outcome, judge
 from ci.gate.latency import judge_latency
 from ci.gate.noise import equal_revisions
@@ -30,66 +30,65 @@ from geluless.bench.environment import cpu_model
 from geluless.errors import GelulessError
 from geluless.files import atomic_output
 
-PLANTED = "epilogue/gelu-polynomial"  # the one kernel with the defect (engine/cpu/plant.h)
-DEFECTS = ("spill", "float")  # that the deterministic half must find
+CODE_FAULTS = ("spill", "float")  # that the deterministic half must find
 SEEDS = 2_000_000
 LAYOUTS = (1040, 2080, 3120)  # bytes that the head's code lies further on, in turn: other places than those of the noise
-WORKLOADS = Path("geluless", "bench", "workloads.py")
 
 
 @dataclass
-class Trial:
-    """equal, planted: the failing benchmarks of each run. code: problems by defect. renamed: the outcome."""
+class SelfTest:
+    """equal, slowdowns: the failing benchmarks of each run. code: problems by fault. renamed: the outcome."""
 
     cpu: str = ""
     equal: list[list[str]] = field(default_factory=list)
-    planted: list[list[str]] = field(default_factory=list)
+    slowdowns: list[list[str]] = field(default_factory=list)
     code: dict[str, list[str]] = field(default_factory=dict)
     renamed: str = ""
 
     def failures(self) -> list[str]:
         """What the gate does not keep of what it promises."""
         red = sum(bool(run) for run in self.equal)
-        found = sum(run == [PLANTED] for run in self.planted)
+        found = sum(run == [FAULTY] for run in self.slowdowns)
         broken = []
         if red > len(self.equal) / 20:
             broken.append(f"red for nothing in {red} of {len(self.equal)} runs")
-        if found < 0.9 * len(self.planted):
-            broken.append(f"a planted slowdown was found, and it alone, in {found} of {len(self.planted)} runs")
-        for defect, problems in self.code.items():
-            if bool(problems) != (defect in DEFECTS):
-                broken.append(f"a planted {defect} was {'found, and is none' if problems else 'not found'}")
+        if found < 0.9 * len(self.slowdowns):
+            broken.append(f"an injected slowdown was found, and it alone, in {found} of {len(self.slowdowns)} runs")
+        for fault, problems in self.code.items():
+            if bool(problems) != (fault in CODE_FAULTS):
+                broken.append(f"an injected {fault} was {'found, and is none' if problems else 'not found'}")
         if self.renamed != Outcome.MISSING:
             broken.append(f"a renamed benchmark is {self.renamed or 'nothing'}")
         return broken
 
 
-def hold(*, equal: int, planted: int, limits: Thresholds, keep: Callable[[Trial], object]) -> Trial:
+def run(*, equal: int, slowdowns: int, limits: Thresholds, keep: Callable[[SelfTest], object]) -> SelfTest:
     """`keep` gets what is known after every run."""
-    trial = Trial(cpu=cpu_model())
+    test = SelfTest(cpu=cpu_model())
     base, heads = equal_revisions(REPOSITORY, HOME, LAYOUTS)
-    trial.renamed = _renamed(base, heads[0])
-    _say(f"a renamed benchmark is {trial.renamed}")
+    test.renamed = _renamed(base, heads[0])
+    _say(f"a renamed benchmark is {test.renamed}")
     for number in range(equal):
-        trial.equal.append(_failing(base, heads[number % len(heads)], limits, seed=SEEDS + 2 * number))
-        keep(trial)
-        _say(f"equal revisions, run {number + 1} of {equal}: {trial.equal[-1] or 'green'}")
+        test.equal.append(_failing(base, heads[number % len(heads)], limits, seed=SEEDS + 2 * number))
+        keep(test)
+        _say(f"equal revisions, run {number + 1} of {equal}: {test.equal[-1] or 'green'}")
     clean = machine_code.disassembled(base.objects)
-    trial.code["layout"] = [problem for head in heads for problem in _problems(clean, head)]
-    for defect in DEFECTS:
-        trial.code[defect] = _problems(clean, _with_defect(heads[0], defect))
-        _say(f"planted {defect}: {trial.code[defect] or 'not found'}")
-    slow = _with_defect(heads[0], "slowdown")
-    for number in range(planted):
-        trial.planted.append(_failing(base, slow, limits, seed=2 * SEEDS + 2 * number))
-        keep(trial)
-        _say(f"planted slowdown, run {number + 1} of {planted}: {trial.planted[-1] or 'not found'}")
-    return trial
+    test.code["layout"] = [problem for head in heads for problem in _problems(clean, head)]
+    for fault in CODE_FAULTS:
+        test.code[fault] = _problems(clean, _faulty(heads[0], fault))
+        _say(f"injected {fault}: {test.code[fault] or 'not found'}")
+    slow = _faulty(heads[0], "slowdown")
+    for number in range(slowdowns):
+        test.slowdowns.append(_failing(base, slow, limits, seed=2 * SEEDS + 2 * number))
+        keep(test)
+        _say(f"slowdown, run {number + 1} of {slowdowns}: {test.slowdowns[-1] or 'not found'}")
+    return test
 
 
-def _with_defect(tree: Revision, defect: str) -> Revision:
-    head = copy_of(tree, "head", HOME / defect[:4])  # names as long as "base", for the process's sake
-    build(head, defines=[f"GELULESS_PLANT={defect}"])
+def _faulty(tree: Revision, fault: str) -> Revision:
+    head = copy_of(tree, "head", HOME / fault[:4])  # names as long as "base", for the process's sake
+    inject(head, fault)
+    build(head)
     return head
 
 
@@ -112,40 +111,37 @@ def _problems(clean: Mapping[str, machine_code.Counts], head: Revision) -> list[
 
 def _renamed(base: Revision, head: Revision) -> str:
     """The outcome of a benchmark to which the head has given another name."""
-    other = copy_of(head, "head", HOME / "name")
-    file = other.source / "impl" / WORKLOADS
-    file.write_text(file.read_text(encoding="utf-8").replace('f"attention/{name}"', 'f"attentions/{name}"'), encoding="utf-8")
-    build(other)
+    other = _faulty(head, "renamed")
     names = ["attention/plain", "attentions/plain"]
     judgements: dict[str, Judgement] = judge(compare(base, other, names=names, pairs=1, blocks=1), Thresholds())
     return judgements["attention/plain"].outcome.value
 
 
-def _keep(trial: Trial) -> None:
+def _keep(test: SelfTest) -> None:
     REPORT.mkdir(parents=True, exist_ok=True)
-    with atomic_output(REPORT / "trial.json") as partial:
-        partial.write_text(json.dumps(asdict(trial), indent=1) + "\n", encoding="utf-8")
+    with atomic_output(REPORT / "self_test.json") as partial:
+        partial.write_text(json.dumps(asdict(test), indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="trial", description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(prog="self_test", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--equal", type=int, default=20)
-    parser.add_argument("--planted", type=int, default=10)
+    parser.add_argument("--slowdowns", type=int, default=10)
     options = parser.parse_args(arguments)
     try:
         with sole_user(HOME):
-            trial = hold(equal=options.equal, planted=options.planted, limits=thresholds.read(THRESHOLDS), keep=_keep)
+            test = run(equal=options.equal, slowdowns=options.slowdowns, limits=thresholds.read(THRESHOLDS), keep=_keep)
     except GelulessError as error:
         _say(str(error))
         return 2
-    _keep(trial)
-    for line in trial.failures():
+    _keep(test)
+    for line in test.failures():
         _say(line)
-    return int(bool(trial.failures()))
+    return int(bool(test.failures()))
 
 
 def _say(line: str) -> None:
-    print(f"trial: {line}", file=sys.stderr, flush=True)
+    print(f"self-test: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

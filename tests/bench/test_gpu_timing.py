@@ -207,7 +207,7 @@ def test_float_variants_are_traced_in_the_program_that_is_timed(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("variant", ["gelu-fused", "gelu-lut"])
-def test_gpu_candidates_are_verified_on_other_machines_too(variant: str) -> None:
+def test_gpu_candidates_are_verified_on_other_executors_too(variant: str) -> None:
     made = prepared(small_artifact(relu=False), variant, small_images(2), backend="gpu", executor="interpreter")
     assert made.row.verified
     assert (made.row.backend, made.row.isa) == ("gpu", "interpreter")

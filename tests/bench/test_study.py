@@ -37,7 +37,7 @@ def test_every_process_times_every_entry_and_verifies_it() -> None:
         Entry("relu", MODEL, "relu"),
         Entry("separate", MODEL, "gelu-separate", batch=2),
         Entry("slower", MODEL, "relu", handicap=0.5),
-        KernelEntry("kernel", "bare", 49, 64, 16),
+        KernelEntry("kernel", "fixed_s8", 49, 64, 16),
     )
     lines: list[str] = []
     found = run_study(Study(entries, processes=2, blocks=3), announce=lines.append)
@@ -95,7 +95,7 @@ def test_foreign_load_sees_another_process() -> None:
 
 def test_every_process_builds_in_an_order_of_its_own() -> None:
     """Or what is built first lies where it lies in every process, and that would count as a property of the variant."""
-    kernels = [KernelEntry(f"{rows} {name}", "relu", rows, 32, 32) for rows in (7, 9) for name in ("relu", "again", "bare")]
+    kernels = [KernelEntry(f"{rows} {name}", "fixed_relu", rows, 32, 32) for rows in (7, 9) for name in ("relu", "again", "bare")]
     entries = [*kernels, *(Entry(f"network {number}", "tiny", "relu") for number in range(3))]
     orders = [[entry.name for entry in building_order(entries, seed=[0, number])] for number in range(40)]
     names = {entry.name for entry in entries}

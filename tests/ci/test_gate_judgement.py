@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ci.gate import thresholds
+from ci.gate.fault_injection import FAULTY
 from ci.gate.judgement import Judgement, Outcome, confirm, judge
 from ci.gate.revisions import GateError
-from ci.gate.self_test import PLANTED, Trial
+from ci.gate.self_test import SelfTest
 from ci.gate.thresholds import Thresholds
 from ci.gate.timing import Comparison
 from geluless.bench.paired import Samples
@@ -150,20 +151,20 @@ def test_a_missing_file_of_thresholds_says_how_to_make_it(tmp_path: Path) -> Non
         thresholds.read(tmp_path / "none.toml")
 
 
-def test_a_trial_holds_the_gate_to_what_it_promises() -> None:
+def test_the_self_test_holds_the_gate_to_what_it_promises() -> None:
     good = {
         "equal": [[]] * 19 + [["a"]],
-        "planted": [[PLANTED]] * 9 + [[]],
+        "slowdowns": [[FAULTY]] * 9 + [[]],
         "code": {"spill": ["x"], "float": ["y"], "layout": []},
         "renamed": "MISSING",
     }
-    assert Trial(**good).failures() == []  # type: ignore[arg-type]
+    assert SelfTest(**good).failures() == []  # type: ignore[arg-type]
     for change, words in (
         ({"equal": [[]] * 18 + [["a"]] * 2}, "red for nothing in 2 of 20"),
-        ({"planted": [[PLANTED]] * 8 + [[], [PLANTED, "another"]]}, "and it alone, in 8 of 10"),
-        ({"code": {"spill": ["x"], "float": []}}, "planted float was not found"),
-        ({"code": {"layout": ["x"]}}, "planted layout was found, and is none"),
+        ({"slowdowns": [[FAULTY]] * 8 + [[], [FAULTY, "another"]]}, "and it alone, in 8 of 10"),
+        ({"code": {"spill": ["x"], "float": []}}, "injected float was not found"),
+        ({"code": {"layout": ["x"]}}, "injected layout was found, and is none"),
         ({"renamed": "PASS"}, "renamed benchmark is PASS"),
     ):
-        (broken,) = Trial(**(good | change)).failures()  # type: ignore[arg-type]
+        (broken,) = SelfTest(**(good | change)).failures()  # type: ignore[arg-type]
         assert words in broken

@@ -109,12 +109,12 @@ def test_nothing_changed_is_no_change() -> None:
 
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("objdump")), reason="needs g++ and objdump")
 @pytest.mark.parametrize(("defect", "kind"), [("volatile V slot = a; (void)slot;", "spills"), ("*f = *f * *f;", "floats")])
-def test_a_planted_instruction_is_found_in_what_a_compiler_makes(tmp_path: Path, defect: str, kind: str) -> None:
+def test_an_injected_instruction_is_found_in_what_a_compiler_makes(tmp_path: Path, defect: str, kind: str) -> None:
     source = "typedef int V __attribute__((vector_size(16)));\nvoid kernel(V a, V b, V* out, float* f) {{ *out = a + b; {} }}\n"
     counts = []
-    for name, planted in (("before", ""), ("after", defect)):
+    for name, injected in (("before", ""), ("after", defect)):
         (folder := tmp_path / name).mkdir()
-        (folder / "isa_x.cpp").write_text(source.format(planted))
+        (folder / "isa_x.cpp").write_text(source.format(injected))
         target = folder / "isa_x.cpp.o"
         subprocess.run(["g++", "-O2", "-c", str(folder / "isa_x.cpp"), "-o", str(target)], check=True)
         counts.append(disassembled([target]))

@@ -40,7 +40,8 @@ class Gate:
         monkeypatch.setattr(gate, "THRESHOLDS", self.mine)
         monkeypatch.setattr(gate, "base_revision", lambda repository, name, home: self.revision("base"))
         monkeypatch.setattr(gate, "head_revision", lambda repository, home: self.revision("head"))
-        monkeypatch.setattr(gate, "build", lambda revision, defines=(): None)
+        monkeypatch.setattr(gate, "build", lambda revision: None)
+        monkeypatch.setattr(gate, "inject", lambda revision, fault: None)
         monkeypatch.setattr(gate.footprint, "weigh", lambda base, head, limits: [])
         monkeypatch.setattr(gate.machine_code, "disassembled", lambda objects: {})
         monkeypatch.setattr(gate.machine_code, "compare", lambda before, after, growth: self.code)
@@ -154,7 +155,7 @@ def test_what_cannot_be_judged_exits_2_and_leaves_nothing_of_an_earlier_run(
 ) -> None:
     assert command.run() == 0
 
-    def broken(revision: Revision, defines: tuple[str, ...] = ()) -> None:
+    def broken(revision: Revision) -> None:
         raise GateError("head does not build")
 
     monkeypatch.setattr(gate, "build", broken)
@@ -170,9 +171,9 @@ def test_a_change_cannot_raise_its_own_thresholds(command: Gate) -> None:
     assert "whose count here" in command.summary
 
 
-def test_planted_and_partial_runs_are_no_history(command: Gate) -> None:
+def test_faulty_and_partial_runs_are_no_history(command: Gate) -> None:
     command.run("--benchmark", "k")
-    command.run("--plant", "spill")
+    command.run("--fault", "spill")
     assert not (command.output / "history").exists()
 
 
@@ -182,7 +183,7 @@ def test_planted_and_partial_runs_are_no_history(command: Gate) -> None:
         ["--pairs", "2"],
         ["--blocks", "0"],
         ["--noise", "3"],
-        ["--noise", "9", "--plant", "spill"],
+        ["--noise", "9", "--fault", "spill"],
         ["--noise", "9", "--base", "x"],
     ],
 )
@@ -232,7 +233,7 @@ def test_a_recording_goes_on_where_it_was_interrupted(tmp_path: Path, recording:
 
 
 def test_an_unchanged_file_is_not_timed_against_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(revision: Revision, defines: tuple[str, ...] = ()) -> None:
+    def build(revision: Revision) -> None:
         (folder := revision.site / "geluless" / "engine" / "cpu").mkdir(parents=True)
         (folder / "_native.so").write_bytes(b"the same")
 
@@ -240,5 +241,6 @@ def test_an_unchanged_file_is_not_timed_against_itself(tmp_path: Path, monkeypat
     tree.source.mkdir(parents=True)
     monkeypatch.setattr(noise, "head_revision", lambda repository, home: tree)
     monkeypatch.setattr(noise, "build", build)
+    monkeypatch.setattr(noise, "inject", lambda revision, fault: None)
     with pytest.raises(GateError, match="has moved nothing"):
         noise.equal_revisions(tmp_path, tmp_path, [16])

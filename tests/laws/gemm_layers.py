@@ -14,8 +14,8 @@ from geluless.integer import plan as p
 from geluless.integer.requantization import INT16_MAX, INT16_MIN, Requant, TwoStageRequant, requantize
 from tests.laws.strategies import LinearCase, any_of, real_factors
 
-INTEGER = ("relu", "bytes", "words", "table")
-WORDS = ("words", "twice-words")
+INTEGER = ("fixed_relu", "fixed_u8", "fixed_s16", "fixed_lut")
+S16 = ("fixed_s16", "two_stage_s16")
 GUARD_ROWS = 2
 
 
@@ -24,7 +24,7 @@ def layer_of(case: LinearCase, epilogue: str, **constants: Any) -> Layer:
     outputs, inputs = case.weight.shape
     r = case.requant
     plain = Layer(epilogue, inputs, outputs, case.signed, case.weight, r.bias, **constants)
-    if epilogue in (*INTEGER, "residual"):
+    if epilogue in (*INTEGER, "fixed_residual"):
         return replace(plain, bias=r.bias + r.half, shift=r.shift.astype(np.int32), multiplier=r.multiplier.astype(np.int16))
     return plain
 
@@ -48,7 +48,7 @@ def gemm(isa: str, layer: Layer, stored: NDArray[np.uint8], *, first: int = 0, l
     """The layer's output, int32 [rows, outputs], out of poisoned inputs; fails when a byte around the output has changed."""
     rows, columns = len(stored), layer.outputs
     kernel = native().KernelLayer(isa, layer)
-    output = canary(rows, columns, np.int16 if layer.epilogue in WORDS else np.uint8)
+    output = canary(rows, columns, np.int16 if layer.epilogue in S16 else np.uint8)
     before = output.copy()
     kernel.run(with_poison(stored), output[GUARD_ROWS : GUARD_ROWS + rows], first, kernel.panels if last is None else last)
     inside = output[GUARD_ROWS : GUARD_ROWS + rows, :columns].copy()
@@ -67,32 +67,32 @@ def random_clamp(rng: np.random.Generator) -> dict[str, int]:
 
 def integer_constants(rng: np.random.Generator, epilogue: str) -> dict[str, Any]:
     match epilogue:
-        case "relu":
+        case "fixed_relu":
             return {}
-        case "bytes":
+        case "fixed_u8":
             return random_clamp(rng)
-        case "words":
+        case "fixed_s16":
             return {"zero": any_of(rng, 0, 0, -1, 1, INT16_MIN, INT16_MAX, int(rng.integers(INT16_MIN, INT16_MAX)))}
         case _:
             zero = any_of(rng, 0, 128, 255, int(rng.integers(-128, 256)))
-            return {"zero": zero, "table": rng.integers(0, 256, 256, np.uint8)}
+            return {"zero": zero, "lut": rng.integers(0, 256, 256, np.uint8)}
 
 
-def integer_law(case: LinearCase, layer: Layer) -> NDArray[np.int32]:
+def expected_integers(case: LinearCase, layer: Layer) -> NDArray[np.int32]:
     requant = replace(case.requant, zero_point=layer.zero)
     match layer.epilogue:
-        case "relu":
+        case "fixed_relu":
             return requantize(case.acc, requant, low=0, high=255)
-        case "bytes":
+        case "fixed_u8":
             return requantize(case.acc, requant, low=layer.lowest, high=layer.highest)
-        case "words":
+        case "fixed_s16":
             return requantize(case.acc, requant, low=INT16_MIN, high=INT16_MAX)
         case _:
-            assert layer.table is not None
-            return layer.table[requantize(case.acc, requant, low=0, high=255)].astype(np.int32)
+            assert layer.lut is not None
+            return layer.lut[requantize(case.acc, requant, low=0, high=255)].astype(np.int32)
 
 
-def two_stage_layers(rng: np.random.Generator, case: LinearCase, **constants: int) -> tuple[dict[str, Any], TwoStageRequant]:
+def two_stage_constants(rng: np.random.Generator, case: LinearCase, **constants: int) -> tuple[dict[str, Any], TwoStageRequant]:
     """FasterTransformer's constants, up to anything finite; products may overflow to infinity, which saturates."""
     count = len(case.weight)
     alpha = real_factors(rng, count, 127.0 / (float(np.abs(case.biased).max()) + 1))

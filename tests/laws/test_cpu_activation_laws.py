@@ -31,7 +31,7 @@ def test_the_table_gives_all_256_entries(isa, reverse):
     case = all_bytes(reverse=reverse)
     order = slice(None, None, -1 if reverse else 1)
     for table in (gelu_table(0.05, 120, 0.03, 6), np.random.default_rng(0).permutation(256).astype(np.uint8)):
-        got = gemm(isa, layer_of(case, "table", table=table), case.stored)
+        got = gemm(isa, layer_of(case, "fixed_lut", lut=table), case.stored)
         assert (got == table[order, None]).all()
     wrong = table.copy()
     wrong[255] ^= 1
@@ -66,31 +66,31 @@ def test_a_table_that_the_integers_of_shift_gelu_do_not_reproduce_stands_in(isa,
     mlp, tensors = mlp_for(case, rng, unsigned_hidden=True)
     mlp = replace(mlp, fc1=replace(mlp.fc1, zero_point=0))
     layer, _ = lower_fc1("mlp", mlp, tensors, Variant.GELU_SHIFT)
-    assert layer.table is not None
-    table = layer.table.copy()
+    assert layer.lut is not None
+    table = layer.lut.copy()
     table[rng.integers(256)] ^= 1
-    assert (gemm(isa, replace(layer, table=table), case.stored) == table[:, None]).all()
-    assert (gemm(isa, replace(layer, shift_gelu=None), case.stored) == layer.table[:, None]).all()
+    assert (gemm(isa, replace(layer, lut=table), case.stored) == table[:, None]).all()
+    assert (gemm(isa, replace(layer, shift_gelu=None), case.stored) == layer.lut[:, None]).all()
     constants = layer.shift_gelu
     assert constants is not None
     for part in fields(ShiftGelu):  # a wrong constant gives the right bytes all the same, or the table is used
         value = getattr(constants, part.name)
         for wrong in (value * 1.01 if isinstance(value, float) else value ^ 1, 0):
             got = gemm(isa, replace(layer, shift_gelu=replace(constants, **{part.name: wrong})), case.stored)
-            assert (got == layer.table[:, None]).all(), part.name
+            assert (got == layer.lut[:, None]).all(), part.name
 
 
 @each_isa
 @pytest.mark.parametrize("variant", [*EXACT_VARIANTS, Variant.GELU_FUSED, Variant.GELU_POLY])
 @share(2)
 @given(case=linear_cases(), seed=seeds)
-def test_the_fused_arms_equal_the_reference(isa, variant, case, seed):
+def test_the_fused_variants_equal_the_reference(isa, variant, case, seed):
     """Exact variants by every bit; erf and the polynomial in fp32 may miss the reference's rounding by one step."""
     rng = np.random.default_rng(seed)
     unsigned = variant in (Variant.GELU_LUT, Variant.GELU_SHIFT) or bool(rng.integers(2))
     mlp, tensors = mlp_for(case, rng, unsigned_hidden=unsigned)
-    layer, separate = lower_fc1("mlp", mlp, tensors, variant)
-    assert separate is None
+    layer, elementwise = lower_fc1("mlp", mlp, tensors, variant)
+    assert elementwise is None
     got = gemm(isa, layer, case.stored) - (0 if unsigned else 128)
     with np.errstate(over="ignore"):
         want = hidden_activation(case.acc, "mlp", mlp, tensors, variant)

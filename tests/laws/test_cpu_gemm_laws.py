@@ -1,6 +1,6 @@
 """Laws of the compiled GEMM and its epilogues, on every instruction set of this machine.
 
-- Each epilogue equals the reference law, bit for bit, over ragged shapes and every parameter that an artifact may hold.
+- Each epilogue equals the reference, bit for bit, over ragged shapes and every parameter that an artifact may hold.
 - Nothing is written outside the matrix.
 - Controls: each law notices a constant that is off by one.
 
@@ -30,12 +30,12 @@ from tests.laws.gemm_layers import (
     INTEGER,
     alive,
     canary,
+    expected_integers,
     gemm,
     integer_constants,
-    integer_law,
     layer_of,
     random_clamp,
-    two_stage_layers,
+    two_stage_constants,
     with_poison,
 )
 from tests.laws.strategies import (
@@ -61,9 +61,9 @@ pytestmark = [pytest.mark.property, requires_native]
 @pytest.mark.parametrize("epilogue", INTEGER)
 @share(2)
 @given(case=linear_cases(), seed=seeds)
-def test_integer_epilogues_equal_the_law(isa, epilogue, case, seed):
+def test_integer_epilogues_equal_the_reference(isa, epilogue, case, seed):
     layer = layer_of(case, epilogue, **integer_constants(np.random.default_rng(seed), epilogue))
-    assert (gemm(isa, layer, case.stored) == integer_law(case, layer)).all()
+    assert (gemm(isa, layer, case.stored) == expected_integers(case, layer)).all()
 
 
 @each_isa
@@ -80,7 +80,7 @@ def test_integer_epilogues_saturate_in_every_corner(isa, epilogue, signed):
         requant = Requant(np.full(len(sign), bias, np.int32), multiplier.astype(np.int32), shift.astype(np.uint8))
         case = LinearCase(x, signed, weight, requant)
         layer = layer_of(case, epilogue, **integer_constants(np.random.default_rng(0), epilogue))
-        assert (gemm(isa, layer, case.stored) == integer_law(case, layer)).all()
+        assert (gemm(isa, layer, case.stored) == expected_integers(case, layer)).all()
 
 
 @each_isa
@@ -97,7 +97,7 @@ def test_accumulators_may_reach_the_bounds_of_int32(isa, signed):
     assert {INT32_MAX, INT32_MIN} <= set(reached.ravel().tolist()) | set(case.biased.ravel().tolist())
     for epilogue in INTEGER:
         layer = layer_of(case, epilogue, **integer_constants(rng, epilogue))
-        assert (gemm(isa, layer, case.stored) == integer_law(case, layer)).all()
+        assert (gemm(isa, layer, case.stored) == expected_integers(case, layer)).all()
 
 
 @each_isa
@@ -114,32 +114,32 @@ def test_fused_relu_is_the_lower_clamp_for_all_values_and_zero_points(isa, shift
     q = requantize(acc, case.requant, low=INT16_MIN, high=INT16_MAX)
     assert (q.min(), q.max()) == (-257, 257)  # the unclamped values span more than both sides of every zero point
     for zero in range(256):
-        fused = gemm(isa, layer_of(case, "bytes", zero=zero, lowest=zero, highest=255), case.stored)
+        fused = gemm(isa, layer_of(case, "fixed_u8", zero=zero, lowest=zero, highest=255), case.stored)
         then_clamped = np.minimum(np.maximum(q + zero, zero), 255)
         assert (fused == then_clamped).all()
         off_by_one = np.minimum(np.maximum(q + zero, zero + 1), 255)
         assert (fused != off_by_one).any() or zero == 255, "the negative control must be caught"
-    assert (gemm(isa, layer_of(case, "relu"), case.stored) == np.clip(q, 0, 255)).all()
+    assert (gemm(isa, layer_of(case, "fixed_relu"), case.stored) == np.clip(q, 0, 255)).all()
 
 
 # -------------------------------------------------------------------------------------------------------- the residual stream
 
 
 @each_isa
-@pytest.mark.parametrize("epilogue", ["residual", "two-stage-residual"])
+@pytest.mark.parametrize("epilogue", ["fixed_residual", "two_stage_residual"])
 @share(2)
 @given(case=linear_cases(), seed=seeds)
 def test_residual_addition_saturates_into_scattered_rows(isa, epilogue, case, seed):
     rng = np.random.default_rng(seed)
     rows, columns = len(case.x), len(case.weight)
-    if epilogue == "residual":
+    if epilogue == "fixed_residual":
         layer = layer_of(case, epilogue)
         branch = requantize(case.acc, case.requant, low=INT16_MIN, high=INT16_MAX)
     else:
-        constants, twice = two_stage_layers(rng, case)
+        constants, two_stage = two_stage_constants(rng, case)
         layer = layer_of(case, epilogue, **constants)
         with np.errstate(over="ignore"):
-            branch = requantize_two_stage(case.acc, twice, low=INT16_MIN, high=INT16_MAX)
+            branch = requantize_two_stage(case.acc, two_stage, low=INT16_MIN, high=INT16_MAX)
     stream = canary(rows + 5, columns, np.int16, seed=seed)
     stream[:, rng.random(stream.shape[1]) < 0.3] = rng.choice([INT16_MIN, INT16_MAX])
     row_index = rng.permutation(len(stream))[:rows].astype(np.int32)
@@ -157,7 +157,7 @@ def test_rows_may_share_a_residual_row_without_touching_others(isa):
     branch = requantize(case.acc, case.requant, low=INT16_MIN, high=INT16_MAX)
     stream, row_index = np.zeros((24, 40), np.int16), np.arange(23, dtype=np.int32)
     row_index[[2, 3, 9, 22]] = 23
-    kernel = native().KernelLayer(isa, layer_of(case, "residual"))
+    kernel = native().KernelLayer(isa, layer_of(case, "fixed_residual"))
     kernel.run(with_poison(case.stored), stream, 0, kernel.panels, row_index)
     alone = row_index < 23
     assert (stream[row_index[alone], :33] == branch[alone]).all()
@@ -169,28 +169,28 @@ def test_rows_may_share_a_residual_row_without_touching_others(isa):
 
 
 @each_isa
-@pytest.mark.parametrize("epilogue", ["twice-bytes", "twice-words"])
+@pytest.mark.parametrize("epilogue", ["two_stage_u8", "two_stage_s16"])
 @share(2)
 @given(case=linear_cases(), seed=seeds)
-def test_two_stage_layers_equals_requantize_two_stage(isa, epilogue, case, seed):
+def test_two_stage_epilogues_equal_the_reference(isa, epilogue, case, seed):
     rng = np.random.default_rng(seed)
-    clamp = random_clamp(rng) if epilogue == "twice-bytes" else integer_constants(rng, "words")
-    constants, twice = two_stage_layers(rng, case, **clamp)
-    low, high = (clamp["lowest"], clamp["highest"]) if epilogue == "twice-bytes" else (INT16_MIN, INT16_MAX)
+    clamp = random_clamp(rng) if epilogue == "two_stage_u8" else integer_constants(rng, "fixed_s16")
+    constants, two_stage = two_stage_constants(rng, case, **clamp)
+    low, high = (clamp["lowest"], clamp["highest"]) if epilogue == "two_stage_u8" else (INT16_MIN, INT16_MAX)
     with np.errstate(over="ignore"):
-        want = requantize_two_stage(case.acc, twice, low=low, high=high)
+        want = requantize_two_stage(case.acc, two_stage, low=low, high=high)
     assert (gemm(isa, layer_of(case, epilogue, **constants), case.stored) == want).all()
 
 
 @each_isa
-@pytest.mark.parametrize("epilogue", ["relu-float", "after-gemm"])
+@pytest.mark.parametrize("epilogue", ["fp32_relu", "fp32_u8"])
 @share(2)
 @given(case=linear_cases(), seed=seeds)
 def test_one_fp32_multiplication_and_one_rounding_are_exact(isa, epilogue, case, seed):
     rng = np.random.default_rng(seed)
     scale = real_factors(rng, len(case.weight), rng.choice([127.0, 255.0, 1000.0]) / (float(np.abs(case.biased).max()) + 1))
-    constants = {"zero": 128} if epilogue == "after-gemm" else random_clamp(rng)
-    low, high = (0, 255) if epilogue == "after-gemm" else (constants["lowest"], constants["highest"])
+    constants = {"zero": 128} if epilogue == "fp32_u8" else random_clamp(rng)
+    low, high = (0, 255) if epilogue == "fp32_u8" else (constants["lowest"], constants["highest"])
     with np.errstate(over="ignore"):
         want = round_clip(case.biased.astype(np.float32) * scale, low, high, constants["zero"])
     assert (gemm(isa, layer_of(case, epilogue, scale=scale, **constants), case.stored) == want).all()
@@ -204,9 +204,9 @@ def test_halves_are_rounded_to_even(isa):
     half = np.full(33, 0.5, np.float32)
     want = np.rint(x / 2).astype(np.int32)
     constants = {"scale": half, "gain": half * 2, "offset": half * 0}
-    assert (gemm(isa, layer_of(case, "relu-float", scale=half), case.stored) == want).all()
-    assert (gemm(isa, layer_of(case, "after-gemm", scale=half, zero=128), case.stored) == np.minimum(want + 128, 255)).all()
-    assert (gemm(isa, layer_of(case, "twice-words", **constants), case.stored) == np.minimum(want, 127)).all()
+    assert (gemm(isa, layer_of(case, "fp32_relu", scale=half), case.stored) == want).all()
+    assert (gemm(isa, layer_of(case, "fp32_u8", scale=half, zero=128), case.stored) == np.minimum(want + 128, 255)).all()
+    assert (gemm(isa, layer_of(case, "two_stage_s16", **constants), case.stored) == np.minimum(want, 127)).all()
     assert (want != (x + 1) // 2).any(), "the negative control must be caught"
 
 
@@ -217,8 +217,8 @@ def test_halves_are_rounded_to_even(isa):
 @pytest.mark.parametrize("constant", ["weight", "bias", "multiplier", "shift", "zero", "order", "half"])
 def test_a_constant_that_is_off_by_one_is_noticed(isa, constant):
     case = alive(np.random.default_rng(1))
-    layer = layer_of(case, "words", zero=3)
-    want = integer_law(case, layer)
+    layer = layer_of(case, "fixed_s16", zero=3)
+    want = expected_integers(case, layer)
     assert (gemm(isa, layer, case.stored) == want).all()
     assert layer.shift is not None
     assert layer.multiplier is not None
@@ -242,9 +242,9 @@ def test_a_real_constant_that_is_slightly_off_is_noticed(isa, constant):
     case = alive(np.random.default_rng(2))
     ones = np.ones(35, np.float32)
     reals = {"scale": ones / 128, "gain": ones * 1.5, "offset": ones * 40}
-    layer = layer_of(case, "twice-bytes", **reals, zero=2, lowest=0, highest=150)
-    twice = TwoStageRequant(case.requant.bias, reals["scale"], reals["gain"], reals["offset"], 2)
-    want = requantize_two_stage(case.acc, twice, low=0, high=150)
+    layer = layer_of(case, "two_stage_u8", **reals, zero=2, lowest=0, highest=150)
+    two_stage = TwoStageRequant(case.requant.bias, reals["scale"], reals["gain"], reals["offset"], 2)
+    want = requantize_two_stage(case.acc, two_stage, low=0, high=150)
     assert (gemm(isa, layer, case.stored) == want).all()
     wrong = {name: value * np.float32(1.01) for name, value in reals.items()} | {"zero": 3, "highest": 149}
     assert (gemm(isa, replace(layer, **{constant: wrong[constant]}), case.stored) != want).any()

@@ -28,17 +28,17 @@ pytestmark = [pytest.mark.property, requires_native]
 @given(case=linear_cases(signed=True))
 def test_signed_and_unsigned_storage_give_the_same_accumulators(isa, case):
     """q in 0..127 stored as q or as q + 128; and all of q + 128 with the compensation in the bias by hand."""
-    words = gemm(isa, layer_of(case, "words"), case.stored)
+    want = gemm(isa, layer_of(case, "fixed_s16"), case.stored)
     shifted = case.requant.bias.astype(np.int64) - 128 * case.weight.sum(1, dtype=np.int64)
     wrapped = shifted.astype(np.uint64).astype(np.uint32).astype(np.int32)
-    by_hand = replace(layer_of(case, "words"), signed_input=False, bias=wrapped + case.requant.half)
-    assert (gemm(isa, by_hand, case.stored) == words).all()
+    by_hand = replace(layer_of(case, "fixed_s16"), signed_input=False, bias=wrapped + case.requant.half)
+    assert (gemm(isa, by_hand, case.stored) == want).all()
     positive = replace(case, x=np.abs(case.x).clip(0, 127))
     if positive_fits(positive):
         unsigned = replace(positive, signed=False)
         assert (positive.stored != unsigned.stored).all()
-        words = gemm(isa, layer_of(positive, "words"), positive.stored)
-        assert (gemm(isa, layer_of(unsigned, "words"), unsigned.stored) == words).all()
+        want = gemm(isa, layer_of(positive, "fixed_s16"), positive.stored)
+        assert (gemm(isa, layer_of(unsigned, "fixed_s16"), unsigned.stored) == want).all()
 
 
 def positive_fits(case: LinearCase) -> bool:
@@ -52,7 +52,7 @@ def positive_fits(case: LinearCase) -> bool:
 def test_row_permutation_commutes(isa, case, seed):
     """Row tiles of different heights (6, 5, 1) compute the same thing."""
     order = np.random.default_rng(seed).permutation(len(case.x))
-    layer = layer_of(case, "words")
+    layer = layer_of(case, "fixed_s16")
     assert (gemm(isa, layer, case.stored[order]) == gemm(isa, layer, case.stored)[order]).all()
 
 
@@ -64,18 +64,18 @@ def test_output_permutation_commutes(isa, case, seed):
     order = np.random.default_rng(seed).permutation(len(case.weight))
     r = case.requant
     permuted = replace(case, weight=case.weight[order], requant=Requant(r.bias[order], r.multiplier[order], r.shift[order]))
-    whole = gemm(isa, layer_of(case, "words"), case.stored)
-    assert (gemm(isa, layer_of(permuted, "words"), case.stored) == whole[:, order]).all()
+    whole = gemm(isa, layer_of(case, "fixed_s16"), case.stored)
+    assert (gemm(isa, layer_of(permuted, "fixed_s16"), case.stored) == whole[:, order]).all()
 
 
 @each_isa
-@pytest.mark.parametrize("epilogue", ["relu", "words"])
+@pytest.mark.parametrize("epilogue", ["fixed_relu", "fixed_s16"])
 @share(2)
 @given(case=linear_cases(), seed=seeds)
 def test_panels_one_by_one_give_the_whole(isa, epilogue, case, seed):
     """In any order; each writes columns of its own, next to each other, and no others."""
     rows, columns = len(case.x), len(case.weight)
-    layer, dtype = layer_of(case, epilogue), np.int16 if epilogue == "words" else np.uint8
+    layer, dtype = layer_of(case, epilogue), np.int16 if epilogue == "fixed_s16" else np.uint8
     kernel, x = native().KernelLayer(isa, layer), with_poison(case.stored)
     whole = np.zeros((rows, columns), dtype)
     kernel.run(x, whole, 0, kernel.panels)
@@ -109,7 +109,7 @@ def test_splitting_the_inner_dimension_adds_accumulators(isa, seed, rows, inputs
 
     def accumulated(columns: slice) -> NDArray[np.int32]:
         part = LinearCase(x[:, columns], False, np.ascontiguousarray(weight[:, columns]), requant)
-        return gemm(isa, layer_of(part, "words"), part.stored)
+        return gemm(isa, layer_of(part, "fixed_s16"), part.stored)
 
     cut = int(rng.integers(1, inputs))
     whole = accumulated(slice(None))
@@ -123,7 +123,7 @@ def test_splitting_the_inner_dimension_adds_accumulators(isa, seed, rows, inputs
 @share(2)
 @given(case=linear_cases(), seed=seeds)
 def test_input_columns_beyond_the_last_have_no_influence(isa, case, seed):
-    kernel = native().KernelLayer(isa, layer_of(case, "words"))
+    kernel = native().KernelLayer(isa, layer_of(case, "fixed_s16"))
     outputs = []
     for poison in (seed, seed + 1):
         output = np.zeros((len(case.x), len(case.weight)), np.int16)

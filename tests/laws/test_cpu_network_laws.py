@@ -1,8 +1,7 @@
 """Laws of the compiled engine as a whole, on every instruction set of this machine.
 
 - Every intermediate tensor and the logits equal the reference, for every variant, profile and geometry. Variants that compute
-GELU in
-  fp32 may first differ in a hidden tensor, and there by one step.
+  GELU in fp32 may first differ in a hidden tensor, and there by one step.
 - The bits depend neither on the number of threads, nor on the batch an image travels in, nor on who else is computing.
 - A pixel that is no number is reported with the index of its image.
 """
@@ -45,14 +44,14 @@ from tests.support.networks import awkward_artifact, awkward_images
 
 pytestmark = [pytest.mark.property, requires_native]
 
-# Variants that isolate one choice of a profile and meet kernels that the three named ones do not combine.
-VARIANTS = (
+# Profiles that isolate one choice of another and meet kernels that the three named ones do not combine.
+ALL_PROFILES = (
     *PROFILES.values(),
-    replace(PROFILES["best"], name="all-double", two_stage_layers=PROFILES["ft1"].two_stage_layers),
+    replace(PROFILES["best"], name="all-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
     replace(PROFILES["best"], name="plain-norms", fold_norms=False, per_head_scales=False),
     replace(PROFILES["best"], name="signed-hidden", unsigned_hidden=False),
 )
-CASES = [(relu, profile) for relu in (True, False) for profile in VARIANTS if relu or profile.name != "signed-hidden"]
+CASES = [(relu, profile) for relu in (True, False) for profile in ALL_PROFILES if relu or profile.name != "signed-hidden"]
 
 
 @each_isa

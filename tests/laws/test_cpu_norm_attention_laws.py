@@ -49,14 +49,14 @@ class NormCase:
     row_index: NDArray[np.int32]  # [out rows, segments]
     width: int
     norm: Norm
-    words: bool
+    s16: bool
 
     @property
     def segments(self) -> int:
         return self.row_index.shape[1]
 
 
-def norm_case(rng: np.random.Generator, width: int, segments: int, *, affine: bool, words: bool) -> NormCase:
+def norm_case(rng: np.random.Generator, width: int, segments: int, *, affine: bool, s16: bool) -> NormCase:
     """Constant rows, rows of extremes and quiet ones; rows are taken in any order and more than once."""
     rows, channels = int(rng.integers(1, 12)), segments * width
     stream = pick(rng, (rows, width + int(rng.integers(0, 40))), INT16_MIN, INT16_MAX, nasty=INT16_POOL)
@@ -66,20 +66,20 @@ def norm_case(rng: np.random.Generator, width: int, segments: int, *, affine: bo
     stream[constant] = rng.choice(np.array(INT16_POOL), (int(constant.sum()), 1))
     row_index = rng.integers(0, rows, (int(rng.integers(1, 12)), segments), np.int32)
     epsilon_term = any_of(rng, 1, 2, 10**6, 2**52 - 1, int(rng.integers(1, 2**40)))
-    top = INT16_MAX if words else 127
+    top = INT16_MAX if s16 else 127
     if not affine:
         factor = float(np.float32(10.0 ** rng.uniform(-3, 4))) if rng.random() < 0.3 else top / float(rng.uniform(2, 6))
-        return NormCase(stream.astype(np.int16), row_index, width, Norm(epsilon_term, factor, None, None), words)
-    gain, offset = real_factors(rng, channels, top / 3), real_factors(rng, channels, top / 10)
-    return NormCase(stream.astype(np.int16), row_index, width, Norm(epsilon_term, 1.0, gain, offset), words)
+        return NormCase(stream.astype(np.int16), row_index, width, Norm(epsilon_term, factor, None, None), s16)
+    gamma, beta = real_factors(rng, channels, top / 3), real_factors(rng, channels, top / 10)
+    return NormCase(stream.astype(np.int16), row_index, width, Norm(epsilon_term, 1.0, gamma, beta), s16)
 
 
-def norm_law(case: NormCase) -> NDArray[np.int32]:
+def expected_norm(case: NormCase) -> NDArray[np.int32]:
     channels = case.segments * case.width
     rows = case.stream[case.row_index, : case.width].reshape(len(case.row_index), channels).astype(np.int32)
-    parts = {"n.gain": case.norm.gain, "n.offset": case.norm.offset}
+    parts = {"n.gain": case.norm.gamma, "n.offset": case.norm.beta}
     tensors = {name: part for name, part in parts.items() if part is not None}
-    bits = 16 if case.words else 8
+    bits = 16 if case.s16 else 8
     spec = p.Norm(channels, case.norm.epsilon_term, case.norm.factor, bool(tensors), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     with np.errstate(over="ignore"):
         return reference.layer_norm(rows, "n", spec, tensors)
@@ -89,13 +89,13 @@ def run_norm(isa: str, case: NormCase) -> NDArray[np.int32]:
     """int32 [out rows, channels]; signed bytes come back without their offset of 128."""
     rows, channels = len(case.row_index), case.segments * case.width
     rng = np.random.default_rng([rows, channels])
-    output = canary(rng, rows, channels, np.int16 if case.words else np.uint8)
+    output = canary(rng, rows, channels, np.int16 if case.s16 else np.uint8)
     before = output.copy()
     kernel = native().KernelNorm(isa, case.norm, case.segments, case.width)
     kernel.run(case.stream, case.row_index, output[GUARD_ROWS : GUARD_ROWS + rows])
     assert_only_inside(output, before, rows, channels)
     inside = output[GUARD_ROWS : GUARD_ROWS + rows, :channels].astype(np.int32)
-    return inside if case.words else inside - 128
+    return inside if case.s16 else inside - 128
 
 
 @each_isa
@@ -104,11 +104,11 @@ def run_norm(isa: str, case: NormCase) -> NDArray[np.int32]:
     width=st.integers(1, 200) | st.sampled_from([384, 768, 3072]),
     segments=st.sampled_from([1, 4]),
     affine=st.booleans(),
-    words=st.booleans(),
+    s16=st.booleans(),
 )
-def test_layer_norm_equals_the_reference(isa, seed, width, segments, affine, words):
-    case = norm_case(np.random.default_rng(seed), width, segments, affine=affine, words=words)
-    assert (run_norm(isa, case) == norm_law(case)).all()
+def test_layer_norm_equals_the_reference(isa, seed, width, segments, affine, s16):
+    case = norm_case(np.random.default_rng(seed), width, segments, affine=affine, s16=s16)
+    assert (run_norm(isa, case) == expected_norm(case)).all()
 
 
 @each_isa
@@ -117,23 +117,23 @@ def test_layer_norm_equals_the_reference_at_every_width(isa):
     for width in range(1, 201):
         rng = np.random.default_rng(width)
         variant = int(rng.integers(8))
-        case = norm_case(rng, width, 4 if variant & 1 else 1, affine=bool(variant & 2), words=bool(variant & 4))
-        assert (run_norm(isa, case) == norm_law(case)).all(), f"width {width}, variant {variant}"
+        case = norm_case(rng, width, 4 if variant & 1 else 1, affine=bool(variant & 2), s16=bool(variant & 4))
+        assert (run_norm(isa, case) == expected_norm(case)).all(), f"width {width}, variant {variant}"
 
 
 @each_isa
-@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("s16", [False, True])
 @pytest.mark.parametrize("width", [1, 31, 96, 1024, 8191])
-def test_layer_norm_of_extreme_rows_is_exact(isa, width, words):
+def test_layer_norm_of_extreme_rows_is_exact(isa, width, s16):
     """+-32768 against one dissenter and half against half: the largest sums, and the largest single deviation."""
     one, half, constant = np.full((3, 4 * width), INT16_MAX)
     one[-1], half[::2] = INT16_MIN, INT16_MIN
     stream = np.stack([one, -1 - one, half, constant, -1 - constant]).reshape(-1, width).astype(np.int16)
     for segments in (1, 4):
         row_index = np.arange(len(stream), dtype=np.int32).reshape(-1, segments)
-        case = NormCase(stream, row_index, width, Norm(1, 40.0, None, None), words)
+        case = NormCase(stream, row_index, width, Norm(1, 40.0, None, None), s16)
         got = run_norm(isa, case)
-        assert (got == norm_law(case)).all()
+        assert (got == expected_norm(case)).all()
         flat = (stream[row_index].reshape(len(got), -1) == stream[row_index[:, :1], :1].reshape(-1, 1)).all(1)
         assert not got[flat].any(), "a constant row is all zeros"
 
@@ -144,25 +144,25 @@ def test_layer_norm_of_extreme_rows_is_exact(isa, width, words):
     seed=seeds,
     width=st.integers(2, 100) | st.just(8191),
     segments=st.sampled_from([1, 4]),
-    words=st.booleans(),
+    s16=st.booleans(),
     exponent=st.floats(-30, float(np.log2(MAX_FACTOR))),
 )
-def test_layer_norm_saturates_up_to_the_largest_factor_of_a_plan(isa, seed, width, segments, words, exponent):
+def test_layer_norm_saturates_up_to_the_largest_factor_of_a_plan(isa, seed, width, segments, s16, exponent):
     """Beyond int32 the conversion would wrap: a plan cannot go there (plan.MAX_FACTOR)."""
-    case = norm_case(np.random.default_rng(seed), width, segments, affine=False, words=words)
+    case = norm_case(np.random.default_rng(seed), width, segments, affine=False, s16=s16)
     case = replace(case, norm=replace(case.norm, factor=float(np.float32(2.0**exponent))))
-    assert (run_norm(isa, case) == norm_law(case)).all()
+    assert (run_norm(isa, case) == expected_norm(case)).all()
 
 
 @each_isa
-@pytest.mark.parametrize("fault", ["factor", "epsilon", "row", "segment order", "gain", "offset", "width"])
+@pytest.mark.parametrize("fault", ["factor", "epsilon", "row", "segment order", "gamma", "beta", "width"])
 def test_layer_norm_notices_what_is_slightly_off(isa, fault):
     """Controls of the laws above."""
     rng = np.random.default_rng(7)
-    gain, offset = rng.uniform(200, 900, (2, 4 * 33)).astype(np.float32)
+    gamma, beta = rng.uniform(200, 900, (2, 4 * 33)).astype(np.float32)
     stream = rng.integers(-300, 300, (6, 40)).astype(np.int16)
-    case = NormCase(stream, rng.permutation(6)[:4].reshape(1, 4).astype(np.int32), 33, Norm(1, 1.0, gain, offset), words=True)
-    want = norm_law(case)
+    case = NormCase(stream, rng.permutation(6)[:4].reshape(1, 4).astype(np.int32), 33, Norm(1, 1.0, gamma, beta), s16=True)
+    want = expected_norm(case)
     assert (run_norm(isa, case) == want).all()
     norm = case.norm
     louder = case.stream.copy()
@@ -172,8 +172,8 @@ def test_layer_norm_notices_what_is_slightly_off(isa, fault):
         "epsilon": replace(case, norm=replace(norm, epsilon_term=2**32)),
         "row": replace(case, row_index=(case.row_index + 1) % 6),
         "segment order": replace(case, row_index=np.ascontiguousarray(case.row_index[:, [0, 2, 1, 3]])),
-        "gain": replace(case, norm=replace(norm, gain=np.roll(gain, 1))),
-        "offset": replace(case, norm=replace(norm, offset=np.roll(offset, 1))),
+        "gamma": replace(case, norm=replace(norm, gamma=np.roll(gamma, 1))),
+        "beta": replace(case, norm=replace(norm, beta=np.roll(beta, 1))),
         "width": replace(case, stream=louder),
     }[fault]
     assert (run_norm(isa, wrong) != want).any()

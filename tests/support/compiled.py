@@ -40,14 +40,14 @@ def lowered(variant: Variant = Variant.RELU) -> Network:
 
 
 def tensors_of_reference(artifact: Artifact, variant: Variant, image: NDArray[np.float32]) -> Tensors:
-    """Every probed tensor of one image as int32 [tokens, channels], in the order of the network; the logits last."""
+    """Every intermediate tensor of one image as int32 [tokens, channels], in the order of the network; the logits last."""
     seen: Tensors = {}
 
-    def probe(name: str, tensor: NDArray[np.int32]) -> None:
+    def tap(name: str, tensor: NDArray[np.int32]) -> None:
         seen[name] = tensor[0].reshape(-1, tensor.shape[-1])
 
     with np.errstate(over="ignore"):
-        logits = reference.forward(image, artifact.plan, artifact.tensors, variant, probe)
+        logits = reference.forward(image, artifact.plan, artifact.tensors, variant, tap)
     return seen | {"logits": logits.view(np.int32)}  # floats by their bits
 
 

@@ -51,7 +51,7 @@ Place = Callable[[NDArray], NDArray]
 def _layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[Layer]:
     real = rng.uniform(0.001, 0.01, outputs).astype(np.float32)
     layer = Layer(
-        epilogue="relu",
+        epilogue="fixed_relu",
         inputs=inputs,
         outputs=outputs,
         signed_input=False,
@@ -62,10 +62,12 @@ def _layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[Layer]:
         scale=real,
         gain=real,
         offset=real,
-        table=rng.integers(0, 256, 256, np.uint8),
+        lut=rng.integers(0, 256, 256, np.uint8),
     )
-    names = ("relu", "bytes", "words", "residual", "table", "shift-gelu", "twice-bytes", "twice-words", "twice-residual")
-    return [replace(layer, epilogue=name) for name in (*names, "relu-float", "gelu-erf", "gelu-polynomial", "after-gemm")]
+    names = [f"fixed_{output}" for output in ("relu", "u8", "s16", "residual", "lut", "shift_gelu")]
+    names += [f"two_stage_{output}" for output in ("u8", "s16", "residual")]
+    names += [f"fp32_{output}" for output in ("relu", "gelu_erf", "gelu_poly", "u8")]
+    return [replace(layer, epilogue=name) for name in names]
 
 
 def run_gemms(isa: str, place: Place) -> int:
@@ -74,8 +76,8 @@ def run_gemms(isa: str, place: Place) -> int:
         x = place(rng.integers(0, 256, (rows, -(-inputs // 4) * 4), np.uint8))
         row_index = place(rng.permutation(rows).astype(np.int32))
         for layer in _layers(rng, inputs, outputs):
-            residual, words = layer.epilogue.endswith("residual"), layer.epilogue.endswith("words")
-            output = place(np.zeros((rows, outputs), np.int16 if residual or words else np.uint8))
+            residual, s16 = layer.epilogue.endswith("residual"), layer.epilogue.endswith("s16")
+            output = place(np.zeros((rows, outputs), np.int16 if residual or s16 else np.uint8))
             kernel = native().KernelLayer(isa, layer)
             kernel.run(x, output, 0, kernel.panels, row_index if residual else None)
             calls += 1

@@ -1,9 +1,10 @@
-"""Writes lowered networks with images and the reference's logits for engine/cpu/check_kernels.cpp, which runs without Python.
+"""Writes lowered networks with images and the reference's logits for tests/engine/cpu/cpp/check_kernels.cpp, which runs without
+Python.
 
     python -m tests.support.native_dump FILE
 
-The format is described in engine/cpu/check_file.h: every value is a kind, a count and its elements; a dataclass is the list of
-its fields. Variants in integers, and relu-float, must give the reference's logits bit for bit. GELU in fp32 may move a hidden
+check_file.h beside it describes the format: every value is a kind, a count and its elements; a dataclass has a name and a value
+for each field. Variants in integers, and relu-float, must give the reference's logits bit for bit. GELU in fp32 may move a hidden
 value by one step, so its logits may differ, but by at most a tenth of the largest difference that the exact table (variant
 gelu-lut) makes.
 """
@@ -51,7 +52,8 @@ def encode(value: Any) -> bytes:
             return _value(KINDS[value.dtype.name], value.size, value.astype(value.dtype.newbyteorder("<")).tobytes())
     if not is_dataclass(value):
         raise TypeError(f"no format for {type(value).__name__}")
-    return encode(tuple(getattr(value, field.name) for field in fields(value)))
+    named = [encode(field.name) + encode(getattr(value, field.name)) for field in fields(value)]
+    return _value(b"{", len(named), b"".join(named))
 
 
 def _value(kind: bytes, count: int, payload: bytes) -> bytes:

@@ -17,7 +17,7 @@ from geluless.bench.process import CandidateFailure, Status
 
 STAGES = ((3136, 96), (784, 192), (196, 384), (49, 768))  # Swin-T at 224: tokens, channels
 SHIFT, MULTIPLIER = 6, 3000
-EPILOGUES = ("relu", "bare")  # saturated to 0..255, which is ReLU; and to -128..127, which is no activation
+EPILOGUES = ("fixed_relu", "fixed_s8")  # saturated to 0..255, which is ReLU; and to -128..127, which is no activation
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ class KernelEntry:
         acc = (stored.astype(np.float64) - 128) @ weight.T.astype(np.float64)  # exact: a signed byte is stored plus 128
         narrow = np.clip((acc.astype(np.int64) + (1 << SHIFT - 1)) >> SHIFT, -(2**15), 2**15 - 1)
         steps = (narrow * MULTIPLIER + (1 << 14)) >> 15
-        return np.clip(steps, 0, 255).astype(np.uint8) if self.epilogue == "relu" else np.clip(steps, -128, 127).astype(np.int8)
+        return (
+            np.clip(steps, 0, 255).astype(np.uint8)
+            if self.epilogue == "fixed_relu"
+            else np.clip(steps, -128, 127).astype(np.int8)
+        )
 
 
 @lru_cache(maxsize=1)

@@ -31,10 +31,15 @@ from geluless.integer.plan import Linear, Mlp, Rounding
 
 Call = Callable[[], NDArray[Any]]
 
-LAYERS = {"qkv": (1, 3, "bytes"), "proj": (1, 1, "residual"), "fc1": (1, 4, "relu"), "fc2": (4, 1, "residual")}
+LAYERS = {
+    "qkv": (1, 3, "fixed_u8"),
+    "proj": (1, 1, "fixed_residual"),
+    "fc1": (1, 4, "fixed_relu"),
+    "fc2": (4, 1, "fixed_residual"),
+}
 EPILOGUES = (
-    *("relu", "bytes", "words", "residual", "table", "shift-gelu", "relu-float"),
-    *("gelu-erf", "gelu-polynomial", "after-gemm", "twice-bytes"),
+    *("fixed_relu", "fixed_u8", "fixed_s16", "fixed_residual", "fixed_lut", "fixed_shift_gelu"),
+    *("fp32_relu", "fp32_gelu_erf", "fp32_gelu_poly", "fp32_u8", "two_stage_u8"),
 )
 # fc1 of the first stage (rows, outputs, inputs), where the inner dimension is shortest and an epilogue weighs most.
 FC1 = (784, 384, 96)
@@ -154,12 +159,12 @@ def _network(name: str, model: str, variant: str) -> Workload:
 def gemm(isa: str, *, rows: int, outputs: int, inputs: int, epilogue: str) -> Call:
     """uint8 [rows, inputs] times int8 [outputs, inputs] -> uint8 or int16 [rows, outputs]."""
     kernel = native().KernelLayer(isa, _layer(epilogue, outputs, inputs))
-    wide = epilogue in ("words", "residual")
+    wide = epilogue in ("fixed_s16", "fixed_residual")
     buffers = Buffers(rows * inputs + 2 * rows * outputs)
     x = buffers.take((rows, inputs), np.uint8)
     out = buffers.take((rows, outputs), np.int16 if wide else np.uint8)
     x[:] = np.random.default_rng(1).integers(0, 256, x.shape)
-    index = np.arange(rows, dtype=np.int32) if epilogue == "residual" else None
+    index = np.arange(rows, dtype=np.int32) if epilogue == "fixed_residual" else None
 
     def call() -> NDArray[Any]:
         kernel.run(x, out, 0, kernel.panels, index)
@@ -232,7 +237,7 @@ def _layer(epilogue: str, outputs: int, inputs: int) -> Layer:
     ones = np.full(outputs, 1e-3, np.float32)
     linear = Linear(inputs, outputs, 0, 255, Rounding.SINGLE, 40, 0, 255)
     mlp = Mlp(linear, linear, True, 0.0213, 9, 0.0317, 40, 0.05)
-    table, gelu = shift_gelu_constants(mlp)
+    lut, gelu = shift_gelu_constants(mlp)
     return Layer(
         epilogue,
         inputs,
@@ -245,6 +250,6 @@ def _layer(epilogue: str, outputs: int, inputs: int) -> Layer:
         scale=ones,
         gain=ones,
         offset=ones,
-        table=table,
+        lut=lut,
         shift_gelu=gelu,
     )

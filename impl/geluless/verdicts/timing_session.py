@@ -53,7 +53,7 @@ def kernels_study() -> Study:
     entries = []
     for stage, (rows, channels) in enumerate(STAGES, start=1):
         repeats = max(1, KERNEL_MACS // (rows * 4 * channels * channels))
-        for name, epilogue in (("relu", "relu"), (CONTROL, "relu"), ("bare", "bare")):
+        for name, epilogue in (("relu", "fixed_relu"), (CONTROL, "fixed_relu"), ("bare", "fixed_s8")):
             entries.append(KernelEntry(f"stage {stage} {name}", epilogue, rows, 4 * channels, channels, repeats))
     return Study(tuple(entries), processes=MORE, blocks=2 * BLOCKS)
 

@@ -75,7 +75,7 @@ def test_an_empty_batch_is_no_error():
 
 
 @requires_native
-def test_an_error_in_a_probe_reaches_the_caller_and_leaves_the_engine_usable():
+def test_an_error_in_a_tap_reaches_the_caller_and_leaves_the_engine_usable():
     artifact, images = awkward_artifact(), awkward_images(1).numpy()
     network = CpuNetwork(artifact.plan, artifact.tensors, Variant.RELU)
     want = network.run(images)
@@ -93,36 +93,39 @@ def test_an_error_in_a_probe_reaches_the_caller_and_leaves_the_engine_usable():
     assert (network.run(images) == want).all()
 
 
-def small_layer(epilogue: str = "relu", inputs: int = 5, outputs: int = 9) -> Layer:
+def small_layer(epilogue: str = "fixed_relu", inputs: int = 5, outputs: int = 9) -> Layer:
     ones = np.ones(outputs, np.int32)
     return Layer(
         epilogue, inputs, outputs, False, np.ones((outputs, inputs), np.int8), ones, shift=ones, multiplier=ones.astype(np.int16)
     )
 
 
-BYTES = np.uint8
+U8 = np.uint8
 WRONG_GEMMS: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "input narrower than its layer": ("relu", (zeros(4, 7, dtype=BYTES), zeros(4, 9, dtype=BYTES), 0, 1)),
-    "input of int32": ("relu", (zeros(4, 8, dtype=np.int32), zeros(4, 9, dtype=BYTES), 0, 1)),
-    "input of int8": ("relu", (zeros(4, 8, dtype=np.int8), zeros(4, 9, dtype=BYTES), 0, 1)),
-    "input with gaps": ("relu", (zeros(4, 16, dtype=BYTES)[:, ::2], zeros(4, 9, dtype=BYTES), 0, 1)),
-    "input of one dimension": ("relu", (zeros(8, dtype=BYTES), zeros(4, 9, dtype=BYTES), 0, 1)),
-    "output with fewer rows": ("relu", (zeros(4, 8, dtype=BYTES), zeros(3, 9, dtype=BYTES), 0, 1)),
-    "output with fewer columns": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 8, dtype=BYTES), 0, 1)),
-    "output of words for bytes": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1)),
-    "output of bytes for words": ("words", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=BYTES), 0, 1)),
-    "output with gaps": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 18, dtype=BYTES)[:, ::2], 0, 1)),
-    "output by columns": ("relu", (zeros(4, 8, dtype=BYTES), zeros(9, 4, dtype=BYTES).T, 0, 1)),
-    "output read-only": ("relu", (zeros(4, 8, dtype=BYTES), frozen(zeros(4, 9, dtype=BYTES)), 0, 1)),
-    "panels backwards": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=BYTES), 1, 0)),
-    "panels from below": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=BYTES), -1, 1)),
-    "panels that do not exist": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=BYTES), 0, 2)),
-    "rows without a residual": ("relu", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=BYTES), 0, 1, zeros(4, dtype=np.int32))),
-    "residual without rows": ("residual", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1)),
-    "too few rows": ("residual", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1, zeros(3, dtype=np.int32))),
-    "rows of int64": ("residual", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1, zeros(4, dtype=np.int64))),
-    "a row behind the last": ("residual", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1, rows(0, 1, 2, 4))),
-    "a negative row": ("residual", (zeros(4, 8, dtype=BYTES), zeros(4, 9, dtype=np.int16), 0, 1, rows(0, 1, -1, 3))),
+    "input narrower than its layer": ("fixed_relu", (zeros(4, 7, dtype=U8), zeros(4, 9, dtype=U8), 0, 1)),
+    "input of int32": ("fixed_relu", (zeros(4, 8, dtype=np.int32), zeros(4, 9, dtype=U8), 0, 1)),
+    "input of int8": ("fixed_relu", (zeros(4, 8, dtype=np.int8), zeros(4, 9, dtype=U8), 0, 1)),
+    "input with gaps": ("fixed_relu", (zeros(4, 16, dtype=U8)[:, ::2], zeros(4, 9, dtype=U8), 0, 1)),
+    "input of one dimension": ("fixed_relu", (zeros(8, dtype=U8), zeros(4, 9, dtype=U8), 0, 1)),
+    "output with fewer rows": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(3, 9, dtype=U8), 0, 1)),
+    "output with fewer columns": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 8, dtype=U8), 0, 1)),
+    "output of int16 for uint8": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1)),
+    "output of uint8 for int16": ("fixed_s16", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=U8), 0, 1)),
+    "output with gaps": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 18, dtype=U8)[:, ::2], 0, 1)),
+    "output by columns": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(9, 4, dtype=U8).T, 0, 1)),
+    "output read-only": ("fixed_relu", (zeros(4, 8, dtype=U8), frozen(zeros(4, 9, dtype=U8)), 0, 1)),
+    "panels backwards": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=U8), 1, 0)),
+    "panels from below": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=U8), -1, 1)),
+    "panels that do not exist": ("fixed_relu", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=U8), 0, 2)),
+    "rows without a residual": (
+        "fixed_relu",
+        (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=U8), 0, 1, zeros(4, dtype=np.int32)),
+    ),
+    "residual without rows": ("fixed_residual", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1)),
+    "too few rows": ("fixed_residual", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1, zeros(3, dtype=np.int32))),
+    "rows of int64": ("fixed_residual", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1, zeros(4, dtype=np.int64))),
+    "a row behind the last": ("fixed_residual", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1, rows(0, 1, 2, 4))),
+    "a negative row": ("fixed_residual", (zeros(4, 8, dtype=U8), zeros(4, 9, dtype=np.int16), 0, 1, rows(0, 1, -1, 3))),
 }
 
 
@@ -139,24 +142,24 @@ def test_gemm_buffers_that_do_not_fit_are_refused(isa, fault):
 @requires_native
 def test_the_gemm_buffers_above_are_the_faults():
     """Control: the buffers that fit are accepted."""
-    x = zeros(4, 8, dtype=BYTES)
-    native().KernelLayer(ISAS[0], small_layer()).run(x, zeros(4, 9, dtype=BYTES), 0, 1)
-    native().KernelLayer(ISAS[0], small_layer("words")).run(x, zeros(4, 9, dtype=np.int16), 0, 1)
-    native().KernelLayer(ISAS[0], small_layer("residual")).run(x, zeros(4, 9, dtype=np.int16), 0, 1, rows(3, 0, 1, 2))
+    x = zeros(4, 8, dtype=U8)
+    native().KernelLayer(ISAS[0], small_layer()).run(x, zeros(4, 9, dtype=U8), 0, 1)
+    native().KernelLayer(ISAS[0], small_layer("fixed_s16")).run(x, zeros(4, 9, dtype=np.int16), 0, 1)
+    native().KernelLayer(ISAS[0], small_layer("fixed_residual")).run(x, zeros(4, 9, dtype=np.int16), 0, 1, rows(3, 0, 1, 2))
 
 
 STREAM, ROWS = zeros(4, 9, dtype=np.int16), zeros(3, 4, dtype=np.int32)
 WRONG_NORMS: dict[str, tuple[Any, ...]] = {
-    "stream narrower than its norm": (zeros(4, 8, dtype=np.int16), ROWS, zeros(3, 36, dtype=BYTES)),
-    "stream of int32": (zeros(4, 9, dtype=np.int32), ROWS, zeros(3, 36, dtype=BYTES)),
-    "other segments": (STREAM, zeros(3, 3, dtype=np.int32), zeros(3, 36, dtype=BYTES)),
-    "a row behind the last": (STREAM, ROWS + np.int32(4), zeros(3, 36, dtype=BYTES)),
-    "a negative row": (STREAM, ROWS - np.int32(1), zeros(3, 36, dtype=BYTES)),
-    "output with fewer rows": (STREAM, ROWS, zeros(2, 36, dtype=BYTES)),
-    "output with fewer columns": (STREAM, ROWS, zeros(3, 35, dtype=BYTES)),
+    "stream narrower than its norm": (zeros(4, 8, dtype=np.int16), ROWS, zeros(3, 36, dtype=U8)),
+    "stream of int32": (zeros(4, 9, dtype=np.int32), ROWS, zeros(3, 36, dtype=U8)),
+    "other segments": (STREAM, zeros(3, 3, dtype=np.int32), zeros(3, 36, dtype=U8)),
+    "a row behind the last": (STREAM, ROWS + np.int32(4), zeros(3, 36, dtype=U8)),
+    "a negative row": (STREAM, ROWS - np.int32(1), zeros(3, 36, dtype=U8)),
+    "output with fewer rows": (STREAM, ROWS, zeros(2, 36, dtype=U8)),
+    "output with fewer columns": (STREAM, ROWS, zeros(3, 35, dtype=U8)),
     "output of int32": (STREAM, ROWS, zeros(3, 36, dtype=np.int32)),
-    "output with gaps": (STREAM, ROWS, zeros(3, 72, dtype=BYTES)[:, ::2]),
-    "output read-only": (STREAM, ROWS, frozen(zeros(3, 36, dtype=BYTES))),
+    "output with gaps": (STREAM, ROWS, zeros(3, 72, dtype=U8)[:, ::2]),
+    "output read-only": (STREAM, ROWS, frozen(zeros(3, 36, dtype=U8))),
 }
 
 
@@ -164,7 +167,7 @@ WRONG_NORMS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("fault", WRONG_NORMS)
 def test_norm_buffers_that_do_not_fit_are_refused(fault):
     kernel = native().KernelNorm(ISAS[0], Norm(1, 40.0, None, None), 4, 9)
-    kernel.run(STREAM, ROWS, zeros(3, 36, dtype=BYTES))
+    kernel.run(STREAM, ROWS, zeros(3, 36, dtype=U8))
     with pytest.raises(REFUSED):
         kernel.run(*WRONG_NORMS[fault])
 
@@ -182,10 +185,10 @@ def small_attention(**changes: Any) -> Attention:
     return replace(Attention(2, 5, (2, 3), (0, 0), bias, *scores, one, pad=None), **changes)
 
 
-MASK, TABLE = zeros(6, 6, dtype=BYTES), zeros(128, dtype=BYTES)
+MASK, TABLE = zeros(6, 6, dtype=U8), zeros(128, dtype=U8)
 WRONG_WINDOWS: dict[str, tuple[Any, ...]] = {
-    "mask of another window": (small_attention(), zeros(6, 5, dtype=BYTES), TABLE),
-    "mask with gaps": (small_attention(), zeros(6, 12, dtype=BYTES)[:, ::2], TABLE),
+    "mask of another window": (small_attention(), zeros(6, 5, dtype=U8), TABLE),
+    "mask with gaps": (small_attention(), zeros(6, 12, dtype=U8)[:, ::2], TABLE),
     "table short": (small_attention(), MASK, TABLE[:-1]),
     "table of int32": (small_attention(), MASK, TABLE.astype(np.int32)),
     "window beyond the exact range": (small_attention(window=(27, 20), bias_table=zeros(2067, 2, dtype=np.int16)), MASK, TABLE),
@@ -208,19 +211,19 @@ def test_windows_that_do_not_fit_are_refused(fault):
 @pytest.mark.parametrize(
     ("qkv", "output"),
     [
-        (zeros(5, 30, dtype=BYTES), zeros(6, 10, dtype=BYTES)),
-        (zeros(6, 29, dtype=BYTES), zeros(6, 10, dtype=BYTES)),
-        (zeros(6, 30, dtype=np.int8), zeros(6, 10, dtype=BYTES)),
-        (zeros(6, 30, dtype=BYTES), zeros(5, 10, dtype=BYTES)),
-        (zeros(6, 30, dtype=BYTES), zeros(6, 9, dtype=BYTES)),
-        (zeros(6, 30, dtype=BYTES), zeros(6, 10, dtype=np.int8)),
-        (zeros(6, 30, dtype=BYTES), zeros(6, 20, dtype=BYTES)[:, ::2]),
-        (zeros(6, 30, dtype=BYTES), frozen(zeros(6, 10, dtype=BYTES))),
+        (zeros(5, 30, dtype=U8), zeros(6, 10, dtype=U8)),
+        (zeros(6, 29, dtype=U8), zeros(6, 10, dtype=U8)),
+        (zeros(6, 30, dtype=np.int8), zeros(6, 10, dtype=U8)),
+        (zeros(6, 30, dtype=U8), zeros(5, 10, dtype=U8)),
+        (zeros(6, 30, dtype=U8), zeros(6, 9, dtype=U8)),
+        (zeros(6, 30, dtype=U8), zeros(6, 10, dtype=np.int8)),
+        (zeros(6, 30, dtype=U8), zeros(6, 20, dtype=U8)[:, ::2]),
+        (zeros(6, 30, dtype=U8), frozen(zeros(6, 10, dtype=U8))),
     ],
 )
 def test_attention_buffers_that_do_not_fit_are_refused(qkv, output):
     kernel = native().KernelAttention(ISAS[0], small_attention(), MASK, TABLE)
-    kernel.run(zeros(6, 30, dtype=BYTES), zeros(6, 10, dtype=BYTES))
+    kernel.run(zeros(6, 30, dtype=U8), zeros(6, 10, dtype=U8))
     with pytest.raises(REFUSED):
         kernel.run(qkv, output)
 

@@ -15,10 +15,10 @@ import pytest
 import geluless
 from geluless.engine import cpu
 from geluless.engine.cpu import CpuNetwork, choose_isa, native
-from geluless.engine.cpu.lowering import Network, Norm
+from geluless.engine.cpu.lowering import Layer, Network, Norm
 from geluless.errors import MissingResource
 from geluless.integer.variants import Variant
-from tests.support.compiled import ISAS, REFUSED, lowered, requires_native
+from tests.support.compiled import ISAS, REFUSED, each_isa, lowered, requires_native
 from tests.support.networks import awkward_artifact, awkward_images
 
 # ------------------------------------------------------------------------------------- a missing or broken extension
@@ -140,6 +140,25 @@ def test_an_engine_names_its_instruction_set_and_its_memory():
         geluless.Engine(artifact, backend="cpu", isa="sse9")
 
 
+EPILOGUES = (
+    *("fixed_relu", "fixed_s8", "fixed_u8", "fixed_s16", "fixed_residual", "fixed_lut", "fixed_shift_gelu"),
+    *("two_stage_u8", "two_stage_s16", "two_stage_residual", "fp32_relu", "fp32_gelu_erf", "fp32_gelu_poly", "fp32_u8"),
+)
+TILES = {"avx512vnni": "6x64", "avxvnni": "6x16", "avx2": "4x16", "neon": "6x16", "portable": "2x16"}
+
+
+@each_isa
+@requires_native
+def test_a_kernel_is_named_by_types_requantization_output_tile_and_instruction_set(isa):
+    ones, table = np.ones(1, np.float32), np.zeros(256, np.uint8)
+    fixed = {"shift": np.zeros(1, np.int32), "multiplier": np.zeros(1, np.int16), "lut": table}
+    reals = {"scale": ones, "gain": ones, "offset": ones}
+    for epilogue in EPILOGUES:
+        layer = Layer(epilogue, 1, 1, False, np.ones((1, 1), np.int8), np.zeros(1, np.int32), **fixed, **reals)
+        runs = "fixed_lut" if epilogue == "fixed_shift_gelu" else epilogue  # no constants were given: the table stands in
+        assert native().KernelLayer(isa, layer).name == f"gemm_u8s8_s32_{runs}_{TILES[isa]}_{isa}"
+
+
 # ------------------------------------------------------------------------------------ networks that contradict themselves
 
 
@@ -173,7 +192,7 @@ BROKEN: dict[str, Callable[[], Network]] = {
     "negative image": lambda: replace(lowered(), image=(3, -22, 36)),
     "patch that does not divide": lambda: replace(lowered(), patch=(3, 2)),
     "no patch": lambda: replace(lowered(), patch=(0, 2)),
-    "patch layer with bytes": lambda: replace(lowered(), patch_layer=replace(lowered().patch_layer, epilogue="relu")),
+    "patch layer with uint8": lambda: replace(lowered(), patch_layer=replace(lowered().patch_layer, epilogue="fixed_relu")),
     "patch layer of other inputs": lambda: replace(lowered(), patch_layer=lowered().stages[1].merge.reduction),  # type: ignore[union-attr]
     "no classes": lambda: replace(lowered(), classes=0),
     "more classes": lambda: replace(lowered(), classes=8),
@@ -184,20 +203,23 @@ BROKEN: dict[str, Callable[[], Network]] = {
     "logit scale of float64": lambda: replace(lowered(), logit_scale=lowered().logit_scale.astype(np.float64)),
     "softmax table short": lambda: replace(lowered(), softmax_table=shorter(lowered().softmax_table)),
     "pool shift": lambda: replace(lowered(), pool_shift=31),
-    "norm of another width": lambda: replace(lowered(), head_norm=Norm(1, 1.0, np.ones(5, np.float32), None)),
+    "norm of another width": lambda: replace(lowered(), head_norm=Norm(1, 1.0, *np.ones((2, 5), np.float32))),
+    "norm without beta": lambda: replace(
+        lowered(), head_norm=Norm(1, 1.0, np.ones(lowered().stages[-1].channels, np.float32), None)
+    ),
     "unknown epilogue": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="tanh")),
-    "qkv as words": lambda: with_block(qkv=lambda layer: replace(layer, epilogue="words")),
-    "qkv into the residual": lambda: with_block(qkv=lambda layer: replace(layer, epilogue="residual")),
-    "fc1 into the residual": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="residual")),
-    "fc1 as words with nothing behind": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="words")),
-    "fc2 as bytes": lambda: with_block(fc2=lambda layer: replace(layer, epilogue="bytes")),
-    "proj as words": lambda: with_block(proj=lambda layer: replace(layer, epilogue="words")),
+    "qkv as int16": lambda: with_block(qkv=lambda layer: replace(layer, epilogue="fixed_s16")),
+    "qkv into the residual": lambda: with_block(qkv=lambda layer: replace(layer, epilogue="fixed_residual")),
+    "fc1 into the residual": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="fixed_residual")),
+    "fc1 as int16 with nothing behind": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="fixed_s16")),
+    "fc2 as uint8": lambda: with_block(fc2=lambda layer: replace(layer, epilogue="fixed_u8")),
+    "proj as int16": lambda: with_block(proj=lambda layer: replace(layer, epilogue="fixed_s16")),
     "shift beyond 30": lambda: with_block(fc1=lambda layer: replace(layer, shift=layer.shift + np.int32(31))),
     "negative shift": lambda: with_block(fc1=lambda layer: replace(layer, shift=layer.shift - np.int32(31))),
     "shift missing": lambda: with_block(fc1=lambda layer: replace(layer, shift=None)),
-    "table missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="table")),
-    "scale missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="relu-float")),
-    "gain missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="twice-bytes", scale=np.ones(64, np.float32))),
+    "table missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="fixed_lut")),
+    "scale missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="fp32_relu")),
+    "gain missing": lambda: with_block(fc1=lambda layer: replace(layer, epilogue="two_stage_u8", scale=np.ones(64, np.float32))),
     "weights short": lambda: with_block(fc2=lambda layer: replace(layer, weight=shorter(layer.weight))),
     "bias short": lambda: with_block(fc2=lambda layer: replace(layer, bias=shorter(layer.bias))),
     "no outputs": lambda: with_block(fc1=lambda layer: replace(layer, outputs=0)),
@@ -212,15 +234,15 @@ BROKEN: dict[str, Callable[[], Network]] = {
     "score shift": lambda: with_block(attention=lambda a: replace(a, score_shift=a.score_shift + np.int32(31))),
     "pad missing": lambda: with_block(attention=lambda a: replace(a, pad=None)),
     "pad short": lambda: with_block(attention=lambda a: replace(a, pad=shorter(a.pad))),
-    "a pass that no words feed": lambda: with_block(separate=lambda _: separate_pass("relu-words")),
-    "a pass of no name": lambda: with_block(separate=lambda _: separate_pass("tanh")),
+    "an elementwise kernel that no int16 feeds": lambda: with_block(elementwise=lambda _: elementwise("relu_s16")),
+    "an elementwise kernel of no name": lambda: with_block(elementwise=lambda _: elementwise("tanh")),
 }
 
 
-def separate_pass(kernel: str) -> Any:
-    separate = lowered(Variant.GELU_SEPARATE).stages[0].blocks[0].separate
-    assert separate is not None
-    return replace(separate, kernel=kernel)
+def elementwise(kernel: str) -> Any:
+    spec = lowered(Variant.GELU_SEPARATE).stages[0].blocks[0].elementwise
+    assert spec is not None
+    return replace(spec, kernel=kernel)
 
 
 @requires_native

@@ -87,17 +87,17 @@ class CpuNetwork:
         _refuse(self._network.run(np.ascontiguousarray(images), logits))
         return logits
 
-    def trace(self, image: NDArray[np.float32], probe: Callable[[str, NDArray[np.int32]], Any]) -> NDArray[np.float32]:
-        """Like `run` for one image [1, C, H, W] on one thread; `probe` gets every intermediate tensor, int32 [tokens, C]."""
+    def trace(self, image: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], Any]) -> NDArray[np.float32]:
+        """Like `run` for one image [1, C, H, W] on one thread; `tap` gets every intermediate tensor, int32 [tokens, C]."""
         rows: dict[str, dict[int, NDArray[np.int32]]] = {}
 
-        def record(name: str, token: int, raw: bytes) -> None:
+        def keep(name: str, token: int, raw: bytes) -> None:
             rows.setdefault(name, {})[token] = np.frombuffer(raw, np.int32)
 
         logits = np.empty((1, self._classes), np.float32)
-        _refuse(self._network.trace(np.ascontiguousarray(image), logits, record))
+        _refuse(self._network.trace(np.ascontiguousarray(image), logits, keep))
         for name, tokens in rows.items():
-            probe(name, np.stack([tokens[token] for token in range(len(tokens))]))
+            tap(name, np.stack([tokens[token] for token in range(len(tokens))]))
         return logits
 
 

@@ -12,7 +12,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "simd.h"
 
 namespace geluless::GELULESS_ISA {
 
@@ -131,8 +135,8 @@ __attribute__((noinline)) inline void store_context(const AttentionCall& call, c
                                                     const AttentionScratch& scratch) {
   for (int block = 0; block < shape.blocks; ++block) {
     const int width = std::min(kBlock, call.head_dim - block * kBlock);
-    uint8_t* to = call.output + static_cast<size_t>(first) * call.output_stride +
-                  static_cast<size_t>(call.head) * call.head_dim + static_cast<size_t>(block) * kBlock;
+    uint8_t* to = call.output + static_cast<size_t>(first) * call.output_stride + static_cast<size_t>(call.head) * call.head_dim +
+                  static_cast<size_t>(block) * kBlock;
     Bytes dwords[8];
     for (int k = 0; k < 8; ++k) dwords[k] = load_bytes(scratch.context + (8 * block + k) * 4 * kLanes);
     if (width == kBlock && count == kLanes) {
@@ -283,8 +287,8 @@ inline void attention(const AttentionCall& call) {
     const I32 offset = times(total, -kValueOffset);
     for (int block = 0; block < shape.blocks; ++block)
       for (int c = 0; c < kBlock; c += kValuesAtOnce)
-        context_channels(shape, scratch.values + (static_cast<size_t>(block) * shape.quads * kBlock + c) * 4, ratio, offset, scratch,
-                         scratch.context + (static_cast<size_t>(block) * kBlock + c) * kLanes);
+        context_channels(shape, scratch.values + (static_cast<size_t>(block) * shape.quads * kBlock + c) * 4, ratio, offset,
+                         scratch, scratch.context + (static_cast<size_t>(block) * kBlock + c) * kLanes);
     store_context(call, shape, first, count, scratch);
   }
 }

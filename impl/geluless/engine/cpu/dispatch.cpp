@@ -55,21 +55,21 @@ const std::vector<Entry>& entries() {
 
 std::vector<std::string> built_isas() {
   std::vector<std::string> names;
-  for (const Entry& e : entries()) names.emplace_back(e.kernels->name);
+  for (const Entry& e : entries()) names.emplace_back(e.kernels->isa);
   return names;
 }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Entry& e : entries())
-    if (e.supported()) names.emplace_back(e.kernels->name);
+    if (e.supported()) names.emplace_back(e.kernels->isa);
   return names;
 }
 
 const Kernels* find_kernels(const std::string& isa) {
   const char* trusted = std::getenv("GELULESS_TRUST_ISA");
   for (const Entry& e : entries())
-    if (isa == e.kernels->name && (e.supported() || (trusted && isa == trusted))) return e.kernels;
+    if (isa == e.kernels->isa && (e.supported() || (trusted && isa == trusted))) return e.kernels;
   return nullptr;
 }
 

@@ -1,6 +1,8 @@
-// GELU on one register of fp32: the forms that the paper's rivals compute.
+// GELU on one register of fp32: the forms that other engines compute.
 
 #pragma once
+
+#include "simd.h"
 
 namespace geluless::GELULESS_ISA {
 

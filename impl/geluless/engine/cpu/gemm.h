@@ -3,28 +3,28 @@
 //   for each panel of 64 channels            weights stay in the first-level cache while all rows pass
 //     for each tile of 6 rows                24 accumulators live in registers from bias to epilogue
 //       for each group of 4 inputs           4 weight loads, 6 broadcasts, 24 dot products
-//     epilogue                               rescale to int16, sink
+//     epilogue                               requantize to int16, store
 //
 // Rows are cut into tiles of kTileRows and kTileRows - 1 that come out even (49 = 4 x 6 + 5 x 5); only fewer than
 // kTileRows (kTileRows - 1) rows can leave single ones over. Channel widths are those of the packing (pack.h).
 
 #pragma once
 
-#include "rescale.h"
-#include "sink.h"
+#include "output_stage.h"
+#include "requantize.h"
 
 namespace geluless::GELULESS_ISA {
 
-template <class Rescale, class Sink>
-struct Finish {
-  Rescale rescale;
-  Sink sink;
+template <class Requantize, class OutputStage>
+struct FusedEpilogue {
+  Requantize requantize;
+  OutputStage output;
 
-  explicit Finish(const GemmCall& call) : rescale{call.linear->channels}, sink(call) {}
+  explicit FusedEpilogue(const GemmCall& call) : requantize{call.linear->channels}, output(call) {}
 
   template <int kRows, int kVectors>
   void run(const I32 (&acc)[kRows][kVectors], int row, int column) const {
-    if constexpr (Rescale::kLong) {  // its constants need the registers more than the accumulators do: rows one by one
+    if constexpr (Requantize::kLong) {  // its constants need the registers more than the accumulators do: rows one by one
       I32 all[kRows][kVectors];
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i)
@@ -43,8 +43,8 @@ struct Finish {
   void finish_row(const I32 (&acc)[kVectors], int row, int column) const {
     I16 pairs[kVectors / 2];
 #pragma GCC unroll 2
-    for (int p = 0; p < kVectors / 2; ++p) pairs[p] = rescale(acc[2 * p], acc[2 * p + 1], column + p * kPair);
-    sink.put(pairs, row, column);
+    for (int p = 0; p < kVectors / 2; ++p) pairs[p] = requantize(acc[2 * p], acc[2 * p + 1], column + p * kPair);
+    output.put(pairs, row, column);
   }
 };
 
@@ -80,7 +80,7 @@ __attribute__((noinline)) void tile(const GemmCall& call, const Epilogue& epilog
 #pragma GCC unroll 8
     for (int i = 0; i < kPointers; ++i) rows[i] += 4;
   }
-  const Epilogue local = epilogue;  // a copy whose address is known to no one: byte stores cannot alias its pointers
+  const Epilogue local = epilogue;  // a copy whose address never escapes: byte stores cannot alias its pointers
   local.template run<kRows, kVectors>(acc, row, column);
 }
 
@@ -99,9 +99,9 @@ void panel_rows(const GemmCall& call, const Epilogue& epilogue, const int8_t* pa
   }
 }
 
-template <class Rescale, class Sink>
+template <class Requantize, class OutputStage>
 void gemm(const GemmCall& call) {
-  using Epilogue = Finish<Rescale, Sink>;
+  using Epilogue = FusedEpilogue<Requantize, OutputStage>;
   const Epilogue epilogue(call);
   const size_t depth = static_cast<size_t>((call.linear->inputs + 3) / 4) * 4;
   constexpr int kWidth = kTileVectors * kLanes;

@@ -1,48 +1,41 @@
-// Instantiates every kernel for the instruction set whose primitives were included before, and makes their table.
-// Each isa_*.cpp is compiled with its own flags; everything lives in a namespace of its own, so the linker can never take
-// one instruction set's copy of a template for another's.
+// Instantiates every kernel for one instruction set and makes their table. Each isa_*.cpp is compiled with its own flags;
+// everything lives in a namespace of its own, so the linker can never take one instruction set's copy of a template for
+// another's.
 
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <utility>
-
-#include "kernels.h"
-
-#include "gemm.h"
-
 #include "attention.h"
-#include "ends.h"
+#include "classifier.h"
+#include "elementwise.h"
+#include "gemm.h"
 #include "layer_norm.h"
-#include "pass.h"
-#include "plant.h"
+#include "patch_embed.h"
+#include "peak.h"
 
 namespace geluless::GELULESS_ISA {
 
-constexpr Kernels make_kernels(const char* name) {
+constexpr Kernels make_kernels(const char* isa) {
   Kernels k{};
-  k.name = name;
-  k.layout = {kLanes, kTileVectors, kInputOffset, channel_in_pair};
+  k.isa = isa;
+  k.layout = {kTileRows, kTileVectors, kLanes, kInputOffset, channel_in_pair};
   auto set = [&](Epilogue e, void (*f)(const GemmCall&)) { k.gemm[static_cast<int>(e)] = f; };
-  set(Epilogue::kRelu, gemm<Fixed<false>, ToBytes<Saturate>>);
-  set(Epilogue::kBare, gemm<Fixed<false>, ToBytes<SaturateSigned>>);
-  set(Epilogue::kBytes, gemm<Fixed<true>, ToBytes<Clamp>>);
-  set(Epilogue::kWords, gemm<Fixed<true>, ToWords>);
-  set(Epilogue::kResidual, gemm<Fixed<false>, AddToStream>);
-  set(Epilogue::kTable, gemm<Fixed<true>, ToBytes<LookUp>>);
-  set(Epilogue::kShiftGelu, gemm<Fixed<true>, ToBytes<Shift>>);
-  set(Epilogue::kTwiceBytes, gemm<Float<Twice>, ToBytes<Clamp>>);
-  set(Epilogue::kTwiceWords, gemm<Float<Twice>, ToWords>);
-  set(Epilogue::kTwiceResidual, gemm<Float<Twice>, AddToStream>);
-  set(Epilogue::kReluFloat, gemm<Float<ReluFloat>, ToBytes<Clamp>>);
-  set(Epilogue::kGeluErf, gemm<Float<GeluErf>, ToBytes<Clamp>>);
-  set(Epilogue::kGeluPolynomial, planted<gemm<Float<GeluPolynomial>, ToBytes<Clamp>>>());
-  set(Epilogue::kAfterGemm, gemm<Float<AfterGemm>, ToBytes<Saturate>>);
-  k.pass[static_cast<int>(Pass::kReluWords)] = relu_words;
-  k.pass[static_cast<int>(Pass::kReluAfterGemm)] = relu_after_gemm;
-  k.pass[static_cast<int>(Pass::kGeluAfterGemm)] = gelu_after_gemm;
+  set(Epilogue::kFixedRelu, gemm<Fixed<false>, StoreU8<Saturate>>);
+  set(Epilogue::kFixedS8, gemm<Fixed<false>, StoreU8<SaturateS8>>);
+  set(Epilogue::kFixedU8, gemm<Fixed<true>, StoreU8<Clamp>>);
+  set(Epilogue::kFixedS16, gemm<Fixed<true>, StoreS16>);
+  set(Epilogue::kFixedResidual, gemm<Fixed<false>, AddToResidual>);
+  set(Epilogue::kFixedLut, gemm<Fixed<true>, StoreU8<LookUp>>);
+  set(Epilogue::kFixedShiftGelu, gemm<Fixed<true>, StoreU8<ApplyShiftGelu>>);
+  set(Epilogue::kTwoStageU8, gemm<Fp32<TwoStage>, StoreU8<Clamp>>);
+  set(Epilogue::kTwoStageS16, gemm<Fp32<TwoStage>, StoreS16>);
+  set(Epilogue::kTwoStageResidual, gemm<Fp32<TwoStage>, AddToResidual>);
+  set(Epilogue::kFp32Relu, gemm<Fp32<Scale>, StoreU8<Clamp>>);
+  set(Epilogue::kFp32GeluErf, gemm<Fp32<GeluErf>, StoreU8<Clamp>>);
+  set(Epilogue::kFp32GeluPoly, gemm<Fp32<GeluPoly>, StoreU8<Clamp>>);
+  set(Epilogue::kFp32U8, gemm<Fp32<ScaleToS8>, StoreU8<Saturate>>);
+  k.elementwise[static_cast<int>(Elementwise::kReluS16)] = relu_s16;
+  k.elementwise[static_cast<int>(Elementwise::kReluU8)] = relu_u8;
+  k.elementwise[static_cast<int>(Elementwise::kGeluTanhU8)] = gelu_tanh_u8;
   k.layer_norm = layer_norm;
   k.attention = attention;
   k.attention_scratch = AttentionScratch::size;
@@ -50,7 +43,7 @@ constexpr Kernels make_kernels(const char* name) {
   k.weight_place = weight_place;
   k.score_table_size = score_table_size;
   k.weight_table_size = weight_table_size;
-  k.patches = patches;
+  k.quantize_patches = quantize_patches;
   k.classify = classify;
   k.peak = peak;
   return k;

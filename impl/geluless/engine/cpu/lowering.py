@@ -1,9 +1,9 @@
 """From an artifact and a variant to layers with epilogues: everything the C++ engine needs to know, and nothing it must decide.
 
-Variants, profiles and scales end here. The native side sees linear layers that finish with one of a few epilogues (epilogue.py
-states their arithmetic), norms, index-free geometry, and plain constants.
+Variants, profiles and scales end here. The native side sees linear layers that finish with one of a few epilogues (epilogue.h
+names them, integer/requantization.py states their arithmetic), norms, index-free geometry, and plain constants.
 
-Stored bytes: a signed 8-bit tensor is stored with 128 added, an unsigned one as it is.
+An 8-bit tensor is stored as uint8 (u8): a signed one with 128 added, an unsigned one as it is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIGNED_OFFSET = 128
 
 @dataclass(frozen=True)
 class ShiftGelu:
-    """Constants of I-ViT's ShiftGELU on a uint8 pre-activation (epilogue.gelu_shift), in 32-bit integers."""
+    """Constants of I-ViT's ShiftGELU on a uint8 pre-activation (integer.gelu.gelu_shift), in 32-bit integers."""
 
     zero_point: int
     top: int
@@ -58,20 +58,20 @@ class Layer:
     scale: NDArray[np.float32] | None = None
     gain: NDArray[np.float32] | None = None
     offset: NDArray[np.float32] | None = None
-    table: NDArray[np.uint8] | None = None
+    lut: NDArray[np.uint8] | None = None
     shift_gelu: ShiftGelu | None = None
     zero: int = 0
     lowest: int = 0
     highest: int = 255
-    per_step: float = 1.0
+    inverse_scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Norm:
     epsilon_term: int
     factor: float
-    gain: NDArray[np.float32] | None
-    offset: NDArray[np.float32] | None
+    gamma: NDArray[np.float32] | None
+    beta: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class SeparatePass:
+class Elementwise:
     """The activation as a kernel of its own."""
 
     kernel: str
@@ -97,7 +97,7 @@ class SeparatePass:
     zero: int
     lowest: int
     highest: int
-    per_step: float = 1.0
+    inverse_scale: float = 1.0
     after_gemm_scale: float = 1.0
 
 
@@ -111,7 +111,7 @@ class Block:
     fc1: Layer
     fc2: Layer
     attention: Attention
-    separate: SeparatePass | None
+    elementwise: Elementwise | None
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def lower(plan: p.Plan, tensors: Tensors, variant: Variant) -> Network:
         patch=stem.patch,
         inverse_input_scale=float(np.float32(1.0) / np.float32(stem.input_scale)),
         input_zero_point=stem.input_zero_point,
-        patch_layer=lower_linear("patch_embed.proj", stem.proj, tensors, sink="words"),
+        patch_layer=lower_linear("patch_embed.proj", stem.proj, tensors, output="s16"),
         patch_norm=lower_norm("patch_embed.norm", stem.norm, tensors),
         stages=tuple(_lower_stage(i, stage, tensors, variant) for i, stage in enumerate(plan.stages)),
         head_norm=lower_norm("norm", head.norm, tensors),
@@ -175,30 +175,30 @@ def _lower_stage(index: int, stage: p.Stage, tensors: Tensors, variant: Variant)
     name, merge = f"layers.{index}", None
     if stage.merge:
         norm = lower_norm(f"{name}.downsample.norm", stage.merge.norm, tensors)
-        reduction = lower_linear(f"{name}.downsample.reduction", stage.merge.reduction, tensors, sink="words")
+        reduction = lower_linear(f"{name}.downsample.reduction", stage.merge.reduction, tensors, output="s16")
         merge = Merge(f"{name}.downsample", norm, reduction)
     blocks = tuple(_lower_block(f"{name}.blocks.{j}", block, tensors, variant) for j, block in enumerate(stage.blocks))
     return Stage(stage.height, stage.width, stage.channels, merge, blocks)
 
 
 def _lower_block(name: str, block: p.Block, tensors: Tensors, variant: Variant) -> Block:
-    fc1, separate = lower_fc1(f"{name}.mlp", block.mlp, tensors, variant)
+    fc1, elementwise = lower_fc1(f"{name}.mlp", block.mlp, tensors, variant)
     return Block(
         name=name,
         norm1=lower_norm(f"{name}.norm1", block.norm1, tensors),
         norm2=lower_norm(f"{name}.norm2", block.norm2, tensors),
-        qkv=lower_linear(f"{name}.attn.qkv", block.qkv, tensors, sink="bytes"),
-        proj=lower_linear(f"{name}.attn.proj", block.proj, tensors, sink="residual"),
+        qkv=lower_linear(f"{name}.attn.qkv", block.qkv, tensors, output="u8"),
+        proj=lower_linear(f"{name}.attn.proj", block.proj, tensors, output="residual"),
         fc1=fc1,
-        fc2=lower_linear(f"{name}.mlp.fc2", block.mlp.fc2, tensors, sink="residual"),
+        fc2=lower_linear(f"{name}.mlp.fc2", block.mlp.fc2, tensors, output="residual"),
         attention=lower_attention(f"{name}.attn", block.attention, tensors),
-        separate=separate,
+        elementwise=elementwise,
     )
 
 
 def lower_norm(name: str, norm: p.Norm, tensors: Tensors) -> Norm:
-    gain, offset = (_as(tensors[f"{name}.{part}"], np.float32) if norm.affine else None for part in ("gain", "offset"))
-    return Norm(norm.epsilon_term, norm.factor, gain, offset)
+    gamma, beta = (_as(tensors[f"{name}.{part}"], np.float32) if norm.affine else None for part in ("gain", "offset"))
+    return Norm(norm.epsilon_term, norm.factor, gamma, beta)
 
 
 def lower_attention(name: str, attention: p.Attention, tensors: Tensors) -> Attention:
@@ -216,18 +216,18 @@ def lower_attention(name: str, attention: p.Attention, tensors: Tensors) -> Atte
     )
 
 
-def lower_linear(name: str, linear: p.Linear, tensors: Tensors, *, sink: str) -> Layer:
-    """A layer with the integer law, or with FasterTransformer's two roundings; `sink` is bytes, words or residual."""
-    stored = _offset(linear.low) if sink == "bytes" else 0
-    # lowest and highest bound stored bytes; words saturate by themselves
-    lowest, highest = (linear.low + stored, linear.high + stored) if sink == "bytes" else (0, 255)
+def lower_linear(name: str, linear: p.Linear, tensors: Tensors, *, output: str) -> Layer:
+    """A layer with one of the plan's two requantizations; `output` is u8, s16, or residual: added to the int16 stream."""
+    stored = _offset(linear.low) if output == "u8" else 0
+    # lowest and highest bound stored bytes; int16 saturates by itself
+    lowest, highest = (linear.low + stored, linear.high + stored) if output == "u8" else (0, 255)
     if linear.rounding is p.Rounding.SINGLE:
-        return _fixed(name, linear, tensors, epilogue=sink, zero=linear.zero_point + stored, lowest=lowest, highest=highest)
+        return _fixed(name, linear, tensors, output=output, zero=linear.zero_point + stored, lowest=lowest, highest=highest)
     return _layer(
         name,
         linear,
         tensors,
-        epilogue=f"twice-{sink}",
+        epilogue=f"two_stage_{output}",
         scale=tensors[f"{name}.alpha"],
         gain=tensors[f"{name}.gain"],
         offset=tensors[f"{name}.offset"],
@@ -237,60 +237,59 @@ def lower_linear(name: str, linear: p.Linear, tensors: Tensors, *, sink: str) ->
     )
 
 
-def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tuple[Layer, SeparatePass | None]:
-    """fc1 with the variant's activation as its epilogue, or with a pass of its own behind it."""
+def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tuple[Layer, Elementwise | None]:
+    """fc1 with the variant's activation as its epilogue, or with an elementwise kernel behind it."""
     fc1 = f"{name}.fc1"
     low, high, stored = mlp.fc2.input_low, mlp.fc2.input_high, _offset(mlp.fc2.input_low)
     relu_range = {"lowest": stored, "highest": high + stored}
     gelu_range = {"zero": mlp.hidden_zero_point + stored, "lowest": low + stored, "highest": high + stored}
     get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
     two_stage = mlp.fc1.rounding is p.Rounding.TWO_STAGE
-    per_step = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
+    inverse_scale = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
     match variant:
         case Variant.RELU | Variant.RELU_NOBIAS:
             plain = stored == 0 and mlp.fc1.zero_point == 0 and high == 255
-            epilogue = "relu" if plain else "bytes"
-            return _fixed(fc1, mlp.fc1, tensors, epilogue=epilogue, zero=mlp.fc1.zero_point + stored, **relu_range), None
+            output = "relu" if plain else "u8"
+            return _fixed(fc1, mlp.fc1, tensors, output=output, zero=mlp.fc1.zero_point + stored, **relu_range), None
         case Variant.RELU_FLOAT:
             scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
-            return _layer(fc1, mlp.fc1, tensors, epilogue="relu-float", scale=scale, zero=stored, **relu_range), None
+            return _layer(fc1, mlp.fc1, tensors, epilogue="fp32_relu", scale=scale, zero=stored, **relu_range), None
         case Variant.RELU_SEPARATE if two_stage:
             zero = mlp.fc1.zero_point + stored
             gain, offset = _as(get("gain"), np.float32), _as(get("offset"), np.float32)
-            second = SeparatePass("relu-after-gemm", gain, offset, zero, **relu_range)
+            second = Elementwise("relu_u8", gain, offset, zero, **relu_range)
             return _after_gemm(fc1, mlp.fc1, tensors, scale=get("alpha"), bias=get("bias")), second
         case Variant.RELU_SEPARATE:
-            first = _fixed(fc1, mlp.fc1, tensors, epilogue="words", zero=mlp.fc1.zero_point)
-            return first, SeparatePass("relu-words", None, None, stored, **relu_range)
+            first = _fixed(fc1, mlp.fc1, tensors, output="s16", zero=mlp.fc1.zero_point)
+            return first, Elementwise("relu_s16", None, None, stored, **relu_range)
         case Variant.GELU_SEPARATE:
             scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
             bias = get("bias") if two_stage else np.zeros(mlp.fc1.outputs, np.int32)
             after = float(np.float32(mlp.after_gemm_scale))
             offset = _as(get("real_bias"), np.float32)
-            second = SeparatePass("gelu-after-gemm", None, offset, per_step=per_step, after_gemm_scale=after, **gelu_range)
+            second = Elementwise("gelu_tanh_u8", None, offset, inverse_scale=inverse_scale, after_gemm_scale=after, **gelu_range)
             return _after_gemm(fc1, mlp.fc1, tensors, scale=scale, bias=bias), second
         case Variant.GELU_FUSED | Variant.GELU_POLY:
-            epilogue = "gelu-erf" if variant is Variant.GELU_FUSED else "gelu-polynomial"
+            epilogue = "fp32_gelu_erf" if variant is Variant.GELU_FUSED else "fp32_gelu_poly"
             scale = get("accumulator_scale")
-            return _layer(fc1, mlp.fc1, tensors, epilogue=epilogue, scale=scale, per_step=per_step, **gelu_range), None
+            return _layer(fc1, mlp.fc1, tensors, epilogue=epilogue, scale=scale, inverse_scale=inverse_scale, **gelu_range), None
         case Variant.GELU_LUT | Variant.GELU_SHIFT:
             if stored:
                 raise VariantError(
                     f"{name}: variant {variant.value} needs an unsigned hidden tensor; quantize with unsigned_hidden"
                 )
-            if variant is Variant.GELU_LUT:
-                table = tensors[f"{name}.table"]
-                return _fixed(fc1, mlp.fc1, tensors, epilogue="table", zero=mlp.fc1.zero_point, table=table), None
-            table, constants = shift_gelu_constants(mlp)
             zero = mlp.fc1.zero_point
-            return _fixed(fc1, mlp.fc1, tensors, epilogue="shift-gelu", zero=zero, table=table, shift_gelu=constants), None
+            if variant is Variant.GELU_LUT:
+                return _fixed(fc1, mlp.fc1, tensors, output="lut", zero=zero, lut=tensors[f"{name}.table"]), None
+            lut, constants = shift_gelu_constants(mlp)
+            return _fixed(fc1, mlp.fc1, tensors, output="shift_gelu", zero=zero, lut=lut, shift_gelu=constants), None
 
 
 def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
     """All 256 values, by which the native side checks its 32-bit integers before it trusts them, and the constants."""
     q = np.arange(256, dtype=np.int64) - mlp.pre_zero_point
     values = gelu_shift(q, mlp.pre_scale) / mlp.hidden_scale
-    table = round_clip(values, mlp.fc2.input_low, mlp.fc2.input_high, mlp.hidden_zero_point).astype(np.uint8)
+    lut = round_clip(values, mlp.fc2.input_low, mlp.fc2.input_high, mlp.hidden_zero_point).astype(np.uint8)
     scaled = q + (q >> 1) + (q >> 3) + (q >> 4)
     top, unit = max(int(scaled.max()), 0), min(max(round(1.0 / mlp.pre_scale), 1), 2**32)
     exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
@@ -306,18 +305,20 @@ def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
         to_hidden=mlp.pre_scale / 2.0**7 / mlp.hidden_scale,
         hidden_zero=mlp.hidden_zero_point,
     )
-    return table, constants
+    return lut, constants
 
 
-def _fixed(name: str, linear: p.Linear, tensors: Tensors, *, epilogue: str, **constants: Any) -> Layer:
-    """The integer law: the rounding half of the shift goes into the bias."""
+def _fixed(name: str, linear: p.Linear, tensors: Tensors, *, output: str, **constants: Any) -> Layer:
+    """Requantized in integers: the rounding half of the shift goes into the bias."""
     bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
     rounded = bias + Requant(bias, multiplier.astype(np.int32), shift).half
-    return _layer(name, linear, tensors, epilogue=epilogue, bias=rounded, shift=shift, multiplier=multiplier, **constants)
+    return _layer(
+        name, linear, tensors, epilogue=f"fixed_{output}", bias=rounded, shift=shift, multiplier=multiplier, **constants
+    )
 
 
 def _after_gemm(name: str, linear: p.Linear, tensors: Tensors, *, scale: NDArray, bias: NDArray) -> Layer:
-    return _layer(name, linear, tensors, epilogue="after-gemm", bias=bias, scale=scale, zero=SIGNED_OFFSET)
+    return _layer(name, linear, tensors, epilogue="fp32_u8", bias=bias, scale=scale, zero=SIGNED_OFFSET)
 
 
 _DTYPES: dict[str, type] = {
@@ -326,7 +327,7 @@ _DTYPES: dict[str, type] = {
     "scale": np.float32,
     "gain": np.float32,
     "offset": np.float32,
-    "table": np.uint8,
+    "lut": np.uint8,
 }
 
 

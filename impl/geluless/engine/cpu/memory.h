@@ -17,7 +17,6 @@
 
 namespace geluless {
 
-// Everything is laid out twice by the same code: once without memory to learn the size, once for good.
 class Arena {
  public:
   Arena() = default;
@@ -26,17 +25,12 @@ class Arena {
   Arena(const Arena&) = delete;
   ~Arena() { std::free(base_); }
 
-  // Allocates what has been asked for so far, zeroed, and starts again from the beginning.
-  void commit() {
-    size_ = (used_ + kPage - 1) / kPage * kPage + kPage;  // one page more: vector loads may run past the last array
-    void* p = nullptr;
-    if (posix_memalign(&p, kPage, size_) != 0) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    madvise(p, size_, MADV_HUGEPAGE);
-#endif
-    std::memset(p, 0, size_);
-    base_ = static_cast<uint8_t*>(p);
-    used_ = 0;
+  // Runs the same code two times: without memory, to learn the size, and for good.
+  template <class F>
+  void lay_out(F take_all) {
+    take_all();
+    commit();
+    take_all();
   }
 
   template <class T>
@@ -51,6 +45,20 @@ class Arena {
 
  private:
   static constexpr size_t kPage = size_t{1} << 21;
+
+  // Allocates what has been asked for so far, zeroed, and starts again from the beginning.
+  void commit() {
+    size_ = (used_ + kPage - 1) / kPage * kPage + kPage;  // one page more: vector loads may run past the last array
+    void* p = nullptr;
+    if (posix_memalign(&p, kPage, size_) != 0) throw std::bad_alloc();
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    madvise(p, size_, MADV_HUGEPAGE);
+#endif
+    std::memset(p, 0, size_);
+    base_ = static_cast<uint8_t*>(p);
+    used_ = 0;
+  }
+
   uint8_t* base_ = nullptr;
   size_t size_ = 0, used_ = 0;
 };

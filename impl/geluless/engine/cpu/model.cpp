@@ -13,15 +13,6 @@ const T* copy(const From* values, size_t count, Arena& arena) {
   return out;
 }
 
-Norm make_norm(const NormSpec& spec, int segments, int width, const Kernels& kernels, Arena& arena) {
-  return {spec.epsilon_term,
-          spec.factor,
-          pack_affine(spec.gain, segments, width, kernels.layout, arena),
-          pack_affine(spec.offset, segments, width, kernels.layout, arena),
-          segments,
-          width};
-}
-
 // How many teams share the windows of a stage: as many as keep the busiest thread's work least. Fewer teams mean more
 // threads per team, which split heads and columns instead, at the price of a barrier per layer.
 int choose_teams(int windows, int threads) {
@@ -35,8 +26,8 @@ int choose_teams(int windows, int threads) {
   return best;
 }
 
-const Windows* windows_of(const AttentionSpec& attention, const StageSpec& spec, Stage& stage, std::vector<std::array<int, 4>>& known,
-                          const Kernels& kernels, Arena& arena) {
+const Windows* windows_of(const AttentionSpec& attention, const StageSpec& spec, Stage& stage,
+                          std::vector<std::array<int, 4>>& known, const Kernels& kernels, Arena& arena) {
   const std::array<int, 4> key{attention.window[0], attention.window[1], attention.shift[0], attention.shift[1]};
   const auto found = std::find(known.begin(), known.end(), key);
   if (found != known.end()) return &stage.windows[static_cast<size_t>(found - known.begin())];
@@ -49,47 +40,34 @@ int window_count(const StageSpec& spec, const AttentionSpec& a) {
   return ((spec.height + a.window[0] - 1) / a.window[0]) * ((spec.width + a.window[1] - 1) / a.window[1]);
 }
 
-std::optional<SeparatePass> make_pass(const BlockSpec& spec, const Kernels& kernels, Arena& arena) {
-  if (!spec.pass) return std::nullopt;
-  const PassSpec& from = *spec.pass;
-  Channels channels{};
-  channels.gain = pack_affine(from.gain, 1, spec.fc1.outputs, kernels.layout, arena);
-  channels.offset = pack_affine(from.offset, 1, spec.fc1.outputs, kernels.layout, arena);
-  channels.zero = from.zero;
-  channels.lowest = from.lowest;
-  channels.highest = from.highest;
-  channels.per_step = from.per_step;
-  return SeparatePass{from.pass, channels, from.after_gemm_scale};
+std::optional<PackedElementwise> make_elementwise(const BlockSpec& spec, const PanelLayout& layout, Arena& arena) {
+  if (!spec.elementwise) return std::nullopt;
+  const ElementwiseSpec& from = *spec.elementwise;
+  return PackedElementwise{from.kernel, pack_elementwise(from, spec.fc1.outputs, layout, arena), from.after_gemm_scale};
 }
 
 Block make_block(const BlockSpec& spec, int channels, const Windows* windows, const Kernels& kernels, Arena& arena) {
   const PanelLayout& layout = kernels.layout;
   const AttentionSpec& attention = spec.attention;
-  Block block{spec.name,
-              make_norm(spec.norm1, 1, channels, kernels, arena),
-              make_norm(spec.norm2, 1, channels, kernels, arena),
-              pack_layer(spec.qkv, layout, arena),
-              pack_layer(spec.proj, layout, arena),
-              pack_layer(spec.fc1, layout, arena),
-              pack_layer(spec.fc2, layout, arena),
-              attention.head_dim,
-              spec.fc2.signed_input,
-              {},
-              attention.pad ? copy<uint8_t>(attention.pad, static_cast<size_t>(spec.qkv.outputs), arena) : nullptr,
-              make_pass(spec, kernels, arena),
-              windows};
-  for (int head = 0; head < attention.heads; ++head)
-    block.heads.push_back({attention.score_shift[head], attention.score_multiplier[head], attention.output_multiplier[head],
-                           expand_bias(attention, head, kernels, arena)});
-  return block;
+  return Block{spec.name,
+               pack_norm(spec.norm1, 1, channels, layout, arena),
+               pack_norm(spec.norm2, 1, channels, layout, arena),
+               pack_layer(spec.qkv, layout, arena),
+               pack_layer(spec.proj, layout, arena),
+               pack_layer(spec.fc1, layout, arena),
+               pack_layer(spec.fc2, layout, arena),
+               attention.head_dim,
+               spec.fc2.signed_input,
+               make_heads(attention, kernels, arena),
+               attention.pad ? copy<uint8_t>(attention.pad, static_cast<size_t>(spec.qkv.outputs), arena) : nullptr,
+               make_elementwise(spec, layout, arena),
+               windows};
 }
 
 }  // namespace
 
 Model::Model(const NetworkSpec& spec, const Kernels& kernels, int threads) {
-  lay_out(spec, kernels, threads);
-  arena.commit();
-  lay_out(spec, kernels, threads);
+  arena.lay_out([&] { lay_out(spec, kernels, threads); });
 }
 
 void Model::lay_out(const NetworkSpec& spec, const Kernels& kernels, int threads) {
@@ -98,17 +76,19 @@ void Model::lay_out(const NetworkSpec& spec, const Kernels& kernels, int threads
   inverse_input_scale = spec.inverse_input_scale;
   input_zero_point = spec.input_zero_point;
   patch_layer = pack_layer(spec.patch_layer, kernels.layout, arena);
-  patch_norm = make_norm(spec.patch_norm, 1, spec.patch_layer.outputs, kernels, arena);
+  patch_norm = pack_norm(spec.patch_norm, 1, spec.patch_layer.outputs, kernels.layout, arena);
   softmax_table = copy<uint8_t>(spec.softmax_table, 128, arena);
 
   stages.clear();
   const StageSpec* before = nullptr;
   for (const StageSpec& from : spec.stages) {
-    Stage stage{from.height * from.width, from.channels, {}, {}, raster_rows(from.height * from.width, arena),
-                choose_teams(window_count(from, from.blocks.front().attention), threads), {}};
+    Stage stage{};
+    stage.tokens = from.height * from.width, stage.channels = from.channels;
+    stage.raster = raster_rows(stage.tokens, arena);
+    stage.teams = choose_teams(window_count(from, from.blocks.front().attention), threads);
     if (from.merge) {
       const MergeSpec& merge = *from.merge;
-      stage.merge = Merge{merge.name, make_norm(merge.norm, 4, before->channels, kernels, arena),
+      stage.merge = Merge{merge.name, pack_norm(merge.norm, 4, before->channels, kernels.layout, arena),
                           pack_layer(merge.reduction, kernels.layout, arena), merge_rows(before->height, before->width, arena)};
     }
     std::vector<std::array<int, 4>> known;
@@ -122,7 +102,7 @@ void Model::lay_out(const NetworkSpec& spec, const Kernels& kernels, int threads
 
   const int last = spec.stages.back().channels;
   const auto stride = static_cast<size_t>(round_up(last, 64));
-  head = {make_norm(spec.head_norm, 1, last, kernels, arena),
+  head = {pack_norm(spec.head_norm, 1, last, kernels.layout, arena),
           spec.pool_multiplier,
           spec.pool_shift,
           spec.classes,

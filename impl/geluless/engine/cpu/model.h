@@ -12,17 +12,8 @@
 
 namespace geluless {
 
-struct Norm {
-  int64_t epsilon_term;
-  float factor;
-  const float *gain, *offset;  // lane order, or null
-  int segments, width;         // rows that are concatenated, channels of each
-
-  int channels() const { return segments * width; }
-};
-
-struct SeparatePass {
-  Pass kernel;
+struct PackedElementwise {
+  Elementwise kernel;
   Channels channels;
   float after_gemm_scale;
 };
@@ -34,8 +25,8 @@ struct Block {
   int head_dim;
   bool signed_hidden;
   std::vector<AttentionHead> heads;
-  const uint8_t* pad;            // stored q, k, v of a padding token, or null
-  std::optional<SeparatePass> pass;
+  const uint8_t* pad;  // stored q, k, v of a padding token, or null
+  std::optional<PackedElementwise> elementwise;
   const Windows* windows;
 };
 

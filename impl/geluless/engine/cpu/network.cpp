@@ -15,20 +15,19 @@ int windows_at_once(int tokens) { return std::max(1, kRowsAtOnce / tokens); }
 
 size_t stride_of(int channels) { return static_cast<size_t>(round_up(channels, kAlignment)); }
 
-enum class Kind { kSigned, kUnsigned, kWords };
-
-// Shows rows to a record: bytes without their storage offset, words as they are; padding tokens are left out.
-void show(const Record* record, const std::string& name, Kind kind, const void* data, size_t stride, int columns, int count,
+// Gives rows to a tap, 8-bit ones without their storage offset; padding tokens are left out.
+void give(const Tap& tap, const std::string& name, Type type, const void* data, size_t stride, int columns, int count,
           const int32_t* tokens, int token_count) {
   std::vector<int32_t> row(static_cast<size_t>(columns));
   for (int r = 0; r < count; ++r) {
     if (tokens[r] >= token_count) continue;
     for (int c = 0; c < columns; ++c) {
       const size_t at = static_cast<size_t>(r) * stride + static_cast<size_t>(c);
-      row[static_cast<size_t>(c)] = kind == Kind::kWords ? static_cast<const int16_t*>(data)[at]
-                                                         : static_cast<const uint8_t*>(data)[at] - (kind == Kind::kSigned ? kSignedOffset : 0);
+      const int offset = type == Type::kS8 ? kSignedOffset : 0;
+      const int value = type == Type::kS16 ? static_cast<const int16_t*>(data)[at] : static_cast<const uint8_t*>(data)[at];
+      row[static_cast<size_t>(c)] = value - offset;
     }
-    (*record)(name, tokens[r], row.data(), columns);
+    tap(name, tokens[r], row.data(), columns);
   }
 }
 
@@ -36,11 +35,7 @@ void show(const Record* record, const std::string& name, Kind kind, const void* 
 
 Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads)
     : kernels_(kernels), pool_(threads), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)), all_(threads) {
-  for (Buffers& b : buffers_) {
-    lay_out(b);
-    b.arena.commit();
-    lay_out(b);
-  }
+  for (Buffers& b : buffers_) b.arena.lay_out([&] { lay_out(b); });
   for (const Stage& stage : model_.stages) {
     teams_.emplace_back();
     for (int team = 0; team < stage.teams; ++team) teams_.back().emplace_back(threads / stage.teams);
@@ -55,11 +50,11 @@ size_t Network::bytes() const {
 
 // The largest each buffer must ever be, over all stages.
 void Network::lay_out(Buffers& b) const {
-  size_t stream = 0, normed = 0, qkv = 0, context = 0, hidden = 0, stored = 0, attention = 0, words = 0;
+  size_t stream = 0, normed = 0, qkv = 0, context = 0, hidden = 0, stored = 0, attention = 0, s16 = 0;
   auto grow = [](size_t& size, size_t rows, size_t stride) { size = std::max(size, rows * stride); };
   const int patches = model_.width / model_.patch[1];  // of one row
   grow(normed, static_cast<size_t>(patches), stride_of(model_.patch_layer.inputs));
-  grow(words, static_cast<size_t>(patches), stride_of(model_.patch_layer.outputs));
+  grow(s16, static_cast<size_t>(patches), stride_of(model_.patch_layer.outputs));
   for (const Stage& stage : model_.stages) {
     const StreamRows rows{stage.tokens};
     grow(stream, static_cast<size_t>(rows.count(pool_.threads())), stride_of(stage.channels));
@@ -68,17 +63,17 @@ void Network::lay_out(Buffers& b) const {
       const int tokens = block.windows->tokens;
       const auto together = static_cast<size_t>(windows_at_once(tokens) * tokens);
       const auto all = static_cast<size_t>(block.windows->count) * static_cast<size_t>(tokens);
-      const size_t mlp = block.pass ? all : together;
+      const size_t mlp = block.elementwise ? all : together;
       grow(normed, mlp, stride_of(stage.channels));
       grow(qkv, together, stride_of(block.qkv.outputs));
       grow(context, together, stride_of(block.proj.inputs));
       grow(hidden, mlp, stride_of(block.fc1.outputs));
-      if (block.pass) grow(stored, mlp, 2 * stride_of(block.fc1.outputs));
+      if (block.elementwise) grow(stored, mlp, 2 * stride_of(block.fc1.outputs));
       attention = std::max(attention, kernels_.attention_scratch(tokens, block.head_dim));
     }
   }
   const int last = model_.stages.back().channels;
-  grow(words, kRowsAtOnce, stride_of(last));
+  grow(s16, kRowsAtOnce, stride_of(last));
   for (int16_t*& s : b.stream) s = b.arena.take<int16_t>(stream);
   b.normed = b.arena.take<uint8_t>(normed);
   b.qkv = b.arena.take<uint8_t>(qkv);
@@ -87,7 +82,7 @@ void Network::lay_out(Buffers& b) const {
   b.stored = b.arena.take<uint8_t>(stored);
   b.attention = b.arena.take<uint8_t>(attention);
   b.pixels = b.arena.take<uint8_t>(static_cast<size_t>(round_up(model_.width, kAlignment)));
-  b.words = b.arena.take<int16_t>(words);
+  b.s16 = b.arena.take<int16_t>(s16);
   b.sums = b.arena.take<int32_t>(stride_of(last));
   b.pooled = b.arena.take<int16_t>(model_.head.stride);
 }
@@ -102,7 +97,8 @@ int Network::run(const float* images, int batch, float* logits) {
   std::atomic<int> bad{batch};
   pool_.run([&](int thread) {
     auto image = [&](int i, Buffers& shared, const Crew& crew) {
-      if (forward(images + static_cast<size_t>(i) * pixels, logits + static_cast<size_t>(i) * model_.head.classes, shared, crew, nullptr))
+      if (forward(images + static_cast<size_t>(i) * pixels, logits + static_cast<size_t>(i) * model_.head.classes, shared, crew,
+                  nullptr))
         return;
       int first = bad.load();
       while (i < first && !bad.compare_exchange_weak(first, i)) {
@@ -115,9 +111,9 @@ int Network::run(const float* images, int batch, float* logits) {
   return bad.load() == batch ? -1 : bad.load();
 }
 
-int Network::trace(const float* image, float* logits, const Record& record) {
+int Network::trace(const float* image, float* logits, const Tap& tap) {
   const std::lock_guard lock(mutex_);
-  return forward(image, logits, buffers_[0], {0, 1, nullptr, nullptr}, &record) ? -1 : 0;
+  return forward(image, logits, buffers_[0], {0, 1, nullptr, nullptr}, &tap) ? -1 : 0;
 }
 
 Network::Place Network::place_of(size_t stage, const Crew& crew) const {
@@ -130,7 +126,7 @@ Network::Place Network::place_of(size_t stage, const Crew& crew) const {
 
 // ------------------------------------------------------------------------------------------------------ the forward pass
 
-bool Network::forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Record* record) {
+bool Network::forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Tap* tap) {
   Buffers& own = crew.threads == 1 ? shared : buffers_[static_cast<size_t>(crew.thread)];
   const Share share{crew.thread, crew.threads};
   auto meet = [&] {
@@ -140,7 +136,8 @@ bool Network::forward(const float* image, float* logits, Buffers& shared, const 
   // The streams of the stages take turns in two buffers: what lies where this stage has its row of zeros is another's data.
   auto clear_zero_row = [&](const Stage& stage) {
     const size_t stride = stride_of(stage.channels);
-    if (crew.thread == 0) std::fill_n(stream + static_cast<size_t>(StreamRows{stage.tokens}.zero_row()) * stride, stride, int16_t{0});
+    if (crew.thread == 0)
+      std::fill_n(stream + static_cast<size_t>(StreamRows{stage.tokens}.zero_row()) * stride, stride, int16_t{0});
   };
   embed(image, shared, own, share);
   clear_zero_row(model_.stages[0]);
@@ -154,17 +151,16 @@ bool Network::forward(const float* image, float* logits, Buffers& shared, const 
       clear_zero_row(stage);
       meet();
     }
-    if (record)
-      show(record, stage.merge ? stage.merge->name : "patch_embed", Kind::kWords, stream, stride, stage.channels, stage.tokens,
+    if (tap)
+      give(*tap, stage.merge ? stage.merge->name : "patch_embed", Type::kS16, stream, stride, stage.channels, stage.tokens,
            stage.raster, stage.tokens);
     const Place place = place_of(s, crew);
     const int team_leader = place.windows.part * (crew.threads / std::max(1, place.windows.parts));
     Buffers& team = crew.threads == 1 ? shared : buffers_[static_cast<size_t>(team_leader)];
     for (const Block& block : stage.blocks) {
-      if (!place.idle) run_block({stage, block, stream, team, own, place, record});
+      if (!place.idle) run_block({stage, block, stream, team, own, place, tap});
       meet();
-      if (record)
-        show(record, block.name, Kind::kWords, stream, stride, stage.channels, stage.tokens, stage.raster, stage.tokens);
+      if (tap) give(*tap, block.name, Type::kS16, stream, stride, stage.channels, stage.tokens, stage.raster, stage.tokens);
     }
   }
   if (crew.thread == 0) pool(stream, shared);
@@ -186,12 +182,13 @@ void Network::embed(const float* image, Buffers& shared, Buffers& own, Share sha
   own.not_finite = 0;
   for (int row = share.begin(rows); row < share.end(rows); ++row) {
     for (int channel = 0; channel < model_.channels; ++channel)
-      kernels_.patches({image + (static_cast<size_t>(channel) * model_.height + static_cast<size_t>(row) * model_.patch[0]) * model_.width,
-                        model_.width, model_.patch[0], model_.patch[1], model_.inverse_input_scale, model_.input_zero_point,
-                        own.normed + static_cast<size_t>(channel) * model_.patch[0] * model_.patch[1], in_stride, own.pixels,
-                        &own.not_finite});
-    gemm(model_.patch_layer, own.normed, patches, {0, 1}, own.words, out_stride);
-    layer_norm(model_.patch_norm, own.words, model_.stages[0].raster, patches, true,
+      kernels_.quantize_patches(
+          {image + (static_cast<size_t>(channel) * model_.height + static_cast<size_t>(row) * model_.patch[0]) * model_.width,
+           model_.width, model_.patch[0], model_.patch[1], model_.inverse_input_scale, model_.input_zero_point,
+           own.normed + static_cast<size_t>(channel) * model_.patch[0] * model_.patch[1], in_stride, own.pixels,
+           &own.not_finite});
+    gemm(model_.patch_layer, own.normed, patches, {0, 1}, own.s16, out_stride);
+    layer_norm(model_.patch_norm, own.s16, model_.stages[0].raster, patches, true,
                shared.stream[0] + static_cast<size_t>(row) * patches * out_stride, out_stride);
   }
 }
@@ -215,48 +212,44 @@ void Network::run_block(const Work& work) const {
   for (int w = first; w < end; w += step) {
     const int count = std::min(step, end - w);
     attend(work, w, count);
-    if (!work.block.pass) transform(work, rows_of(w), count * windows.tokens);
+    if (!work.block.elementwise) transform(work, rows_of(w), count * windows.tokens);
   }
   // A separate activation kernel sees the whole layer, as on a GPU: its input has left the cache by then.
-  if (work.block.pass) transform(work, rows_of(first), (end - first) * windows.tokens);
+  if (work.block.elementwise) transform(work, rows_of(first), (end - first) * windows.tokens);
 }
 
 // LayerNorm, QKV, attention, projection, residual.
 void Network::attend(const Work& work, int first_window, int window_count) const {
-  const auto& [stage, block, stream, team, own, place, record] = work;
+  const auto& [stage, block, stream, team, own, place, tap] = work;
   const Windows& windows = *block.windows;
   const int tokens = windows.tokens, count = window_count * tokens, width = block.qkv.outputs / 3;
   const int32_t* rows = windows.rows + static_cast<size_t>(first_window) * tokens;
-  const size_t normed_stride = stride_of(stage.channels), qkv_stride = stride_of(block.qkv.outputs), context_stride = stride_of(width);
+  const size_t normed_stride = stride_of(stage.channels);
+  const size_t qkv_stride = stride_of(block.qkv.outputs), context_stride = stride_of(width);
 
   layer_norm(block.norm1, stream, rows, count, false, own.normed, normed_stride);
-  if (record)
-    show(record, block.name + ".norm1", Kind::kSigned, own.normed, normed_stride, stage.channels, count, rows, stage.tokens);
+  if (tap) give(*tap, block.name + ".norm1", Type::kS8, own.normed, normed_stride, stage.channels, count, rows, stage.tokens);
   gemm(block.qkv, own.normed, count, place.work, team.qkv, qkv_stride);
   if (block.pad) {  // a padding token is the bias alone: each member repairs the columns it has written
-    const int panel = kernels_.layout.vectors * kernels_.layout.lanes, panels = panel_count(block.qkv.outputs, kernels_.layout);
+    const int panel = kernels_.layout.columns(), panels = panel_count(block.qkv.outputs, kernels_.layout);
     const int from = place.work.begin(panels) * panel, to = std::min(place.work.end(panels) * panel, block.qkv.outputs);
     for (int r = 0; r < count; ++r)
-      if (rows[r] >= stage.tokens) std::copy(block.pad + from, block.pad + to, team.qkv + static_cast<size_t>(r) * qkv_stride + from);
+      if (rows[r] >= stage.tokens)
+        std::copy(block.pad + from, block.pad + to, team.qkv + static_cast<size_t>(r) * qkv_stride + from);
   }
   place.meet();
 
   const int heads = static_cast<int>(block.heads.size()), items = window_count * heads;
   for (int item = place.work.begin(items); item < place.work.end(items); ++item) {
-    const int window = item / heads, head = item % heads, mask = windows.mask_of[static_cast<size_t>(first_window + window)];
-    const size_t row = static_cast<size_t>(window) * tokens;
-    AttentionCall call{team.qkv + row * qkv_stride, qkv_stride, tokens, block.head_dim, width, head,
-                       &block.heads[static_cast<size_t>(head)], nullptr, nullptr, model_.softmax_table,
-                       team.context + row * context_stride, context_stride, own.attention};
-    if (mask >= 0) {
-      call.limit = windows.masks[static_cast<size_t>(mask)].limit;
-      call.keep = windows.masks[static_cast<size_t>(mask)].keep;
-    }
-    kernels_.attention(call);
+    const int window = item / heads, head = item % heads, index = windows.mask_of[static_cast<size_t>(first_window + window)];
+    const Mask mask = index < 0 ? Mask{} : windows.masks[static_cast<size_t>(index)];
+    const uint8_t* qkv = team.qkv + static_cast<size_t>(window) * tokens * qkv_stride;
+    uint8_t* context = team.context + static_cast<size_t>(window) * tokens * context_stride;
+    kernels_.attention({qkv, qkv_stride, tokens, block.head_dim, width, head, &block.heads[static_cast<size_t>(head)], mask.limit,
+                        mask.keep, model_.softmax_table, context, context_stride, own.attention});
   }
   place.meet();
-  if (record)
-    show(record, block.name + ".attn.context", Kind::kSigned, team.context, context_stride, width, count, rows, stage.tokens);
+  if (tap) give(*tap, block.name + ".attn.context", Type::kS8, team.context, context_stride, width, count, rows, stage.tokens);
 
   gemm(block.proj, team.context, count, place.work, stream, stride_of(stage.channels), rows);
   place.meet();
@@ -264,31 +257,31 @@ void Network::attend(const Work& work, int first_window, int window_count) const
 
 // LayerNorm, fc1 with its activation, fc2, residual.
 void Network::transform(const Work& work, const int32_t* rows, int count) const {
-  const auto& [stage, block, stream, team, own, place, record] = work;
+  const auto& [stage, block, stream, team, own, place, tap] = work;
   const size_t normed_stride = stride_of(stage.channels), hidden_stride = stride_of(block.fc1.outputs);
   layer_norm(block.norm2, stream, rows, count, false, own.normed, normed_stride);
-  if (record)
-    show(record, block.name + ".norm2", Kind::kSigned, own.normed, normed_stride, stage.channels, count, rows, stage.tokens);
-  if (block.pass) {
+  if (tap) give(*tap, block.name + ".norm2", Type::kS8, own.normed, normed_stride, stage.channels, count, rows, stage.tokens);
+  if (block.elementwise) {
     gemm(block.fc1, own.normed, count, place.work, team.stored, hidden_stride);
     place.meet();
     const int begin = place.work.begin(count), end = place.work.end(count);
     const size_t at = static_cast<size_t>(begin) * hidden_stride;
-    const size_t element = block.fc1.epilogue == Epilogue::kWords ? sizeof(int16_t) : 1;
-    kernels_.pass[static_cast<int>(block.pass->kernel)]({team.stored + at * element, team.hidden + at, end - begin, block.fc1.outputs,
-                                                       hidden_stride, &block.pass->channels, block.pass->after_gemm_scale});
+    const size_t element = writes_s16(block.fc1.epilogue) ? sizeof(int16_t) : 1;
+    kernels_.elementwise[static_cast<int>(block.elementwise->kernel)](
+        {team.stored + at * element, team.hidden + at, end - begin, block.fc1.outputs, hidden_stride,
+         &block.elementwise->channels, block.elementwise->after_gemm_scale});
   } else {
     gemm(block.fc1, own.normed, count, place.work, team.hidden, hidden_stride);
   }
   place.meet();
-  if (record)
-    show(record, block.name + ".mlp.hidden", block.signed_hidden ? Kind::kSigned : Kind::kUnsigned, team.hidden, hidden_stride,
+  if (tap)
+    give(*tap, block.name + ".mlp.hidden", block.signed_hidden ? Type::kS8 : Type::kU8, team.hidden, hidden_stride,
          block.fc1.outputs, count, rows, stage.tokens);
   gemm(block.fc2, team.hidden, count, place.work, stream, stride_of(stage.channels), rows);
   place.meet();
 }
 
-// Final LayerNorm, sum over the tokens, one rounding to 12 bits by the integer law.
+// Final LayerNorm, sum over the tokens, one fixed-point requantization to 12 bits.
 void Network::pool(const int16_t* stream, Buffers& own) const {
   const Stage& stage = model_.stages.back();
   const Head& head = model_.head;
@@ -296,9 +289,9 @@ void Network::pool(const int16_t* stream, Buffers& own) const {
   std::fill_n(own.sums, stage.channels, 0);
   for (int token = 0; token < stage.tokens; token += kRowsAtOnce) {
     const int count = std::min(kRowsAtOnce, stage.tokens - token);
-    layer_norm(head.norm, stream, stage.raster + token, count, true, own.words, stride);
+    layer_norm(head.norm, stream, stage.raster + token, count, true, own.s16, stride);
     for (int r = 0; r < count; ++r)
-      for (int c = 0; c < stage.channels; ++c) own.sums[c] += own.words[static_cast<size_t>(r) * stride + static_cast<size_t>(c)];
+      for (int c = 0; c < stage.channels; ++c) own.sums[c] += own.s16[static_cast<size_t>(r) * stride + static_cast<size_t>(c)];
   }
   const int half = head.pool_shift > 0 ? 1 << (head.pool_shift - 1) : 0;
   for (int c = 0; c < stage.channels; ++c) {
@@ -309,10 +302,10 @@ void Network::pool(const int16_t* stream, Buffers& own) const {
 
 // -------------------------------------------------------------------------------------------------------- kernel calls
 
-void Network::layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool words, void* output,
+void Network::layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool s16, void* output,
                          size_t output_stride) const {
   kernels_.layer_norm({stream, stride_of(norm.width), rows, count, norm.segments, norm.width, norm.epsilon_term, norm.factor,
-                       norm.gain, norm.offset, words, output, output_stride});
+                       norm.gamma, norm.beta, s16, output, output_stride});
 }
 
 void Network::gemm(const PackedLinear& layer, const uint8_t* input, int rows, Share panels, void* output, size_t output_stride,

@@ -17,8 +17,8 @@
 
 namespace geluless {
 
-// Receives intermediate tensors row by row as int32: record(name, token, values, columns).
-using Record = std::function<void(const std::string& name, int token, const int32_t* values, int columns)>;
+// Receives intermediate tensors row by row as int32.
+using Tap = std::function<void(const std::string& name, int token, const int32_t* values, int columns)>;
 
 class Network {
  public:
@@ -29,8 +29,8 @@ class Network {
   // NaN or infinite pixel, or -1. Simultaneous calls are served one after the other.
   int run(const float* images, int batch, float* logits);
 
-  // One image on one thread; every intermediate tensor is shown. Returns as run() does.
-  int trace(const float* image, float* logits, const Record& record);
+  // One image on one thread; `tap` receives every intermediate tensor. Returns as run() does.
+  int trace(const float* image, float* logits, const Tap& tap);
 
   const Model& model() const { return model_; }
   size_t bytes() const;  // packed weights and all buffers
@@ -40,7 +40,7 @@ class Network {
     Arena arena;
     int16_t* stream[2];  // residual streams: of this stage and of the next
     uint8_t *normed, *qkv, *context, *hidden, *stored, *attention, *pixels;
-    int16_t* words;
+    int16_t* s16;
     int32_t* sums;
     int16_t* pooled;
     uint32_t not_finite;
@@ -50,11 +50,11 @@ class Network {
     Barrier* all;
     std::vector<std::deque<Barrier>>* teams;  // per stage and team; null when alone
   };
-  struct Place {  // a thread in a stage
-    Share windows;   // of the stage, as a team
-    Share work;      // of the team's layers, as a member
+  struct Place {    // a thread in a stage
+    Share windows;  // of the stage, as a team
+    Share work;     // of the team's layers, as a member
     Barrier* barrier;
-    bool idle;       // more threads than the teams can use
+    bool idle;  // more threads than the teams can use
 
     void meet() const {
       if (barrier) barrier->wait();
@@ -67,12 +67,12 @@ class Network {
     Buffers& team;  // shared by the members
     Buffers& own;
     const Place& place;
-    const Record* record;
+    const Tap* tap;
   };
 
   void lay_out(Buffers& b) const;
   Place place_of(size_t stage, const Crew& crew) const;
-  bool forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Record* record);
+  bool forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Tap* tap);
   void embed(const float* image, Buffers& shared, Buffers& own, Share share) const;
   void merge(const Stage& stage, const int16_t* from, int16_t* to, Buffers& own, Share tokens) const;
   void run_block(const Work& work) const;
@@ -80,7 +80,7 @@ class Network {
   void transform(const Work& work, const int32_t* rows, int count) const;
   void pool(const int16_t* stream, Buffers& own) const;
 
-  void layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool words, void* output,
+  void layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool s16, void* output,
                   size_t output_stride) const;
   void gemm(const PackedLinear& layer, const uint8_t* input, int rows, Share panels, void* output, size_t output_stride,
             const int32_t* row_index = nullptr) const;

@@ -10,7 +10,7 @@ namespace geluless {
 int padded_outputs(int outputs, const PanelLayout& layout) { return round_up(outputs, 2 * layout.lanes); }
 
 int panel_count(int outputs, const PanelLayout& layout) {
-  const int width = layout.vectors * layout.lanes;
+  const int width = layout.columns();
   return (padded_outputs(outputs, layout) + width - 1) / width;
 }
 
@@ -61,7 +61,7 @@ const int8_t* pack_weights(const LayerSpec& layer, const PanelLayout& layout, Ar
   const int padded = padded_outputs(layer.outputs, layout), depth = round_up(layer.inputs, 4);
   int8_t* out = arena.take<int8_t>(static_cast<size_t>(padded) * depth);
   if (!arena.committed()) return nullptr;
-  const int lanes = layout.lanes, width = layout.vectors * lanes;
+  const int lanes = layout.lanes, width = layout.columns();
   for (int p = 0; p < padded; ++p) {
     const int channel = channel_at(p, layout);
     if (channel >= layer.outputs) continue;  // the arena is zero
@@ -92,15 +92,15 @@ bool shift_gelu_fits(const LayerSpec& layer) {
   uint8_t bytes[256];
   for (int i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
   baseline::shift_gelu<256>(bytes, layer.shift_gelu);
-  return std::equal(bytes, bytes + 256, layer.table);
+  return std::equal(bytes, bytes + 256, layer.lut);
 }
 
 }  // namespace
 
 PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena& arena) {
   PackedLinear packed{};
-  const bool table_instead = layer.epilogue == Epilogue::kShiftGelu && !shift_gelu_fits(layer);
-  packed.epilogue = table_instead ? Epilogue::kTable : layer.epilogue;
+  const bool lut_instead = layer.epilogue == Epilogue::kFixedShiftGelu && !shift_gelu_fits(layer);
+  packed.epilogue = lut_instead ? Epilogue::kFixedLut : layer.epilogue;
   packed.inputs = layer.inputs;
   packed.outputs = layer.outputs;
   packed.panels = pack_weights(layer, layout, arena);
@@ -111,20 +111,36 @@ PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena
   c.scale = reorder(layer.scale, layer.outputs, 0.0f, layout, arena);
   c.gain = reorder(layer.gain, layer.outputs, 0.0f, layout, arena);
   c.offset = reorder(layer.offset, layer.outputs, 0.0f, layout, arena);
-  if (layer.table) {
-    uint8_t* table = arena.take<uint8_t>(256);
-    if (arena.committed()) std::memcpy(table, layer.table, 256);
-    c.table = table;
+  if (layer.lut) {
+    uint8_t* lut = arena.take<uint8_t>(256);
+    if (arena.committed()) std::memcpy(lut, layer.lut, 256);
+    c.lut = lut;
   }
   c.shift_gelu = layer.shift_gelu;
   c.zero = layer.zero;
   c.lowest = layer.lowest;
   c.highest = layer.highest;
-  c.per_step = layer.per_step;
+  c.inverse_scale = layer.inverse_scale;
   return packed;
 }
 
-const float* pack_affine(const float* values, int segments, int width, const PanelLayout& layout, Arena& arena) {
+Norm pack_norm(const NormSpec& spec, int segments, int width, const PanelLayout& layout, Arena& arena) {
+  const float* gamma = pack_channels(spec.gamma, segments, width, layout, arena);
+  return {spec.epsilon_term, spec.factor, gamma, pack_channels(spec.beta, segments, width, layout, arena), segments, width};
+}
+
+Channels pack_elementwise(const ElementwiseSpec& spec, int columns, const PanelLayout& layout, Arena& arena) {
+  Channels c{};
+  c.gain = pack_channels(spec.gain, 1, columns, layout, arena);
+  c.offset = pack_channels(spec.offset, 1, columns, layout, arena);
+  c.zero = spec.zero;
+  c.lowest = spec.lowest;
+  c.highest = spec.highest;
+  c.inverse_scale = spec.inverse_scale;
+  return c;
+}
+
+const float* pack_channels(const float* values, int segments, int width, const PanelLayout& layout, Arena& arena) {
   if (!values) return nullptr;
   const int padded = padded_outputs(width, layout);
   float* out = arena.take<float>(static_cast<size_t>(segments) * padded);

@@ -16,7 +16,20 @@ int channel_at(int position, const PanelLayout& layout);
 
 PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena& arena);
 
-// gain or offset of an affine LayerNorm over `segments` rows of `width` channels each.
-const float* pack_affine(const float* values, int segments, int width, const PanelLayout& layout, Arena& arena);
+struct Norm {
+  int64_t epsilon_term;
+  float factor;
+  const float *gamma, *beta;  // lane order, or null
+  int segments, width;        // rows that are concatenated, channels of each
+
+  int channels() const { return segments * width; }
+};
+
+Norm pack_norm(const NormSpec& spec, int segments, int width, const PanelLayout& layout, Arena& arena);
+
+Channels pack_elementwise(const ElementwiseSpec& spec, int columns, const PanelLayout& layout, Arena& arena);
+
+// One constant per channel of `segments` rows of `width` channels each, in lane order; null for null.
+const float* pack_channels(const float* values, int segments, int width, const PanelLayout& layout, Arena& arena);
 
 }  // namespace geluless

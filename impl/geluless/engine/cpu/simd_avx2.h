@@ -50,17 +50,13 @@ struct Weights {
   __m256i even, odd;  // int16
 };
 using Inputs = Weights;
-inline Inputs unsigned_halves(__m256i x) {
-  return {_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(x, 8)};
-}
+inline Inputs unsigned_halves(__m256i x) { return {_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(x, 8)}; }
 inline Weights signed_halves(__m256i x) { return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)}; }
 inline void dot(I32& acc, const Inputs& x, const Weights& w) {
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(x.even, w.even));
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(x.odd, w.odd));
 }
-inline Weights load_weights(const int8_t* p) {
-  return signed_halves(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
-}
+inline Weights load_weights(const int8_t* p) { return signed_halves(_mm256_load_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Inputs broadcast(const uint8_t* p) { return unsigned_halves(splat_four(p)); }
 inline void dot_value(I32& acc, Bytes weights, const uint8_t* values) {
   dot(acc, unsigned_halves(weights), signed_halves(splat_four(values)));
@@ -121,9 +117,7 @@ inline int64_t sum_wide(Wide sum) {
 }
 
 // ---- bytes
-inline I16 load_bytes_i16(const uint8_t* p) {
-  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
+inline I16 load_bytes_i16(const uint8_t* p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline Bytes to_bytes(I16 a, I16 b) { return _mm256_permute4x64_epi64(_mm256_packus_epi16(a, b), 0xd8); }
 inline Bytes to_signed_bytes(I16 a, I16 b) { return _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8); }
 inline void store_bytes(uint8_t* p, Bytes x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
@@ -169,7 +163,6 @@ inline void transpose_dwords(const __m256i (&in)[4], __m256i* out) {  // 4 x 4 i
   out[0] = _mm256_unpacklo_epi64(a, c), out[1] = _mm256_unpackhi_epi64(a, c);
   out[2] = _mm256_unpacklo_epi64(b, d), out[3] = _mm256_unpackhi_epi64(b, d);
 }
-constexpr int kTransposeBytes = 32;
 inline void load_transposed(const uint8_t* rows, size_t stride, int count, Bytes* out) {
   __m256i row[8];
   for (int i = 0; i < 8; ++i) row[i] = i < count ? load_bytes(rows + static_cast<size_t>(i) * stride) : _mm256_setzero_si256();
@@ -188,7 +181,8 @@ inline void store_transposed(const Bytes* in, uint8_t* rows, size_t stride, int 
   transpose_dwords(second, right);
   for (int x = 0; x < 4; ++x) {
     if (x < count) store_bytes(rows + static_cast<size_t>(x) * stride, _mm256_permute2x128_si256(left[x], right[x], 0x20));
-    if (x + 4 < count) store_bytes(rows + static_cast<size_t>(x + 4) * stride, _mm256_permute2x128_si256(left[x], right[x], 0x31));
+    if (x + 4 < count)
+      store_bytes(rows + static_cast<size_t>(x + 4) * stride, _mm256_permute2x128_si256(left[x], right[x], 0x31));
   }
 }
 inline void interleave_values(const uint8_t* const (&rows)[4], uint8_t* out) {

@@ -10,11 +10,11 @@
 namespace geluless::GELULESS_ISA {
 
 constexpr int kLanes = 16;
-constexpr int kTileRows = 6;     // 6 x 4 accumulators, 4 weights, 1 input: 29 of 32 registers
+constexpr int kTileRows = 6;  // 6 x 4 accumulators, 4 weights, 1 input: 29 of 32 registers
 constexpr int kTileVectors = 4;
 constexpr int kKeysAtOnce = 8;     // scores in flight: 8 accumulators
 constexpr int kValuesAtOnce = 16;  // context channels in flight
-constexpr int kInputOffset = 0;  // vpdpbusd multiplies the unsigned byte as it is stored
+constexpr int kInputOffset = 0;    // vpdpbusd multiplies the unsigned byte as it is stored
 constexpr int kValueOffset = 0;
 
 using I32 = __m512i;    // 16 x int32
@@ -87,7 +87,9 @@ inline void add_wide(Wide& sum, I32 x) {
 inline int64_t sum_wide(Wide sum) { return _mm512_reduce_add_epi64(_mm512_add_epi64(sum.even, sum.odd)); }
 
 // ---- bytes
-inline I16 load_bytes_i16(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline I16 load_bytes_i16(const uint8_t* p) {
+  return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline Bytes to_bytes(I16 a, I16 b) {  // saturated to 0..255, natural order
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packus_epi16(a, b));
 }
@@ -134,7 +136,6 @@ inline void transpose_dwords(const __m512i (&in)[4], __m512i* out) {  // 4 x 4 i
 }
 
 // Rows of 32 bytes -> 8 registers, lane i of register k = dword k of row i. Rows from `count` on are zero.
-constexpr int kTransposeBytes = 32;
 inline void load_transposed(const uint8_t* rows, size_t stride, int count, Bytes* out) {
   __m512i left[4], right[4];
 #pragma GCC unroll 4

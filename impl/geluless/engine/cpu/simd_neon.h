@@ -75,9 +75,7 @@ inline I16 max_i16(I16 a, I16 b) { return vmaxq_s16(a, b); }
 // a = b = -32768; one factor is always a multiplier, 0..32767.
 inline I16 multiply_round(I16 a, I16 b) { return vqrdmulhq_s16(a, b); }
 // Two products per lane, but i and i + 4 where other instruction sets add neighbours: every caller sums over all lanes.
-inline I32 pair_dot_add(I32 acc, I16 a, I16 b) {
-  return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b);
-}
+inline I32 pair_dot_add(I32 acc, I16 a, I16 b) { return vmlal_high_s16(vmlal_s16(acc, vget_low_s16(a), vget_low_s16(b)), a, b); }
 inline I32 pair_dot(I16 a, I16 b) { return vmlal_high_s16(vmull_s16(vget_low_s16(a), vget_low_s16(b)), a, b); }
 inline void multiply_add(I16 x, int factor, I32 base, I32& a, I32& b) {  // factor < 2^15
   a = vmlal_n_s16(base, vget_low_s16(x), static_cast<int16_t>(factor));
@@ -136,7 +134,6 @@ inline void transpose_dwords(Bytes (&x)[4]) {  // lane i of register k <-> lane 
   x[0] = vreinterpretq_u8_u64(vtrn1q_u64(a, c)), x[1] = vreinterpretq_u8_u64(vtrn1q_u64(b, d));
   x[2] = vreinterpretq_u8_u64(vtrn2q_u64(a, c)), x[3] = vreinterpretq_u8_u64(vtrn2q_u64(b, d));
 }
-constexpr int kTransposeBytes = 32;
 inline void load_transposed(const uint8_t* rows, size_t stride, int count, Bytes* out) {
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {

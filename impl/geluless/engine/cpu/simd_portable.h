@@ -131,9 +131,8 @@ inline I16 multiply_round(const I16& a, const I16& b) {
   return each<I16>([&](size_t i) { return (a[i] * b[i] + (1 << 14)) >> 15; });
 }
 inline I32 pair_dot_add(const I32& acc, const I16& a, const I16& b) {
-  return each<I32>([&](size_t i) {
-    return wrap(int64_t{acc[i]} + int64_t{a[2 * i]} * b[2 * i] + int64_t{a[2 * i + 1]} * b[2 * i + 1]);
-  });
+  return each<I32>(
+      [&](size_t i) { return wrap(int64_t{acc[i]} + int64_t{a[2 * i]} * b[2 * i] + int64_t{a[2 * i + 1]} * b[2 * i + 1]); });
 }
 inline I32 pair_dot(const I16& a, const I16& b) { return pair_dot_add(zero_i32(), a, b); }
 inline void multiply_add(const I16& x, int factor, const I32& base, I32& a, I32& b) {
@@ -209,7 +208,7 @@ inline Bytes quads(const I16& a, const I16& b) {
     return saturate_u8(from[(i % 2) * kLanes + i / 4]);
   });
 }
-constexpr int kTransposeBytes = 32;
+constexpr int kTransposeBytes = 32;  // of a row
 inline void load_transposed(const uint8_t* rows, size_t stride, int count, Bytes* out) {
   for (int k = 0; k < kTransposeBytes / 4; ++k)
     for (int l = 0; l < kLanes; ++l) {

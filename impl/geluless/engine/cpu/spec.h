@@ -23,16 +23,16 @@ struct LayerSpec {
   const int32_t* shift;
   const int16_t* multiplier;
   const float *scale, *gain, *offset;
-  const uint8_t* table;  // [256] stored bytes
+  const uint8_t* lut;  // [256] stored bytes
   ShiftGelu shift_gelu;
   int zero, lowest, highest;
-  float per_step;
+  float inverse_scale;
 };
 
 struct NormSpec {
   int64_t epsilon_term;
   float factor;
-  const float *gain, *offset;  // [channels] or null
+  const float *gamma, *beta;  // [channels] or null
 };
 
 struct AttentionSpec {
@@ -46,11 +46,11 @@ struct AttentionSpec {
 };
 
 // The activation as a kernel of its own, between what fc1 stores and what fc2 reads.
-struct PassSpec {
-  Pass pass;
+struct ElementwiseSpec {
+  Elementwise kernel;
   const float *gain, *offset;  // [hidden] or null
   int zero, lowest, highest;
-  float per_step, after_gemm_scale;
+  float inverse_scale, after_gemm_scale;
 };
 
 struct BlockSpec {
@@ -58,7 +58,7 @@ struct BlockSpec {
   NormSpec norm1, norm2;
   LayerSpec qkv, proj, fc1, fc2;
   AttentionSpec attention;
-  std::optional<PassSpec> pass;
+  std::optional<ElementwiseSpec> elementwise;
 };
 
 struct MergeSpec {

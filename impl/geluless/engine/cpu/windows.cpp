@@ -1,5 +1,7 @@
 #include "windows.h"
 
+#include <algorithm>
+
 #include "threads.h"
 
 namespace geluless {
@@ -10,24 +12,27 @@ namespace {
 // from the other edge of the image.
 int region(int position, int window, int shift) { return position >= window - shift; }
 
-Mask make_mask(std::array<int, 2> window, std::array<int, 2> shift, const Kernels& kernels, Arena& arena) {
-  const int tokens = window[0] * window[1];
-  const size_t scores = kernels.score_table_size(tokens), weights = kernels.weight_table_size(tokens);
-  int16_t* limit = arena.take<int16_t>(scores);
-  uint8_t* keep = arena.take<uint8_t>(weights);
-  if (!arena.committed()) return {};
-  std::fill_n(limit, scores, INT16_MAX);
-  std::fill_n(keep, weights, uint8_t{255});
+// Tokens of different regions do not see each other.
+Mask shift_mask(std::array<int, 2> window, std::array<int, 2> shift, const Kernels& kernels, Arena& arena) {
   auto region_of = [&](int token) {
     return 2 * region(token / window[1], window[0], shift[0]) + region(token % window[1], window[1], shift[1]);
   };
+  return make_mask(
+      window[0] * window[1], [&](int query, int key) { return region_of(query) != region_of(key); }, kernels, arena);
+}
+
+const int16_t* expand_bias(const AttentionSpec& attention, int head, const Kernels& kernels, Arena& arena) {
+  const auto [rows, columns] = attention.window;
+  const int tokens = rows * columns;
+  int16_t* out = arena.take<int16_t>(kernels.score_table_size(tokens));
+  if (!arena.committed()) return nullptr;
   for (int query = 0; query < tokens; ++query)
-    for (int key = 0; key < tokens; ++key)
-      if (region_of(query) != region_of(key)) {
-        limit[kernels.score_place(tokens, query, key)] = INT16_MIN;
-        keep[kernels.weight_place(tokens, query, key)] = 0;
-      }
-  return {limit, keep};
+    for (int key = 0; key < tokens; ++key) {
+      const int down = query / columns - key / columns + rows - 1, right = query % columns - key % columns + columns - 1;
+      out[kernels.score_place(tokens, query, key)] =
+          attention.bias_table[static_cast<size_t>(down * (2 * columns - 1) + right) * attention.heads + head];
+    }
+  return out;
 }
 
 }  // namespace
@@ -59,7 +64,7 @@ Windows make_windows(int height, int width, std::array<int, 2> window, std::arra
         int& mask = masks[static_cast<size_t>(2 * lowest + rightmost)];
         if (mask < 0) {
           mask = static_cast<int>(out.masks.size());
-          out.masks.push_back(make_mask(window, {lowest * shift[0], rightmost * shift[1]}, kernels, arena));
+          out.masks.push_back(shift_mask(window, {lowest * shift[0], rightmost * shift[1]}, kernels, arena));
         }
         out.mask_of[static_cast<size_t>(w)] = mask;
       }
@@ -89,18 +94,28 @@ const int32_t* raster_rows(int tokens, Arena& arena) {
   return rows;
 }
 
-const int16_t* expand_bias(const AttentionSpec& attention, int head, const Kernels& kernels, Arena& arena) {
-  const auto [rows, columns] = attention.window;
-  const int tokens = rows * columns;
-  int16_t* out = arena.take<int16_t>(kernels.score_table_size(tokens));
-  if (!arena.committed()) return nullptr;
+Mask make_mask(int tokens, const std::function<bool(int query, int key)>& hidden, const Kernels& kernels, Arena& arena) {
+  const size_t scores = kernels.score_table_size(tokens), weights = kernels.weight_table_size(tokens);
+  int16_t* limit = arena.take<int16_t>(scores);
+  uint8_t* keep = arena.take<uint8_t>(weights);
+  if (!arena.committed()) return {};
+  std::fill_n(limit, scores, INT16_MAX);
+  std::fill_n(keep, weights, uint8_t{255});
   for (int query = 0; query < tokens; ++query)
-    for (int key = 0; key < tokens; ++key) {
-      const int down = query / columns - key / columns + rows - 1, right = query % columns - key % columns + columns - 1;
-      out[kernels.score_place(tokens, query, key)] =
-          attention.bias_table[static_cast<size_t>(down * (2 * columns - 1) + right) * attention.heads + head];
-    }
-  return out;
+    for (int key = 0; key < tokens; ++key)
+      if (hidden(query, key)) {
+        limit[kernels.score_place(tokens, query, key)] = INT16_MIN;
+        keep[kernels.weight_place(tokens, query, key)] = 0;
+      }
+  return {limit, keep};
+}
+
+std::vector<AttentionHead> make_heads(const AttentionSpec& attention, const Kernels& kernels, Arena& arena) {
+  std::vector<AttentionHead> heads;
+  for (int h = 0; h < attention.heads; ++h)
+    heads.push_back({attention.score_shift[h], attention.score_multiplier[h], attention.output_multiplier[h],
+                     expand_bias(attention, h, kernels, arena)});
+  return heads;
 }
 
 }  // namespace geluless

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <functional>
+
 #include "memory.h"
 #include "spec.h"
 
@@ -19,14 +21,14 @@ struct StreamRows {
 };
 
 struct Mask {
-  const int16_t* limit;  // score order: 32767, or -32768 where masked
-  const uint8_t* keep;   // weight order: 255, or 0 where masked
+  const int16_t* limit = nullptr;  // score order: 32767, or -32768 where masked
+  const uint8_t* keep = nullptr;   // weight order: 255, or 0 where masked
 };
 
 struct Windows {
-  int tokens = 0, count = 0;                // of a window; windows
-  const int32_t* rows = nullptr;            // [count, tokens] stream rows
-  std::vector<int> mask_of;                 // per window: index into masks or -1
+  int tokens = 0, count = 0;      // of a window; windows
+  const int32_t* rows = nullptr;  // [count, tokens] stream rows
+  std::vector<int> mask_of;       // per window: index into masks or -1
   std::vector<Mask> masks;
 };
 
@@ -39,7 +41,10 @@ const int32_t* merge_rows(int height, int width, Arena& arena);
 // [tokens] 0, 1, 2, ...
 const int32_t* raster_rows(int tokens, Arena& arena);
 
-// The relative position bias of one head for every (query, key) of a window, in score order.
-const int16_t* expand_bias(const AttentionSpec& attention, int head, const Kernels& kernels, Arena& arena);
+// Hides from each query of a window the keys for which `hidden(query, key)` is true.
+Mask make_mask(int tokens, const std::function<bool(int query, int key)>& hidden, const Kernels& kernels, Arena& arena);
+
+// Each with its relative position bias for every (query, key) of a window, in score order.
+std::vector<AttentionHead> make_heads(const AttentionSpec& attention, const Kernels& kernels, Arena& arena);
 
 }  // namespace geluless

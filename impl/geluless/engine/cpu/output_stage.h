@@ -1,31 +1,12 @@
-// Where rescaled int16 registers go: bytes, words, the residual stream. A sink takes the PAIRS registers (2 x kLanes channels
-// each) of one row of a tile, and cuts off what lies beyond the matrix: padding channels exist in registers only.
+// Where requantized int16 registers go: uint8, int16, the residual stream. An output stage takes the registers (2 x kLanes
+// channels each) of one row of a tile, and cuts off what lies beyond the matrix: padding channels exist in registers only.
 
 #pragma once
 
-#include <cstring>
-
 #include "shift_gelu.h"
+#include "simd.h"
 
 namespace geluless::GELULESS_ISA {
-
-constexpr int kPair = 2 * kLanes;  // channels of one int16 register
-
-inline void store_some_bytes(uint8_t* p, Bytes x, int count) {
-  alignas(kAlignment) uint8_t all[2 * kPair];
-  store_bytes(all, x);
-  std::memcpy(p, all, static_cast<size_t>(count));
-}
-inline void store_some_i16(int16_t* p, I16 x, int count) {
-  alignas(kAlignment) int16_t all[kPair];
-  store_i16(all, x);
-  std::memcpy(p, all, static_cast<size_t>(count) * sizeof(int16_t));
-}
-inline I16 load_some_i16(const int16_t* p, int count) {
-  alignas(kAlignment) int16_t all[kPair] = {};
-  std::memcpy(all, p, static_cast<size_t>(count) * sizeof(int16_t));
-  return load_i16(all);
-}
 
 struct Unsigned {
   static Bytes pack(I16 a, I16 b) { return to_bytes(a, b); }
@@ -34,32 +15,40 @@ struct Saturate : Unsigned {  // the packs clamp to 0..255, and that is all
   explicit Saturate(const Channels&) {}
   I16 clamp(I16 x) const { return x; }
   template <int>
-  Bytes map(Bytes x) const { return x; }
+  Bytes map(Bytes x) const {
+    return x;
+  }
 };
-struct SaturateSigned {  // -128..127, as a product without activation is stored elsewhere: the same instructions, another pack
-  explicit SaturateSigned(const Channels&) {}
+struct SaturateS8 {  // -128..127, as a product without activation is stored elsewhere: the same instructions, another pack
+  explicit SaturateS8(const Channels&) {}
   static Bytes pack(I16 a, I16 b) { return to_signed_bytes(a, b); }
   I16 clamp(I16 x) const { return x; }
   template <int>
-  Bytes map(Bytes x) const { return x; }
+  Bytes map(Bytes x) const {
+    return x;
+  }
 };
 struct Clamp : Unsigned {  // a narrower range of stored bytes
   I16 low, high;
   explicit Clamp(const Channels& c) : low(splat_i16(c.lowest)), high(splat_i16(c.highest)) {}
   I16 clamp(I16 x) const { return min_i16(max_i16(x, low), high); }
   template <int>
-  Bytes map(Bytes x) const { return x; }
+  Bytes map(Bytes x) const {
+    return x;
+  }
 };
 struct LookUp : Unsigned {  // saturated to 8 bits, then any function of 256 values
-  Table256 table;
-  explicit LookUp(const Channels& c) : table(load_table256(c.table)) {}
+  Table256 lut;
+  explicit LookUp(const Channels& c) : lut(load_table256(c.lut)) {}
   I16 clamp(I16 x) const { return x; }
   template <int>
-  Bytes map(Bytes x) const { return lookup(table, x); }
+  Bytes map(Bytes x) const {
+    return lookup(lut, x);
+  }
 };
-struct Shift : Unsigned {
+struct ApplyShiftGelu : Unsigned {
   const ShiftGelu constants;
-  explicit Shift(const Channels& c) : constants(c.shift_gelu) {}
+  explicit ApplyShiftGelu(const Channels& c) : constants(c.shift_gelu) {}
   I16 clamp(I16 x) const { return x; }
   template <int kCount>
   Bytes map(Bytes x) const {
@@ -70,20 +59,23 @@ struct Shift : Unsigned {
   }
 };
 
-template <class Finish>
-struct ToBytes {
+template <class Activation>
+struct StoreU8 {
   uint8_t* output;
   size_t stride;
   int columns;
-  Finish finish;
+  Activation activation;
 
-  ToBytes(const GemmCall& call)
-      : output(static_cast<uint8_t*>(call.output)), stride(call.output_stride), columns(call.linear->outputs),
-        finish(call.linear->channels) {}
+  StoreU8(const GemmCall& call)
+      : output(static_cast<uint8_t*>(call.output)),
+        stride(call.output_stride),
+        columns(call.linear->outputs),
+        activation(call.linear->channels) {}
 
   template <int kPairs>
   void put(const I16 (&x)[kPairs], int row, int column) const {
-    const Bytes bytes = finish.template map<kPairs * kPair>(Finish::pack(finish.clamp(x[0]), finish.clamp(x[kPairs - 1])));
+    const Bytes bytes =
+        activation.template map<kPairs * kPair>(Activation::pack(activation.clamp(x[0]), activation.clamp(x[kPairs - 1])));
     uint8_t* p = output + static_cast<size_t>(row) * stride + column;
     const int left = columns - column;
     if (left < kPairs * kPair) store_some_bytes(p, bytes, left);
@@ -92,12 +84,12 @@ struct ToBytes {
   }
 };
 
-struct ToWords {
+struct StoreS16 {
   int16_t* output;
   size_t stride;
   int columns;
 
-  ToWords(const GemmCall& call)
+  StoreS16(const GemmCall& call)
       : output(static_cast<int16_t*>(call.output)), stride(call.output_stride), columns(call.linear->outputs) {}
 
   template <int kPairs>
@@ -112,14 +104,16 @@ struct ToWords {
 };
 
 // stream[row_index[row]] += x, saturating: window reverse and the undoing of the cyclic shift are this index list.
-struct AddToStream {
+struct AddToResidual {
   int16_t* stream;
   size_t stride;
   const int32_t* row_index;
   int columns;
 
-  AddToStream(const GemmCall& call)
-      : stream(static_cast<int16_t*>(call.output)), stride(call.output_stride), row_index(call.row_index),
+  AddToResidual(const GemmCall& call)
+      : stream(static_cast<int16_t*>(call.output)),
+        stride(call.output_stride),
+        row_index(call.row_index),
         columns(call.linear->outputs) {}
 
   template <int kPairs>

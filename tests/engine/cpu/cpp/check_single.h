@@ -27,13 +27,6 @@ Values as_values(const std::vector<T>& from) {
   return Values(from.begin(), from.end());
 }
 
-template <class F>
-void lay_out_twice(Arena& arena, F lay_out) {
-  lay_out();
-  arena.commit();
-  lay_out();
-}
-
 // What a kernel writes to: poison between the rows and behind them, which must still be there afterwards.
 template <class T>
 std::vector<T> poisoned(Random& random, size_t count) {
@@ -55,7 +48,7 @@ Values run_gemm(const Kernels& kernels, Random random, int index, bool fault) {
   }
   Arena arena;
   PackedLinear packed;
-  lay_out_twice(arena, [&] { packed = pack_layer(layer, kernels.layout, arena); });
+  arena.lay_out([&] { packed = pack_layer(layer, kernels.layout, arena); });
   if (packed.epilogue != kEpilogue) throw std::logic_error("ShiftGELU with these constants is not what runs");
 
   const auto input_stride = static_cast<size_t>(round_up(inputs, 4) + random.in(0, 9));
@@ -71,34 +64,29 @@ Values run_gemm(const Kernels& kernels, Random random, int index, bool fault) {
       gemm({input, input_stride, rows, &packed, first, last, output.data(), stride, order.data()});
     return as_values(output);
   };
-  constexpr bool kWide = kEpilogue == Epilogue::kWords || kEpilogue == Epilogue::kResidual ||
-                         kEpilogue == Epilogue::kTwiceWords || kEpilogue == Epilogue::kTwiceResidual;
-  return run(poisoned<std::conditional_t<kWide, int16_t, uint8_t>>(random, static_cast<size_t>(rows) * stride));
+  using Output = std::conditional_t<info(kEpilogue).output == Type::kS16, int16_t, uint8_t>;
+  return run(poisoned<Output>(random, static_cast<size_t>(rows) * stride));
 }
 
-template <Pass kPass>
-Values run_pass(const Kernels& kernels, Random random, int index, bool fault) {
-  using From = std::conditional_t<kPass == Pass::kReluWords, int16_t, uint8_t>;
+template <Elementwise kKernel>
+Values run_elementwise(const Kernels& kernels, Random random, int index, bool fault) {
+  constexpr bool kS16 = kKernel == Elementwise::kReluS16;
+  using From = std::conditional_t<kS16, int16_t, uint8_t>;
   Store store;
   Cases cases{random, store};
   const int columns = index % 130 + 1, rows = index * 7 % 40 + 1;
   const auto n = static_cast<size_t>(columns), stride = n + static_cast<size_t>(random.in(0, 9));
-  float *gain = cases.around(n, 1.5, 3), *offset = cases.between(n, -2, 2);
-  Channels channels{};
-  channels.zero = random.in(0, 40), channels.lowest = random.in(0, 60), channels.highest = random.in(130, 255);
-  channels.per_step = 31;
-  if (fault) channels.zero += 3, channels.highest -= 3;
+  ElementwiseSpec spec{kKernel, cases.around(n, 1.5, 3), cases.between(n, -2, 2), 0, 0, 0, 31, 0.05f};
+  spec.zero = random.in(0, 40), spec.lowest = random.in(0, 60), spec.highest = random.in(130, 255);
+  if (fault) spec.zero += 3, spec.highest -= 3;
   Arena arena;
-  lay_out_twice(arena, [&] {
-    channels.gain = pack_affine(gain, 1, columns, kernels.layout, arena);
-    channels.offset = pack_affine(offset, 1, columns, kernels.layout, arena);
-  });
+  Channels channels{};
+  arena.lay_out([&] { channels = pack_elementwise(spec, columns, kernels.layout, arena); });
   const int reach = random.any({400, 32767});
-  const bool words = kPass == Pass::kReluWords;
-  const int low = words ? -reach - 1 : 0, high = words ? reach : 255;
+  const int low = kS16 ? -reach - 1 : 0, high = kS16 ? reach : 255;
   const From* input = cases.any_or_extremes<From>(static_cast<size_t>(rows) * stride, low, high);
   std::vector<uint8_t> output = poisoned<uint8_t>(random, static_cast<size_t>(rows) * stride);
-  kernels.pass[static_cast<int>(kPass)]({input, output.data(), rows, columns, stride, &channels, 0.05f});
+  kernels.elementwise[static_cast<int>(kKernel)]({input, output.data(), rows, columns, stride, &channels, spec.after_gemm_scale});
   return as_values(output);
 }
 
@@ -107,22 +95,19 @@ Values run_norm(const Kernels& kernels, Random random, int index, bool fault) {
   Store store;
   Cases cases{random, store};
   const int width = index % 150 + 1, segments = random.any({1, 4}), rows = random.in(1, 9), stream_rows = random.in(1, 12);
-  NormSpec norm = cases.norm(segments * width, sizeof(T) == 2);
-  if (fault) norm.factor *= 1.01f;
+  NormSpec spec = cases.norm(segments * width, sizeof(T) == 2);
+  if (fault) spec.factor *= 1.01f;
   Arena arena;
-  const float *gain = nullptr, *offset = nullptr;
-  lay_out_twice(arena, [&] {
-    gain = pack_affine(norm.gain, segments, width, kernels.layout, arena);
-    offset = pack_affine(norm.offset, segments, width, kernels.layout, arena);
-  });
+  Norm norm;
+  arena.lay_out([&] { norm = pack_norm(spec, segments, width, kernels.layout, arena); });
   const auto stream_stride = static_cast<size_t>(width + random.in(0, 9));
   const auto stride = static_cast<size_t>(segments * width + random.in(0, 9));
   const int reach = random.any({1, 300, 32767});
   const int16_t* stream = cases.any_or_extremes<int16_t>(static_cast<size_t>(stream_rows) * stream_stride, -reach - 1, reach);
   const int32_t* row_index = cases.any<int32_t>(static_cast<size_t>(rows * segments), 0, stream_rows - 1);
   std::vector<T> output = poisoned<T>(random, static_cast<size_t>(rows) * stride);
-  kernels.layer_norm({stream, stream_stride, row_index, rows, segments, width, norm.epsilon_term, norm.factor, gain, offset,
-                      sizeof(T) == 2, output.data(), stride});
+  kernels.layer_norm({stream, stream_stride, row_index, rows, segments, width, norm.epsilon_term, norm.factor, norm.gamma,
+                      norm.beta, sizeof(T) == 2, output.data(), stride});
   return as_values(output);
 }
 
@@ -143,21 +128,13 @@ inline Values run_attention(const Kernels& kernels, Random random, int index, bo
   auto masked = [&](int q, int k) { return style == 1 ? region[q] != region[k] : style == 2 && q != k && pair[q * tokens + k]; };
   Arena arena;
   std::vector<AttentionHead> parameters;
-  const size_t scores = kernels.score_table_size(tokens), weights = kernels.weight_table_size(tokens);
-  int16_t* limit = nullptr;
-  uint8_t *keep = nullptr, *scratch = nullptr;
-  lay_out_twice(arena, [&] {
-    parameters.clear();
-    for (int h = 0; h < heads; ++h)
-      parameters.push_back({spec.score_shift[h], spec.score_multiplier[h], spec.output_multiplier[h],
-                            expand_bias(spec, h, kernels, arena)});
-    limit = arena.take<int16_t>(scores), keep = arena.take<uint8_t>(weights);
+  Mask mask;
+  uint8_t* scratch = nullptr;
+  arena.lay_out([&] {
+    parameters = make_heads(spec, kernels, arena);
+    if (style) mask = make_mask(tokens, masked, kernels, arena);
     scratch = arena.take<uint8_t>(kernels.attention_scratch(tokens, head_dim));
   });
-  std::fill_n(limit, scores, INT16_MAX), std::fill_n(keep, weights, uint8_t{255});
-  for (int q = 0; q < tokens; ++q)
-    for (int k = 0; k < tokens; ++k)
-      if (masked(q, k)) limit[kernels.score_place(tokens, q, k)] = INT16_MIN, keep[kernels.weight_place(tokens, q, k)] = 0;
 
   const int width = heads * head_dim;
   const auto qkv_stride = static_cast<size_t>(3 * width + random.in(0, 9)), stride = static_cast<size_t>(width + random.in(0, 9));
@@ -165,12 +142,12 @@ inline Values run_attention(const Kernels& kernels, Random random, int index, bo
   const uint8_t* table = cases.softmax_table();
   std::vector<uint8_t> output = poisoned<uint8_t>(random, static_cast<size_t>(tokens) * stride);
   for (int h = 0; h < heads; ++h)
-    kernels.attention({qkv, qkv_stride, tokens, head_dim, width, h, &parameters[static_cast<size_t>(h)], style ? limit : nullptr,
-                       style ? keep : nullptr, table, output.data(), stride, scratch});
+    kernels.attention({qkv, qkv_stride, tokens, head_dim, width, h, &parameters[static_cast<size_t>(h)], mask.limit, mask.keep,
+                       table, output.data(), stride, scratch});
   return as_values(output);
 }
 
-inline Values run_patches(const Kernels& kernels, Random random, int, bool fault) {
+inline Values run_quantize_patches(const Kernels& kernels, Random random, int, bool fault) {
   Store store;
   Cases cases{random, store};
   const int patch_h = random.in(1, 5), patch_w = random.in(1, 5), patches = random.in(1, 50), width = patches * patch_w;
@@ -183,10 +160,10 @@ inline Values run_patches(const Kernels& kernels, Random random, int, bool fault
   const float inverse = random.one_in(2) ? 1.0f : static_cast<float>(random.real(20, 60));  // at 1, halves end on ties
   uint32_t finite = 0, wrong = 0;
   const int zero = random.in(0, 255) ^ fault;
-  kernels.patches({image, width, patch_h, patch_w, inverse, zero, output.data(), stride, scratch.data(), &finite});
+  kernels.quantize_patches({image, width, patch_h, patch_w, inverse, zero, output.data(), stride, scratch.data(), &finite});
   std::vector<uint8_t> ignored(output.size());
   image[random.in(0, patch_h * width - 1)] = random.any({INFINITY, -INFINITY, NAN});
-  kernels.patches({image, width, patch_h, patch_w, inverse, zero, ignored.data(), stride, scratch.data(), &wrong});
+  kernels.quantize_patches({image, width, patch_h, patch_w, inverse, zero, ignored.data(), stride, scratch.data(), &wrong});
   output.push_back(finite == 0 && wrong != 0);
   return as_values(output);
 }

@@ -29,7 +29,9 @@ class Random {  // xorshift64*
   double spread(double middle, double factor) { return middle * std::exp(real(-1, 1) * std::log(factor)); }
   bool one_in(int n) { return in(1, n) == 1; }
   template <class T, size_t kCount>
-  T any(const T (&values)[kCount]) { return values[in(0, static_cast<int>(kCount) - 1)]; }
+  T any(const T (&values)[kCount]) {
+    return values[in(0, static_cast<int>(kCount) - 1)];
+  }
 
  private:
   uint64_t state_;
@@ -89,10 +91,10 @@ struct Cases {
     const auto reciprocal = static_cast<uint32_t>(((1 << 20) + unit - 1) / unit);
     const double to_hidden = pre_scale / 128 / hidden_scale;
     layer.shift_gelu = {zero_point, top, unit, -23 * unit, reciprocal, negative, to_hidden, random.in(0, 40)};
-    uint8_t* table = store.take<uint8_t>(256);
-    for (int i = 0; i < 256; ++i) table[i] = static_cast<uint8_t>(i);
-    check::shift_gelu<256>(table, layer.shift_gelu);
-    layer.table = table;
+    uint8_t* lut = store.take<uint8_t>(256);
+    for (int i = 0; i < 256; ++i) lut[i] = static_cast<uint8_t>(i);
+    check::shift_gelu<256>(lut, layer.shift_gelu);
+    layer.lut = lut;
   }
 
   // `wild`: some channels have constants at their limits, as only an artifact made to hurt would.
@@ -102,9 +104,8 @@ struct Cases {
     l.epilogue = epilogue, l.inputs = inputs, l.outputs = outputs, l.signed_input = signed_input;
     l.weight = any_or_extremes<int8_t>(n * static_cast<size_t>(inputs), -127, 127);
     const double reach = 73.0 * (signed_input ? 50 : 100) * std::sqrt(inputs);  // of an accumulator: one standard deviation
-    const bool words = epilogue == Epilogue::kWords || epilogue == Epilogue::kTwiceWords;
-    const bool stream = epilogue == Epilogue::kResidual || epilogue == Epilogue::kTwiceResidual;
-    const double target = words ? 2000 : stream ? 400 : 60;
+    const bool s16 = writes_s16(epilogue), residual = info(epilogue).residual;
+    const double target = s16 ? 2000 : residual ? 400 : 60;
     int32_t* bias = any<int32_t>(n, static_cast<int>(-reach), static_cast<int>(reach));
     int32_t* shift = store.take<int32_t>(n);
     int16_t* multiplier = store.take<int16_t>(n);
@@ -117,30 +118,30 @@ struct Cases {
       if (wild && random.one_in(12)) bias[i] = random.any({-(1 << 29), 1 << 29});
     }
     l.bias = bias, l.shift = shift, l.multiplier = multiplier;
-    l.zero = words ? random.in(-3000, 3000) : stream ? 0 : random.in(0, 200);
+    l.zero = s16 ? random.in(-3000, 3000) : residual ? 0 : random.in(0, 200);
     l.lowest = 0, l.highest = 255;
     if (random.one_in(2)) l.lowest = random.in(0, 128), l.highest = random.in(129, 255);
     float* scale = nullptr;
     switch (epilogue) {
-      case Epilogue::kTable: l.table = any<uint8_t>(256, 0, 255); break;
-      case Epilogue::kShiftGelu: shift_gelu(l); break;
-      case Epilogue::kTwiceBytes:
-      case Epilogue::kTwiceWords:
-      case Epilogue::kTwiceResidual:
+      case Epilogue::kFixedLut: l.lut = any<uint8_t>(256, 0, 255); break;
+      case Epilogue::kFixedShiftGelu: shift_gelu(l); break;
+      case Epilogue::kTwoStageU8:
+      case Epilogue::kTwoStageS16:
+      case Epilogue::kTwoStageResidual:
         scale = around(n, 60 / reach, 3), l.gain = around(n, target / 60, 3), l.offset = between(n, -target, target);
         break;
-      case Epilogue::kGeluErf:
-      case Epilogue::kGeluPolynomial:
-        scale = around(n, 2 / reach, 3), l.per_step = static_cast<float>(random.spread(30, 2)), l.zero = random.in(0, 30);
+      case Epilogue::kFp32GeluErf:
+      case Epilogue::kFp32GeluPoly:
+        scale = around(n, 2 / reach, 3), l.inverse_scale = static_cast<float>(random.spread(30, 2)), l.zero = random.in(0, 30);
         break;
-      case Epilogue::kReluFloat:
-      case Epilogue::kAfterGemm: scale = around(n, target / reach, 3); break;
-      case Epilogue::kBare:
-      case Epilogue::kRelu: l.lowest = 0, l.highest = 255, l.zero = 0; break;
+      case Epilogue::kFp32Relu:
+      case Epilogue::kFp32U8: scale = around(n, target / reach, 3); break;
+      case Epilogue::kFixedS8:
+      case Epilogue::kFixedRelu: l.lowest = 0, l.highest = 255, l.zero = 0; break;
       default: break;
     }
-    if (epilogue == Epilogue::kAfterGemm) l.zero = kSignedOffset;
-    for (size_t i = 0; i < n; ++i) {  // only the integer law has its rounding half in the bias
+    if (epilogue == Epilogue::kFp32U8) l.zero = kSignedOffset;
+    for (size_t i = 0; i < n; ++i) {  // only the fixed-point requantization has its rounding half in the bias
       if (!scale && shift[i] > 0) bias[i] += 1 << (shift[i] - 1);
       if (scale && wild && random.one_in(10)) scale[i] = random.any({0.0f, -1.0f, 1e9f, -1e9f});
     }
@@ -148,11 +149,11 @@ struct Cases {
     return l;
   }
 
-  NormSpec norm(int channels, bool words) {
+  NormSpec norm(int channels, bool s16) {
     const auto n = static_cast<size_t>(channels);
-    const double deviation = words ? 2000 : 45;
+    const double deviation = s16 ? 2000 : 45;
     NormSpec norm{random.any({1, 100, 1 << 20}), static_cast<float>(random.spread(deviation, 2)), nullptr, nullptr};
-    if (random.one_in(2)) norm.factor = 1, norm.gain = around(n, deviation, 2), norm.offset = between(n, -deviation, deviation);
+    if (random.one_in(2)) norm.factor = 1, norm.gamma = around(n, deviation, 2), norm.beta = between(n, -deviation, deviation);
     return norm;
   }
 
@@ -177,43 +178,45 @@ struct Cases {
 
   float* pixels(size_t count) { return between(count, -3, 3); }
 
-  BlockSpec block(const std::string& name, const StageSpec& stage, Epilogue fc1, std::optional<Pass> pass) {
-    const bool twice = random.one_in(3), signed_hidden = fc1 == Epilogue::kBytes && random.one_in(2);
+  BlockSpec block(const std::string& name, const StageSpec& stage, Epilogue fc1, std::optional<Elementwise> kernel) {
+    const bool two_stage = random.one_in(3), signed_hidden = fc1 == Epilogue::kFixedU8 && random.one_in(2);
     const int heads = random.in(1, 3), head_dim = random.any({3, 4, 8, 17, 32, 33, 40}), width = heads * head_dim;
     const int c = stage.channels, hidden = random.in(5, 90);
     BlockSpec b{};
     b.name = name;
     b.norm1 = norm(c, false), b.norm2 = norm(c, false);
-    b.qkv = layer(twice ? Epilogue::kTwiceBytes : Epilogue::kBytes, c, 3 * width, true);
+    b.qkv = layer(two_stage ? Epilogue::kTwoStageU8 : Epilogue::kFixedU8, c, 3 * width, true);
     b.qkv.zero = kSignedOffset, b.qkv.lowest = 0, b.qkv.highest = 255;
-    b.proj = layer(twice ? Epilogue::kTwiceResidual : Epilogue::kResidual, width, c, true);
-    b.fc1 = layer(fc1 == Epilogue::kWords ? Epilogue::kBytes : fc1, c, hidden, true);  // the same constants: bytes follow both
+    b.proj = layer(two_stage ? Epilogue::kTwoStageResidual : Epilogue::kFixedResidual, width, c, true);
+    const bool s16 = fc1 == Epilogue::kFixedS16;  // the same constants: uint8 follows both
+    b.fc1 = layer(s16 ? Epilogue::kFixedU8 : fc1, c, hidden, true);
     b.fc1.epilogue = fc1;
-    b.fc2 = layer(twice ? Epilogue::kTwiceResidual : Epilogue::kResidual, hidden, c, signed_hidden);
+    b.fc2 = layer(two_stage ? Epilogue::kTwoStageResidual : Epilogue::kFixedResidual, hidden, c, signed_hidden);
     const std::array<int, 2> window{random.in(2, 7), random.in(2, 7)};
     b.attention = attention(heads, head_dim, window);
     for (int axis = 0; axis < 2; ++axis)
       if (window[axis] < (axis ? stage.width : stage.height)) b.attention.shift[axis] = random.in(0, window[axis] - 1);
     const bool padded = stage.height % window[0] || stage.width % window[1];
     if (padded) b.attention.pad = any<uint8_t>(static_cast<size_t>(3 * width), 0, 255);
-    if (!pass) return b;
-    PassSpec p{*pass, nullptr, nullptr, random.in(0, 30), random.in(0, 100), random.in(130, 255), 1, 1};
+    if (!kernel) return b;
+    ElementwiseSpec e{*kernel, nullptr, nullptr, random.in(0, 30), random.in(0, 100), random.in(130, 255), 1, 1};
     const auto n = static_cast<size_t>(hidden);
-    if (*pass == Pass::kReluAfterGemm) p.gain = around(n, 1.5, 3);
-    if (*pass == Pass::kGeluAfterGemm) p.per_step = static_cast<float>(random.spread(30, 2)), p.after_gemm_scale = 0.05f;
-    if (*pass != Pass::kReluWords) p.offset = between(n, -2, 2);
-    b.pass = p;
+    if (*kernel == Elementwise::kReluU8) e.gain = around(n, 1.5, 3);
+    if (*kernel == Elementwise::kGeluTanhU8)
+      e.inverse_scale = static_cast<float>(random.spread(30, 2)), e.after_gemm_scale = 0.05f;
+    if (*kernel != Elementwise::kReluS16) e.offset = between(n, -2, 2);
+    b.elementwise = e;
     return b;
   }
 
   // Every block finishes fc1 in the same way, as a variant does.
-  NetworkSpec network(Epilogue fc1, std::optional<Pass> pass) {
+  NetworkSpec network(Epilogue fc1, std::optional<Elementwise> kernel) {
     NetworkSpec net{};
     net.image_channels = random.in(1, 3), net.patch = {random.in(1, 4), random.in(1, 5)};
     int height = random.in(3, 17), width = random.in(3, 17), channels = random.in(4, 40);
     net.image_height = height * net.patch[0], net.image_width = width * net.patch[1];
     net.inverse_input_scale = static_cast<float>(random.real(20, 60)), net.input_zero_point = random.in(0, 255);
-    net.patch_layer = layer(Epilogue::kWords, net.image_channels * net.patch[0] * net.patch[1], channels, false);
+    net.patch_layer = layer(Epilogue::kFixedS16, net.image_channels * net.patch[0] * net.patch[1], channels, false);
     net.patch_norm = norm(channels, true);
     for (int s = 0, count = random.in(1, 3); s < count; ++s) {
       const std::string name = "stage" + std::to_string(s);
@@ -222,11 +225,11 @@ struct Cases {
         const int before = channels;
         stage.channels = channels = random.in(4, 70);
         stage.height = height = (height + 1) / 2, stage.width = width = (width + 1) / 2;
-        const Epilogue words = random.one_in(2) ? Epilogue::kWords : Epilogue::kTwiceWords;
-        stage.merge = MergeSpec{name + ".merge", norm(4 * before, false), layer(words, 4 * before, channels, true)};
+        const Epilogue s16 = random.one_in(2) ? Epilogue::kFixedS16 : Epilogue::kTwoStageS16;
+        stage.merge = MergeSpec{name + ".merge", norm(4 * before, false), layer(s16, 4 * before, channels, true)};
       }
       for (int b = 0, blocks = random.in(1, 2); b < blocks; ++b)
-        stage.blocks.push_back(block(name + ".block" + std::to_string(b), stage, fc1, pass));
+        stage.blocks.push_back(block(name + ".block" + std::to_string(b), stage, fc1, kernel));
       net.stages.push_back(std::move(stage));
     }
     net.head_norm = norm(channels, true);

@@ -1,7 +1,7 @@
 // Compares every kernel and whole networks of every instruction set with `portable`, bit for bit: a program without Python, so
 // that it runs where Python does not (under an emulator, on a bare board).
 //
-//   check_kernels [FILE]      FILE: networks with the reference's logits, written by tests/native_dump.py
+//   check_kernels [FILE]      FILE: networks with the reference's logits, written by tests/support/native_dump.py
 //
 // One line per check. Exits with 1 when anything differs, when a check cannot see a fault, or when there was nothing to compare.
 // GELU in fp32 may differ by one step: the instruction sets with a fused multiply-add use it there, `portable` does not.
@@ -31,9 +31,8 @@ struct KernelCheck {
 
 int failures = 0;
 
-__attribute__((format(printf, 4, 5)))
-void report(bool good, const std::string& isa, const std::string& name, const char* format, ...) {
-  std::printf("%-6s %-10s %-24s ", good ? "ok" : "FAILED", isa.c_str(), name.c_str());
+[[gnu::format(printf, 4, 5)]] void report(bool good, const std::string& isa, const std::string& name, const char* format, ...) {
+  std::printf("%-6s %-10s %-34s ", good ? "ok" : "FAILED", isa.c_str(), name.c_str());
   va_list arguments;
   va_start(arguments, format);
   std::vprintf(format, arguments);
@@ -63,34 +62,41 @@ void check_kernel(const KernelCheck& check, const std::string& isa, const Kernel
   }
   if (differing)
     report(false, isa, check.name, "%d of %d cases differ, first %d, by up to %" PRId64, differing, check.cases, first, worst);
-  else if (!noticed)
-    report(false, isa, check.name, "a fault went unnoticed");
-  else
-    report(true, isa, check.name, "%4d cases, %8" PRId64 " values, worst difference %" PRId64, check.cases, values, worst);
+  else if (!noticed) report(false, isa, check.name, "a fault went unnoticed");
+  else report(true, isa, check.name, "%4d cases, %8" PRId64 " values, worst difference %" PRId64, check.cases, values, worst);
+}
+
+template <Epilogue kEpilogue>
+KernelCheck gemm_check(int tolerance = 0) {
+  return {"gemm_u8s8_s32_" + std::string(name(kEpilogue)), 130, tolerance, run_gemm<kEpilogue>};
+}
+template <Elementwise kKernel>
+KernelCheck elementwise_check(int tolerance = 0) {
+  return {std::string(name(kKernel)), 130, tolerance, run_elementwise<kKernel>};
 }
 
 const std::vector<KernelCheck> kKernelChecks = {
-    {"gemm relu", 130, 0, run_gemm<Epilogue::kRelu>},
-    {"gemm bare", 130, 0, run_gemm<Epilogue::kBare>},
-    {"gemm bytes", 130, 0, run_gemm<Epilogue::kBytes>},
-    {"gemm words", 130, 0, run_gemm<Epilogue::kWords>},
-    {"gemm residual", 130, 0, run_gemm<Epilogue::kResidual>},
-    {"gemm table", 130, 0, run_gemm<Epilogue::kTable>},
-    {"gemm shift-gelu", 130, 0, run_gemm<Epilogue::kShiftGelu>},
-    {"gemm twice-bytes", 130, 0, run_gemm<Epilogue::kTwiceBytes>},
-    {"gemm twice-words", 130, 0, run_gemm<Epilogue::kTwiceWords>},
-    {"gemm twice-residual", 130, 0, run_gemm<Epilogue::kTwiceResidual>},
-    {"gemm relu-float", 130, 0, run_gemm<Epilogue::kReluFloat>},
-    {"gemm gelu-erf", 130, 1, run_gemm<Epilogue::kGeluErf>},
-    {"gemm gelu-polynomial", 130, 1, run_gemm<Epilogue::kGeluPolynomial>},
-    {"gemm after-gemm", 130, 0, run_gemm<Epilogue::kAfterGemm>},
-    {"pass relu-words", 130, 0, run_pass<Pass::kReluWords>},
-    {"pass relu-after-gemm", 130, 0, run_pass<Pass::kReluAfterGemm>},
-    {"pass gelu-after-gemm", 130, 1, run_pass<Pass::kGeluAfterGemm>},
-    {"norm bytes", 150, 0, run_norm<uint8_t>},
-    {"norm words", 150, 0, run_norm<int16_t>},
+    gemm_check<Epilogue::kFixedRelu>(),
+    gemm_check<Epilogue::kFixedS8>(),
+    gemm_check<Epilogue::kFixedU8>(),
+    gemm_check<Epilogue::kFixedS16>(),
+    gemm_check<Epilogue::kFixedResidual>(),
+    gemm_check<Epilogue::kFixedLut>(),
+    gemm_check<Epilogue::kFixedShiftGelu>(),
+    gemm_check<Epilogue::kTwoStageU8>(),
+    gemm_check<Epilogue::kTwoStageS16>(),
+    gemm_check<Epilogue::kTwoStageResidual>(),
+    gemm_check<Epilogue::kFp32Relu>(),
+    gemm_check<Epilogue::kFp32GeluErf>(1),
+    gemm_check<Epilogue::kFp32GeluPoly>(1),
+    gemm_check<Epilogue::kFp32U8>(),
+    elementwise_check<Elementwise::kReluS16>(),
+    elementwise_check<Elementwise::kReluU8>(),
+    elementwise_check<Elementwise::kGeluTanhU8>(1),
+    {"layer_norm_s16_u8", 150, 0, run_norm<uint8_t>},
+    {"layer_norm_s16_s16", 150, 0, run_norm<int16_t>},
     {"attention", 37 * 4, 0, run_attention},
-    {"patches", 100, 0, run_patches},
+    {"quantize_patches", 100, 0, run_quantize_patches},
     {"classify", 50, 0, run_classify},
 };
 
@@ -141,20 +147,20 @@ NetworkSpec damaged(NetworkSpec spec, Store& store) {
 struct Variant {
   const char* name;
   Epilogue fc1;
-  std::optional<Pass> pass;
+  std::optional<Elementwise> kernel;
   bool last_bit;
 };
 const Variant kVariants[] = {
-    {"relu", Epilogue::kRelu, {}, false},
-    {"relu, zero point", Epilogue::kBytes, {}, false},
-    {"relu-float", Epilogue::kReluFloat, {}, false},
-    {"relu-separate", Epilogue::kWords, Pass::kReluWords, false},
-    {"relu, after gemm", Epilogue::kAfterGemm, Pass::kReluAfterGemm, false},
-    {"gelu-lut", Epilogue::kTable, {}, false},
-    {"gelu-shift", Epilogue::kShiftGelu, {}, false},
-    {"gelu-fused", Epilogue::kGeluErf, {}, true},
-    {"gelu-poly", Epilogue::kGeluPolynomial, {}, true},
-    {"gelu-separate", Epilogue::kAfterGemm, Pass::kGeluAfterGemm, true},
+    {"relu", Epilogue::kFixedRelu, {}, false},
+    {"relu, zero point", Epilogue::kFixedU8, {}, false},
+    {"relu-float", Epilogue::kFp32Relu, {}, false},
+    {"relu-separate", Epilogue::kFixedS16, Elementwise::kReluS16, false},
+    {"relu, after gemm", Epilogue::kFp32U8, Elementwise::kReluU8, false},
+    {"gelu-lut", Epilogue::kFixedLut, {}, false},
+    {"gelu-shift", Epilogue::kFixedShiftGelu, {}, false},
+    {"gelu-fused", Epilogue::kFp32GeluErf, {}, true},
+    {"gelu-poly", Epilogue::kFp32GeluPoly, {}, true},
+    {"gelu-separate", Epilogue::kFp32U8, Elementwise::kGeluTanhU8, true},
 };
 
 void check_networks(const Variant& variant, const std::string& isa, const Kernels& kernels) {
@@ -166,15 +172,15 @@ void check_networks(const Variant& variant, const std::string& isa, const Kernel
     Random random(static_cast<uint64_t>(1000 + i));
     Store store;
     Cases cases{random, store};
-    const NetworkSpec spec = cases.network(variant.fc1, variant.pass);
+    const NetworkSpec spec = cases.network(variant.fc1, variant.kernel);
     const size_t pixels = pixels_of(spec);
     const float* images = cases.pixels(kImages * pixels);
-    Network portable(spec, *kernels_portable(), 1), network(spec, kernels, 1 + i % 4);
+    Network expected(spec, *kernels_portable(), 1), network(spec, kernels, 1 + i % 4);
     std::vector<float> single, batch(static_cast<size_t>(kImages * spec.classes));
     network.run(images, kImages, batch.data());
     for (int image = 0; image < kImages; ++image) {
       const float* at = images + static_cast<size_t>(image) * pixels;
-      const std::vector<Row> want = trace(portable, at, spec.classes), got = trace(network, at, spec.classes);
+      const std::vector<Row> want = trace(expected, at, spec.classes), got = trace(network, at, spec.classes);
       const std::string different = first_difference(want, got, variant.last_bit, values);
       const Values& logits = got.back().values;
       if (!different.empty()) return report(false, isa, name, "network %d: %s differs", i, different.c_str());
@@ -183,13 +189,11 @@ void check_networks(const Variant& variant, const std::string& isa, const Kernel
     }
     int64_t ignored = 0;
     Network faulty(damaged(spec, store), kernels, 1);
-    const std::vector<Row> want = trace(portable, images, spec.classes), got = trace(faulty, images, spec.classes);
+    const std::vector<Row> want = trace(expected, images, spec.classes), got = trace(faulty, images, spec.classes);
     noticed += !first_difference(want, got, variant.last_bit, ignored).empty();
   }
-  if (noticed)
-    report(true, isa, name, "%4d networks, %8" PRId64 " values", kNetworks, values);
-  else
-    report(false, isa, name, "a fault went unnoticed");
+  if (noticed) report(true, isa, name, "%4d networks, %8" PRId64 " values", kNetworks, values);
+  else report(false, isa, name, "a fault went unnoticed");
 }
 
 // The largest difference from the reference's logits; infinite when an image is refused.
@@ -211,8 +215,7 @@ void check_file(const std::vector<FileCase>& cases, Store& store, const std::str
     const bool noticed = distance(damaged(c.network, store), c, kernels, 1) > c.tolerance;
     if (noticed)
       report(worst <= c.tolerance, isa, c.name, "%4d images, worst difference %g, allowed %g", c.images, worst, c.tolerance);
-    else
-      report(false, isa, c.name, "a fault went unnoticed");
+    else report(false, isa, c.name, "a fault went unnoticed");
   }
 }
 
@@ -223,7 +226,7 @@ int run(const char* path) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<uint8_t> bytes{std::istreambuf_iterator<char>(file), {}};
     if (!file) throw std::runtime_error("cannot be read");
-    cases = Reader(bytes, store).cases();
+    cases = read_cases(Reader(bytes, store));
   }
   int compared = 0;
   for (const std::string& isa : built_isas()) {

@@ -5,14 +5,18 @@
 
 #include <algorithm>
 
+#include "gelu.h"
+#include "simd.h"
+
 namespace geluless::GELULESS_ISA {
 
 // Calls body(offset, channel, count) for every register of 2 x kLanes channels; count is smaller at the end of a row.
 template <class Body>
-inline void for_each_pair(const PassCall& call, Body body) {
+inline void for_each_pair(const ElementwiseCall& call, Body body) {
   for (int row = 0; row < call.rows; ++row)
     for (int channel = 0; channel < call.columns; channel += kPair)
-      body(static_cast<size_t>(row) * call.stride + static_cast<size_t>(channel), channel, std::min(kPair, call.columns - channel));
+      body(static_cast<size_t>(row) * call.stride + static_cast<size_t>(channel), channel,
+           std::min(kPair, call.columns - channel));
 }
 
 inline void put_bytes(uint8_t* p, I16 x, int count) {
@@ -28,9 +32,10 @@ inline I16 load_some_bytes_i16(const uint8_t* p, int count) {
 }
 
 // int16 -> max(x, 0), clamped.
-inline void relu_words(const PassCall& call) {
+inline void relu_s16(const ElementwiseCall& call) {
   const auto* input = static_cast<const int16_t*>(call.input);
-  const I16 low = splat_i16(call.channels->lowest), high = splat_i16(call.channels->highest), zero = splat_i16(call.channels->zero);
+  const I16 low = splat_i16(call.channels->lowest), high = splat_i16(call.channels->highest),
+            zero = splat_i16(call.channels->zero);
   for_each_pair(call, [&](size_t at, int, int count) {
     const I16 x = count == kPair ? load_i16(input + at) : load_some_i16(input + at, count);
     put_bytes(call.output + at, min_i16(max_i16(add_i16(x, zero), low), high), count);
@@ -39,7 +44,7 @@ inline void relu_words(const PassCall& call) {
 
 // Stored int8 -> fp32 registers a, b in the order that narrow() undoes -> function -> rint -> bytes.
 template <class Function>
-inline void after_gemm(const PassCall& call, Function function) {
+inline void map_s8(const ElementwiseCall& call, Function function) {
   const auto* input = static_cast<const uint8_t*>(call.input);
   const I32 minus = splat_i32(-kSignedOffset), zero = splat_i32(call.channels->zero);
   const I16 low = splat_i16(call.channels->lowest), high = splat_i16(call.channels->highest);
@@ -54,18 +59,16 @@ inline void after_gemm(const PassCall& call, Function function) {
 }
 
 // FasterTransformer's second rounding with the bias; ReLU is the lower clamp.
-inline void relu_after_gemm(const PassCall& call) {
+inline void relu_u8(const ElementwiseCall& call) {
   const float *gain = call.channels->gain, *offset = call.channels->offset;
-  after_gemm(call, [=](F32 x, int channel) { return add(mul(x, load_f32(gain + channel)), load_f32(offset + channel)); });
+  map_s8(call, [=](F32 x, int channel) { return add(mul(x, load_f32(gain + channel)), load_f32(offset + channel)); });
 }
 
 // Dequantize, add the bias, tanh-GELU, requantize.
-inline void gelu_after_gemm(const PassCall& call) {
+inline void gelu_tanh_u8(const ElementwiseCall& call) {
   const float* bias = call.channels->offset;
-  const F32 scale = splat_f32(call.after_gemm_scale), per_step = splat_f32(call.channels->per_step);
-  after_gemm(call, [=](F32 x, int channel) {
-    return mul(gelu_tanh(add(mul(x, scale), load_f32(bias + channel))), per_step);
-  });
+  const F32 scale = splat_f32(call.after_gemm_scale), inverse_scale = splat_f32(call.channels->inverse_scale);
+  map_s8(call, [=](F32 x, int channel) { return mul(gelu_tanh(add(mul(x, scale), load_f32(bias + channel))), inverse_scale); });
 }
 
 }  // namespace geluless::GELULESS_ISA

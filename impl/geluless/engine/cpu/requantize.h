@@ -1,12 +1,13 @@
-// From two int32 accumulator registers to one register of int16: the integer law and the floating-point ways beside it.
+// Requantization: from two int32 accumulator registers to one register of int16, in integers or, beside it, in fp32.
 //
-// Every rescale is a value with `I16 operator()(I32 a, I32 b, int channel)`: `channel` is the first of the pair's 2 x kLanes
+// Each is a value with `I16 operator()(I32 a, I32 b, int channel)`: `channel` is the first of the pair's 2 x kLanes
 // channels, and all per-channel constants lie in lane order, so plain loads fetch them. kLong: it has so many constants of
 // its own that they and a whole tile of accumulators do not fit the registers together.
 
 #pragma once
 
 #include "gelu.h"
+#include "simd.h"
 
 namespace geluless::GELULESS_ISA {
 
@@ -18,8 +19,7 @@ struct Fixed {
   I16 zero = splat_i16(c.zero);
 
   I16 operator()(I32 a, I32 b, int channel) const {
-    const I16 v = narrow(shift_right(a, load_i32(c.shift + channel)),
-                         shift_right(b, load_i32(c.shift + channel + kLanes)));
+    const I16 v = narrow(shift_right(a, load_i32(c.shift + channel)), shift_right(b, load_i32(c.shift + channel + kLanes)));
     const I16 y = multiply_round(v, load_i16(c.multiplier + channel));
     if constexpr (kHasZero) return add_i16(y, zero);  // saturates far outside every 8-bit range
     return y;
@@ -28,7 +28,7 @@ struct Fixed {
 
 // A function of each fp32 register, then rint and the zero point.
 template <class Function>
-struct Float {
+struct Fp32 {
   static constexpr bool kLong = Function::kLong;
   const Channels c;
   I32 zero = splat_i32(c.zero);
@@ -37,36 +37,36 @@ struct Float {
 
  private:
   I32 one(I32 acc, int channel) const {
-    // Above int32 the conversion would wrap; below, it gives the lowest int32, which every clamp to bytes puts right.
+    // Above int32 the conversion would wrap; below, it gives the lowest int32, which every clamp to 8 bits puts right.
     const F32 y = min(Function::apply(to_float(acc), c, channel), splat_f32(65536.0f));
     return add_i32(to_int(y), zero);
   }
 };
 
-struct ReluFloat {  // the clamp at zero is the packs' own
+struct Scale {  // the clamp at zero is the output stage's
   static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) { return mul(acc, load_f32(c.scale + channel)); }
 };
 struct GeluErf {
   static constexpr bool kLong = true;
   static F32 apply(F32 acc, const Channels& c, int channel) {
-    return mul(gelu_erf(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
+    return mul(gelu_erf(mul(acc, load_f32(c.scale + channel))), splat_f32(c.inverse_scale));
   }
 };
-struct GeluPolynomial {
+struct GeluPoly {
   static constexpr bool kLong = true;
   static F32 apply(F32 acc, const Channels& c, int channel) {
-    return mul(gelu_i_bert(mul(acc, load_f32(c.scale + channel))), splat_f32(c.per_step));
+    return mul(gelu_i_bert(mul(acc, load_f32(c.scale + channel))), splat_f32(c.inverse_scale));
   }
 };
-struct AfterGemm {
+struct ScaleToS8 {
   static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     return max(min(mul(acc, load_f32(c.scale + channel)), splat_f32(127.0f)), splat_f32(-128.0f));
   }
 };
-// FasterTransformer: to int8, then to the next scale with the bias; two roundings, no contraction.
-struct Twice {
+// FasterTransformer's two roundings: to int8, then to the next scale with the bias; no contraction.
+struct TwoStage {
   static constexpr bool kLong = false;
   static F32 apply(F32 acc, const Channels& c, int channel) {
     const F32 first = max(min(round(mul(acc, load_f32(c.scale + channel))), splat_f32(127.0f)), splat_f32(-128.0f));
