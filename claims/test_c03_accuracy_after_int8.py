@@ -56,7 +56,7 @@ def test_int8_relu_keeps_the_accuracy(
     claim.decide(
         test(drop),
         Evidence(
-            ran=f"INT8 ReLU (distilled by 'local', profile best, 256 calibration images, reference engine) against "
+            ran=f"INT8 ReLU (distilled by 'local', profile per-channel, 256 calibration images, reference engine) against "
             f"{REFERENCES[reference]} on {base.images}",
             tier=tier,
             seconds=local.seconds["INT8 ReLU"],
@@ -119,7 +119,7 @@ def test_other_calibration_draws(claim: ClaimFixture, micro_networks: EvidencePo
 
 @pytest.mark.parametrize("size", SIZES)
 def test_on_imagenet(claim: ClaimFixture, imagenet: ImageNet, size: str) -> None:
-    ran = f"{live(size)}, INT8 by profile 'best'"
+    ran = f"{live(size)}, INT8 by profile 'per-channel'"
     if claim.lacks(*NEEDED, would_run=f"{ran}; the same four readings on the 50,000 validation images"):
         return
     result = imagenet.result(size)

@@ -60,7 +60,7 @@ def test_one_rounding_is_closer_than_two(claim: ClaimFixture, micro_networks: Ev
     claim.decide(
         ratio_above_one(errors["two-stage"], single, name="mean squared logit error, two roundings over one"),
         Evidence(
-            ran=f"the distilled micro network {TASK.size} quantized twice with profile best, only the rounding of "
+            ran=f"the distilled micro network {TASK.size} quantized twice with profile per-channel, only the rounding of "
             f"every linear layer being different; squared logit error to FP32, {len(single):,} test images, paired bootstrap",
             tier=tier,
             seconds=sum(value for step, value in local.seconds.items() if step.startswith("rounding")),

@@ -2,7 +2,7 @@
 
 model    = geluless.create_model("swin_tiny_patch4_window7_224", checkpoint="swin_t.safetensors")
 report   = geluless.replace_gelu(model)                            # or geluless.distill(teacher, images, recipe="local")
-artifact = geluless.quantize(model, batches, profile="best")
+artifact = geluless.quantize(model, batches, profile="per-channel")
 engine   = geluless.Engine(artifact, backend="reference")
 logits   = engine(images)                                          # float32 [B, 3, H, W] -> float32 [B, classes]
 """

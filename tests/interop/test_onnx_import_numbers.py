@@ -27,8 +27,8 @@ from geluless.interop.onnx_import.recognition import recognise
 from geluless.interop.onnx_import.swin import ReadSwin
 from geluless.ptq.builder import Builder
 from geluless.ptq.calibrate import observe
-from geluless.ptq.folding import Side
-from geluless.ptq.overrides import Given
+from geluless.ptq.folding import QuantParams
+from geluless.ptq.overrides import QuantOverrides
 from tests.support.networks import AWKWARD_INPUT, awkward_images, awkward_swin
 from tests.support.onnx_import_ir import evaluated
 from tests.support.qdq_files import MODELOPT, Convention, quantized_by_hand
@@ -132,8 +132,8 @@ def test_the_zero_point_of_a_context_moves_its_integers_and_nothing_else() -> No
     step, shift = seen["layers.0.blocks.0.attn.proj:in"].symmetric(IMPORTED.range_rule) / 60, 20
     artifacts = []
     for zero in (0, shift):
-        sides = {f"{name}.proj:in": Side(step, zero, -128, 127), f"{name}.qkv:v": Side(4 * step, 0, -128, 127)}
-        artifacts.append(Builder(model, seen, IMPORTED, Activation.RELU, Given(sides=sides)).build("awkward", {}))
+        qparams = {f"{name}.proj:in": QuantParams(step, zero, -128, 127), f"{name}.qkv:v": QuantParams(4 * step, 0, -128, 127)}
+        artifacts.append(Builder(model, seen, IMPORTED, Activation.RELU, QuantOverrides(qparams=qparams)).build("awkward", {}))
     without, moved = (traced(artifact, awkward_images(1, seed=4).numpy()) for artifact in artifacts)
     context = without[f"{name}.context"]
     assert np.abs(context).max() < 127 - shift, "nothing is clipped"
@@ -163,7 +163,7 @@ def test_a_zero_point_of_k_does_not_change_attention() -> None:
     step = seen.ranges[f"{name}.qkv:k"].symmetric(IMPORTED.range_rule) / 80
     logits = []
     for zero in (0, 30, -30):
-        given = Given(sides={f"{name}.qkv:k": Side(step, zero, -128, 127)})
+        given = QuantOverrides(qparams={f"{name}.qkv:k": QuantParams(step, zero, -128, 127)})
         artifact = Builder(model, seen, IMPORTED, Activation.RELU, given).build("awkward", {})
         logits.append(geluless.Engine(artifact)(awkward_images(8, seed=6)))
     spread = np.square(logits[0] - logits[0].mean(0)).mean()

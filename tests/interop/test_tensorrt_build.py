@@ -174,7 +174,7 @@ def test_a_layer_whose_input_alone_lost_its_pair_is_missed_nowhere_but_not_int8(
 def test_what_tensorrt_fuses_is_reported_as_fused(relu: bool, tmp_path: Path) -> None:
     """Positive control on real engines. With one scale per weight and no bias, which is what our exporter writes where it can,
     ReLU disappears into fc1's product, and GELU does not."""
-    profile = replace(PROFILES["best"], per_channel_weights=False, fold_norms=False)
+    profile = replace(PROFILES["per-channel"], per_channel_weights=False, fold_norms=False)
     good = export_onnx(awkward_artifact(relu=relu, profile=profile, drop_bias=relu), dialect="tensorrt", batch=1)
     fusion = fusion_of(build(good, tmp_path / "x.engine"))
     for gemm in fusion.gemms:

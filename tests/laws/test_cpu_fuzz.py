@@ -39,7 +39,7 @@ def honest_artifact(rng: np.random.Generator) -> Artifact:
     """Something to start from: quantized by any profile, or of any geometry."""
     if rng.random() < 0.5:
         return random_artifact(rng)
-    return awkward_artifact(relu=bool(rng.integers(2)), profile=str(rng.choice(["best", "ft1"])))
+    return awkward_artifact(relu=bool(rng.integers(2)), profile=str(rng.choice(["per-channel", "ft1"])))
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors

@@ -47,9 +47,9 @@ pytestmark = [pytest.mark.property, requires_native]
 # Profiles that isolate one choice of another and meet kernels that the three named ones do not combine.
 ALL_PROFILES = (
     *PROFILES.values(),
-    replace(PROFILES["best"], name="all-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
-    replace(PROFILES["best"], name="plain-norms", fold_norms=False, per_head_scales=False),
-    replace(PROFILES["best"], name="signed-hidden", unsigned_hidden=False),
+    replace(PROFILES["per-channel"], name="all-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
+    replace(PROFILES["per-channel"], name="plain-norms", fold_norms=False, per_head_scales=False),
+    replace(PROFILES["per-channel"], name="signed-hidden", unsigned_hidden=False),
 )
 CASES = [(relu, profile) for relu in (True, False) for profile in ALL_PROFILES if relu or profile.name != "signed-hidden"]
 
@@ -159,7 +159,7 @@ def test_batches_of_any_size_give_the_bits_of_single_images(isa, threads):
 
 
 @each_isa
-@pytest.mark.parametrize("profile", ["best", "ft1"])
+@pytest.mark.parametrize("profile", ["per-channel", "ft1"])
 def test_separate_kernels_give_the_same_bits_on_many_threads(isa, profile):
     artifact, images = awkward_artifact(relu=False, profile=profile), awkward_images(3, seed=7).numpy()
     variant = Variant.GELU_SEPARATE

@@ -38,7 +38,7 @@ def test_every_variant_stays_close_to_the_float_network(profile, relu):
     reference = float_logits(relu=relu)
     for variant in available_variants(artifact.plan):
         # ShiftGELU is a coarse approximation by design (I-ViT retrains for it)
-        bound = 0.05 if variant in (Variant.GELU_SHIFT, Variant.GELU_POLY) or profile != "best" else 0.01
+        bound = 0.05 if variant in (Variant.GELU_SHIFT, Variant.GELU_POLY) or profile != "per-channel" else 0.01
         error = relative_error(geluless.Engine(artifact, variant=variant.value)(TEST_IMAGES), reference)
         assert error < bound, f"{profile} {variant.value}: {error:.4f}"
 
@@ -50,7 +50,7 @@ def test_quantizing_the_wrong_activation_is_noticed():
 
 
 def test_two_stage_layers_costs_accuracy_with_everything_else_equal():
-    double = dataclasses.replace(PROFILES["best"], name="double", two_stage_layers=PROFILES["ft1"].two_stage_layers)
+    double = dataclasses.replace(PROFILES["per-channel"], name="double", two_stage_layers=PROFILES["ft1"].two_stage_layers)
     reference = float_logits(relu=True)
     once = relative_error(geluless.Engine(awkward_artifact(relu=True))(TEST_IMAGES), reference)
     twice = relative_error(geluless.Engine(awkward_artifact(relu=True, profile=double))(TEST_IMAGES), reference)
@@ -182,7 +182,7 @@ def test_half_swapped_networks_are_not_quantized():
 
 
 def test_unknown_profiles_raise():
-    with pytest.raises(CalibrationError, match="best, ft1, ft2"):
+    with pytest.raises(CalibrationError, match="per-channel, ft1, ft2"):
         geluless.quantize(awkward_swin(relu=True), [awkward_images(4)], profile="beast")
 
 

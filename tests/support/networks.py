@@ -52,7 +52,7 @@ def awkward_images(count: int, *, seed: int = 1) -> torch.Tensor:
 
 
 @lru_cache(maxsize=16)
-def awkward_artifact(*, relu: bool = True, profile: str | Profile = "best", drop_bias: bool = False) -> Artifact:
+def awkward_artifact(*, relu: bool = True, profile: str | Profile = "per-channel", drop_bias: bool = False) -> Artifact:
     resolved = PROFILES[profile] if isinstance(profile, str) else profile
     return quantize(awkward_swin(relu=relu, drop_bias=drop_bias), [awkward_images(32)], profile=resolved, name="awkward")
 

@@ -1,4 +1,4 @@
-"""Our own engine as one of the baselines: the same float network, quantized with the profile `best`."""
+"""Our own engine as one of the baselines: the same float network, quantized with the profile `per-channel`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Geluless:
         variant = self.variant or "the artifact's own: relu, or gelu-lut"
         return (
             Setting(f"variant: {variant}", "geluless bench --help"),
-            Setting("profile best, calibrated on the images that all baselines get", "geluless quantize --help"),
+            Setting("profile per-channel, calibrated on the images that all baselines get", "geluless quantize --help"),
             Setting("one thread per core given; the best instruction set that the processor reports", "geluless doctor"),
         )
 
@@ -50,7 +50,7 @@ class Geluless:
         if path.exists():  # the family's other variant has made it
             return
         batches = torch.from_numpy(subject.array("calibration")).split(CALIBRATION_BATCH)
-        quantize(subject.network(), batches, profile="best", name=subject.model).save(path)
+        quantize(subject.network(), batches, profile="per-channel", name=subject.model).save(path)
 
     def imports(self) -> None:
         import geluless.engine.engine

@@ -21,7 +21,7 @@ SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # tim
 
 
 def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int = 0, cache: Path | None = None) -> Artifact:
-    """An artifact of profile `best` of timm's network `name` with random weights, calibrated on one random batch.
+    """An artifact of profile `per-channel` of timm's network `name` with random weights, calibrated on one random batch.
 
     With `drop_bias` a ReLU network has no fc1 bias: the variant relu-nobias. For timing and for comparing engines only; its
     predictions mean nothing. Kept in `cache` (default: the user's cache folder), one file per network, kind and seed: 29 MB
@@ -71,4 +71,4 @@ def _make(name: str, *, relu: bool, drop_bias: bool, seed: int) -> Artifact:
         images = torch.randn(1, model.patch_embed.proj.in_channels, *size)
     if relu:
         replace_gelu(model, drop_bias=drop_bias)
-    return quantize(model, [images], profile="best", name=f"{name}{RANDOM}")
+    return quantize(model, [images], profile="per-channel", name=f"{name}{RANDOM}")

@@ -33,7 +33,9 @@ def add_parser(verbs: Any) -> None:
     add_model(parser, required=True)
     add_activation(parser)
     add_data(parser, split="train")
-    parser.add_argument("--profile", default="best", metavar="NAME", help="best (default), ft1 or ft2 (FasterTransformer's)")
+    parser.add_argument(
+        "--profile", default="per-channel", metavar="NAME", help="per-channel (default), ft1 or ft2 (FasterTransformer's)"
+    )
     parser.add_argument("--calibration-images", type=positive, default=256, metavar="N", help="class-balanced (default: 256)")
     add_batch_size(parser, default=64)
     add_output(parser, suffix=SUFFIX)
@@ -42,18 +44,21 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.data.balance import balanced_indices
-    from geluless.ptq.profiles import PROFILES
+    from geluless.errors import CalibrationError
+    from geluless.ptq.profiles import resolve_profile
     from geluless.ptq.quantize import quantize
 
-    if options.profile not in PROFILES:
-        raise OptionError(f"no profile is called {options.profile!r}; choose one of {', '.join(PROFILES)}")
+    try:
+        profile = resolve_profile(options.profile)
+    except CalibrationError as error:
+        raise OptionError(str(error)) from None
     output = checked_output(options.output, suffix=SUFFIX, force=options.force)
     set_threads(options)
     model = open_model(options, activation=options.activation)
     images = open_images(options, model=model)
     chosen = balanced_indices(images.labels, options.calibration_images)
     batches = images.batches(options.batch_size, indices=chosen)
-    artifact = quantize(model, batches, profile=options.profile, name=options.model)
+    artifact = quantize(model, batches, profile=profile, name=options.model)
     artifact.save(output)
     precisions = Counter(row["dtype"] for row in artifact.precision_manifest())
     data = {

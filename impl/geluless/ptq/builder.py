@@ -21,17 +21,17 @@ from geluless.ptq.folding import (
     FloatLinear,
     IntLinear,
     Output,
-    Side,
-    emit_double,
+    QuantParams,
     emit_norm,
     emit_single,
+    emit_two_stage,
     float_linear,
     fold_norm,
     gelu_interval,
-    given_weight,
+    overridden_weight,
     quantize_weight,
 )
-from geluless.ptq.overrides import Given
+from geluless.ptq.overrides import QuantOverrides
 from geluless.ptq.profiles import Profile, RangeRule
 
 INT8, UINT8, INT16 = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
@@ -46,7 +46,7 @@ SCORE_RESOLUTION = 0.25  # a score step is at most this part of a table step
 class Builder:
     """Walks the network once, from the stem to the head, and emits the plan with its tensors.
 
-    `raised` names the given sides whose step was too fine: an output finer than the accumulator that feeds it is empty.
+    `raised` names the overrides whose step was too fine: an output finer than the accumulator that feeds it is empty.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Builder:
         seen: Observations,
         profile: Profile,
         activation: p.Activation,
-        given: Given | None = None,
+        overrides: QuantOverrides | None = None,
     ) -> None:
         self.swin, self.seen, self.profile, self.activation = swin, seen, profile, activation
-        self.given = given or Given()
+        self.overrides = overrides or QuantOverrides()
         self.tensors: dict[str, NDArray] = {}
         self.raised: dict[str, None] = {}
 
@@ -69,7 +69,7 @@ class Builder:
         stem = self._stem(residual_scales[0])
         stages = tuple(self._stage(i, residual_scales) for i in range(len(self.swin.layers)))
         head = self._head(residual_scales[-1], stages[-1])
-        plan = p.Plan(p.FORMAT, name, self.profile.name, self.activation, stem, stages, head, parents)
+        plan = p.Plan(p.FORMAT, name, self.profile.recorded, self.activation, stem, stages, head, parents)
         return Artifact(plan, self.tensors)
 
     # ------------------------------------------------------------------------------------------------ small pieces
@@ -77,34 +77,34 @@ class Builder:
     def _symmetric(self, tensor: str, *, levels: int = 127) -> float:
         return self.seen[tensor].symmetric(self.profile.range_rule, levels=levels) / levels
 
-    def _int8_side(self, tensor: str) -> Side:
-        return self.given.sides.get(tensor) or Side(self._symmetric(tensor), 0, *INT8)
+    def _int8_qparams(self, tensor: str) -> QuantParams:
+        return self.overrides.qparams.get(tensor) or QuantParams(self._symmetric(tensor), 0, *INT8)
 
-    def _norm_side(self, norm: str, *, folded: bool) -> Side:
-        return self._int8_side(f"{norm}:normalized" if folded else f"{norm}:out")
+    def _norm_qparams(self, norm: str, *, folded: bool) -> QuantParams:
+        return self._int8_qparams(f"{norm}:normalized" if folded else f"{norm}:out")
 
-    def _weights(self, name: str, module: nn.Linear, side: Side, norm: nn.LayerNorm | None = None) -> IntLinear:
+    def _weights(self, name: str, module: nn.Linear, qparams: QuantParams, norm: nn.LayerNorm | None = None) -> IntLinear:
         layer = float_linear(module)
         if norm is not None and self.profile.fold_norms:
             layer = fold_norm(layer, norm)
-        return self._quantized(name, layer, side, per_channel=self.profile.per_channel_weights)
+        return self._quantized(name, layer, qparams, per_channel=self.profile.per_channel_weights)
 
-    def _quantized(self, name: str, layer: FloatLinear, side: Side, *, per_channel: bool) -> IntLinear:
-        if (weight := self.given.weights.get(name)) is not None:
-            return given_weight(layer, side, weight.steps, weight.scale)
-        return quantize_weight(layer, side, per_channel=per_channel)
+    def _quantized(self, name: str, layer: FloatLinear, qparams: QuantParams, *, per_channel: bool) -> IntLinear:
+        if (weight := self.overrides.weights.get(name)) is not None:
+            return overridden_weight(layer, qparams, weight.steps, weight.scale)
+        return quantize_weight(layer, qparams, per_channel=per_channel)
 
     def _no_finer(self, tensor: str, scale: float, finest: float) -> float:
         self._note_if(tensor, scale < finest)
         return max(scale, finest)
 
     def _note_if(self, tensor: str, raised: bool) -> None:
-        if raised and tensor in self.given.sides:
+        if raised and tensor in self.overrides.qparams:
             self.raised[tensor] = None
 
     def _emit(self, name: str, linear: IntLinear, output: Output) -> p.Linear:
         if name.rsplit(".", 1)[-1] in self.profile.two_stage_layers:
-            return emit_double(name, linear, output, self._after_gemm(name), self.tensors)
+            return emit_two_stage(name, linear, output, self._after_gemm(name), self.tensors)
         return emit_single(name, linear, output, self.tensors)
 
     def _after_gemm(self, name: str) -> float:
@@ -127,37 +127,37 @@ class Builder:
 
     def _reduction(self, i: int) -> IntLinear:
         merge = self.swin.layers[i].downsample
-        side = self._norm_side(f"layers.{i}.downsample.norm", folded=self.profile.fold_norms)
-        return self._weights(f"layers.{i}.downsample.reduction", merge.reduction, side, merge.norm)
+        qparams = self._norm_qparams(f"layers.{i}.downsample.norm", folded=self.profile.fold_norms)
+        return self._weights(f"layers.{i}.downsample.reduction", merge.reduction, qparams, merge.norm)
 
     def _proj(self, name: str, block: SwinTransformerBlock) -> IntLinear:
-        return self._weights(f"{name}.attn.proj", block.attn.proj, self._int8_side(f"{name}.attn.proj:in"))
+        return self._weights(f"{name}.attn.proj", block.attn.proj, self._int8_qparams(f"{name}.attn.proj:in"))
 
     def _fc1(self, name: str, block: SwinTransformerBlock) -> IntLinear:
-        side = self._norm_side(f"{name}.norm2", folded=self.profile.fold_norms)
-        return self._weights(f"{name}.mlp.fc1", block.mlp.fc1, side, block.norm2)
+        qparams = self._norm_qparams(f"{name}.norm2", folded=self.profile.fold_norms)
+        return self._weights(f"{name}.mlp.fc1", block.mlp.fc1, qparams, block.norm2)
 
     def _fc2(self, name: str, block: SwinTransformerBlock) -> IntLinear:
-        return self._weights(f"{name}.mlp.fc2", block.mlp.fc2, self._hidden_side(name, block))
+        return self._weights(f"{name}.mlp.fc2", block.mlp.fc2, self._hidden_qparams(name, block))
 
-    def _hidden_side(self, name: str, block: SwinTransformerBlock) -> Side:
+    def _hidden_qparams(self, name: str, block: SwinTransformerBlock) -> QuantParams:
         """The 8-bit tensor between activation and fc2. A ReLU's comes straight from fc1's accumulator, so is no finer."""
         tensor = f"{name}.mlp.fc2:in"
-        if (side := self.given.sides.get(tensor)) is not None:
+        if (qparams := self.overrides.qparams.get(tensor)) is not None:
             if self.activation is p.Activation.RELU:
-                side = replace(side, scale=self._no_finer(tensor, side.scale, self._fc1(name, block).finest_output))
-            return side
+                qparams = replace(qparams, scale=self._no_finer(tensor, qparams.scale, self._fc1(name, block).finest_output))
+            return qparams
         if self.activation is p.Activation.GELU and self.profile.unsigned_hidden:
             low, high = self.seen[tensor].interval(self.profile.range_rule)
             scale = (high - low) / 255
-            return Side(scale, round(-low / scale), *UINT8)
+            return QuantParams(scale, round(-low / scale), *UINT8)
         low_high, levels = (UINT8, 255) if self.profile.unsigned_hidden else (INT8, 127)
-        return Side(max(self._symmetric(tensor, levels=levels), self._fc1(name, block).finest_output), 0, *low_high)
+        return QuantParams(max(self._symmetric(tensor, levels=levels), self._fc1(name, block).finest_output), 0, *low_high)
 
     def _stem(self, residual_scale: float) -> p.Stem:
         embed = self.swin.patch_embed
-        side = self.given.sides.get("patch_embed.proj:in") or self._image_side()
-        linear = self._quantized("patch_embed.proj", float_linear(embed.proj), side, per_channel=True)
+        qparams = self.overrides.qparams.get("patch_embed.proj:in") or self._image_qparams()
+        linear = self._quantized("patch_embed.proj", float_linear(embed.proj), qparams, per_channel=True)
         seen = self.seen["patch_embed.proj:out"].symmetric(RangeRule.MIN_MAX)
         embedding_scale = max(HEADROOM * seen / INT16[1], linear.finest_output)
         proj = emit_single("patch_embed.proj", linear, Output(embedding_scale, 0, *INT16), self.tensors)
@@ -166,19 +166,19 @@ class Builder:
             raise ModelError("a Swin without LayerNorm after its patch embedding is not handled")
         norm = emit_norm("patch_embed.norm", embed.norm, embedding_scale, stream, self.tensors, folded=False)
         height, width = embed.img_size
-        return p.Stem(embed.proj.in_channels, height, width, embed.patch_size, side.scale, side.zero_point, proj, norm)
+        return p.Stem(embed.proj.in_channels, height, width, embed.patch_size, qparams.scale, qparams.zero_point, proj, norm)
 
-    def _image_side(self) -> Side:
+    def _image_qparams(self) -> QuantParams:
         low, high = self.seen["input"].interval(RangeRule.MIN_MAX)
         scale = float(np.float32((high - low) / 255))
-        return Side(scale, int(np.clip(round(-low / scale), 0, 255)), *UINT8)
+        return QuantParams(scale, int(np.clip(round(-low / scale), 0, 255)), *UINT8)
 
     def _stage(self, i: int, residual_scales: list[float]) -> p.Stage:
         stage, scale = self.swin.layers[i], residual_scales[i]
         merge = None
         if not isinstance(stage.downsample, nn.Identity):
             name, linear = f"layers.{i}.downsample", self._reduction(i)
-            between = Output(linear.side.scale, linear.side.zero_point, *INT8)
+            between = Output(linear.qparams.scale, linear.qparams.zero_point, *INT8)
             folded = self.profile.fold_norms
             norm = emit_norm(f"{name}.norm", stage.downsample.norm, residual_scales[i - 1], between, self.tensors, folded=folded)
             merge = p.Merge(norm, self._emit(f"{name}.reduction", linear, Output(scale, 0, *INT16)))
@@ -188,22 +188,22 @@ class Builder:
 
     def _block(self, name: str, block: SwinTransformerBlock, residual_scale: float) -> p.Block:
         folded, stream = self.profile.fold_norms, Output(residual_scale, 0, *INT16)
-        sides = [self._norm_side(f"{name}.norm{k}", folded=folded) for k in (1, 2)]
-        outputs = [Output(side.scale, side.zero_point, *INT8) for side in sides]
+        qparams = [self._norm_qparams(f"{name}.norm{k}", folded=folded) for k in (1, 2)]
+        outputs = [Output(qparams.scale, qparams.zero_point, *INT8) for qparams in qparams]
         norm1, norm2 = (
             emit_norm(f"{name}.norm{k}", norm, residual_scale, output, self.tensors, folded=folded)
             for k, norm, output in zip((1, 2), (block.norm1, block.norm2), outputs, strict=True)
         )
-        qkv, attention = self._attention(f"{name}.attn", block, sides[0])
+        qkv, attention = self._attention(f"{name}.attn", block, qparams[0])
         proj = self._emit(f"{name}.attn.proj", self._proj(name, block), stream)
         return p.Block(norm1, qkv, attention, proj, norm2, self._mlp(f"{name}.mlp", block, stream))
 
-    def _attention(self, name: str, block: SwinTransformerBlock, side: Side) -> tuple[p.Linear, p.Attention]:
+    def _attention(self, name: str, block: SwinTransformerBlock, qparams: QuantParams) -> tuple[p.Linear, p.Attention]:
         attn = block.attn
         heads = attn.num_heads
         head_dim = attn.qkv.out_features // (3 * heads)
-        context = self._int8_side(f"{name}.proj:in")
-        linear, offsets = self._weights(f"{name}.qkv", attn.qkv, side, block.norm1), self._qkv_offsets(name, context)
+        context = self._int8_qparams(f"{name}.proj:in")
+        linear, offsets = self._weights(f"{name}.qkv", attn.qkv, qparams, block.norm1), self._qkv_offsets(name, context)
         added, tensors = np.repeat(offsets, heads * head_dim), [f"{name}.qkv:{part}" for part in "qkv"]
         if added.any():
             linear = replace(linear, source=replace(linear.source, bias=linear.source.bias + added))
@@ -234,30 +234,30 @@ class Builder:
         window, moved = tuple(attn.window_size), tuple(block.shift_size)
         return qkv, p.Attention(heads, head_dim, window, moved)
 
-    def _qkv_offsets(self, name: str, context: Side) -> NDArray[np.float64]:
+    def _qkv_offsets(self, name: str, context: QuantParams) -> NDArray[np.float64]:
         """Real values that q, k and v are stored with, for grids that have zero points.
 
         One added to k adds the same to all scores of a query, which softmax does not see. One added to v is added to the context,
         since the weights of a query sum to one, and becomes the context's zero point. Nothing like it holds for q.
         """
-        key = self.given.sides.get(f"{name}.qkv:k")
+        key = self.overrides.qparams.get(f"{name}.qkv:k")
         return np.array([0.0, 0.0 if key is None else key.zero_point * key.scale, context.zero_point * context.scale])
 
     def _head_scales(self, tensor: str, heads: int, offset: float) -> NDArray[np.float64]:
         """The step of q, k or v for each head."""
-        if (side := self.given.sides.get(tensor)) is not None:
-            return np.full(heads, side.scale)
+        if (qparams := self.overrides.qparams.get(tensor)) is not None:
+            return np.full(heads, qparams.scale)
         if self.profile.per_head_scales:
             return (self.seen.heads[tensor].largest + abs(offset)) / 127
         return np.full(heads, self._symmetric(tensor) + abs(offset) / 127)
 
     def _mlp(self, name: str, block: SwinTransformerBlock, stream: Output) -> p.Mlp:
         owner = name.removesuffix(".mlp")
-        hidden, linear = self._hidden_side(owner, block), self._fc1(owner, block)
+        hidden, linear = self._hidden_qparams(owner, block), self._fc1(owner, block)
         two_stage = "fc1" in self.profile.two_stage_layers
         if self.activation is p.Activation.GELU and not two_stage:
             pre = self._pre_activation(name, hidden, linear.finest_output)
-            function = self.given.activations.get(name, gelu_erf)
+            function = self.overrides.activations.get(name, gelu_erf)
             table = gelu_table(float(pre.scale), pre.zero_point, hidden.scale, hidden.zero_point, function=function)
             self.tensors[f"{name}.table"] = table
         else:
@@ -277,19 +277,19 @@ class Builder:
             after_gemm_scale=float(np.float32(self._after_gemm(f"{name}.fc1"))),
         )
 
-    def _pre_activation(self, name: str, hidden: Side, finest: float) -> Output:
-        if (side := self.given.sides.get(f"{name}.fc1:out")) is not None:
-            return Output(self._no_finer(f"{name}.fc1:out", side.scale, finest), side.zero_point, *UINT8)
+    def _pre_activation(self, name: str, hidden: QuantParams, finest: float) -> Output:
+        if (qparams := self.overrides.qparams.get(f"{name}.fc1:out")) is not None:
+            return Output(self._no_finer(f"{name}.fc1:out", qparams.scale, finest), qparams.zero_point, *UINT8)
         low, high = gelu_interval(self.seen[f"{name}.fc1:out"], hidden)
         scale = max((high - low) / 255, finest)
         return Output(scale, int(np.clip(round(-low / scale), 0, 255)), *UINT8)
 
     def _head(self, residual_scale: float, stage: p.Stage) -> p.Head:
-        folded, fc, tokens = self.given.fold_head, self.swin.head.fc, stage.height * stage.width
+        folded, fc, tokens = self.overrides.fold_head, self.swin.head.fc, stage.height * stage.width
         seen = self.seen["norm:normalized" if folded else "norm:out"]
         norm_scale = HEADROOM * seen.symmetric(RangeRule.MIN_MAX) / INT16[1]
         norm = emit_norm("norm", self.swin.norm, residual_scale, Output(norm_scale, 0, *INT16), self.tensors, folded=folded)
-        pooled = Side(self._pooled_scale(norm_scale / tokens * ACCUMULATOR_MARGIN, folded=folded), 0, *POOLED)
+        pooled = QuantParams(self._pooled_scale(norm_scale / tokens * ACCUMULATOR_MARGIN, folded=folded), 0, *POOLED)
         multiplier, shift = encode_multiplier(np.array([norm_scale / (tokens * pooled.scale)]), bits=15)
         layer = fold_norm(float_linear(fc), self.swin.norm) if folded else float_linear(fc)
         linear = self._quantized("head.fc", layer, pooled, per_channel=True)
@@ -300,7 +300,7 @@ class Builder:
         return p.Head(norm, tokens, int(multiplier[0]), int(shift[0]), plan)
 
     def _pooled_scale(self, finest: float, *, folded: bool) -> float:
-        if (side := self.given.sides.get("head.fc:in")) is not None:
-            return self._no_finer("head.fc:in", side.scale, finest)
+        if (qparams := self.overrides.qparams.get("head.fc:in")) is not None:
+            return self._no_finer("head.fc:in", qparams.scale, finest)
         largest = POOLED_HEADROOM * self.seen["head:pooled" if folded else "head.fc:in"].symmetric(RangeRule.MIN_MAX)
         return max(largest / POOLED[1], finest)

@@ -46,7 +46,7 @@ def fold_norm(layer: FloatLinear, norm: nn.LayerNorm) -> FloatLinear:
 
 
 @dataclass(frozen=True)
-class Side:
+class QuantParams:
     """An 8-bit tensor that feeds a linear layer."""
 
     scale: float
@@ -55,7 +55,7 @@ class Side:
     high: int
 
 
-def gelu_interval(observed: RangeObserver, hidden: Side) -> tuple[float, float]:
+def gelu_interval(observed: RangeObserver, hidden: QuantParams) -> tuple[float, float]:
     """The part of the pre-activation that an 8-bit GELU can tell apart.
 
     Above, GELU(x) reaches the top of the hidden range; below, |GELU(x)| stays under half a hidden step, so clipping there changes
@@ -73,14 +73,14 @@ class IntLinear:
     """int8 weights with the size of one accumulator step, before the output scale is known."""
 
     source: FloatLinear
-    side: Side
+    qparams: QuantParams
     weight: NDArray[np.int8]  # [N, K]
     step: Float64  # [N], input scale times weight scale: the real value of accumulator + 1
 
     @property
     def bias(self) -> NDArray[np.int32]:
         """The real bias in accumulator steps, minus what the input's zero point adds."""
-        correction = self.side.zero_point * self.weight.sum(1, dtype=np.int64)
+        correction = self.qparams.zero_point * self.weight.sum(1, dtype=np.int64)
         return (np.rint(self.source.bias / self.step) - correction).astype(np.int32)
 
     @property
@@ -89,25 +89,25 @@ class IntLinear:
         return float(self.step.max()) * ACCUMULATOR_MARGIN
 
 
-def quantize_weight(layer: FloatLinear, side: Side, *, per_channel: bool) -> IntLinear:
+def quantize_weight(layer: FloatLinear, qparams: QuantParams, *, per_channel: bool) -> IntLinear:
     """Symmetric int8 in [-127, 127], one scale per output channel or one for all."""
     largest = np.abs(layer.weight).max(1)
     if not per_channel:
         largest = np.full_like(largest, largest.max())
     # A dead channel still carries its bias, which must fit 30 bits of the accumulator.
-    scale = np.maximum.reduce([largest / 127, np.abs(layer.bias) / (side.scale * 2**29), np.full_like(largest, 1e-10)])
+    scale = np.maximum.reduce([largest / 127, np.abs(layer.bias) / (qparams.scale * 2**29), np.full_like(largest, 1e-10)])
     weight = np.clip(np.rint(layer.weight / scale[:, None]), -127, 127).astype(np.int8)
-    return IntLinear(layer, side, weight, scale * side.scale)
+    return IntLinear(layer, qparams, weight, scale * qparams.scale)
 
 
-def given_weight(layer: FloatLinear, side: Side, steps: NDArray[np.int8], scale: Float64) -> IntLinear:
+def overridden_weight(layer: FloatLinear, qparams: QuantParams, steps: NDArray[np.int8], scale: Float64) -> IntLinear:
     """Integers and scales as they come. Only the scale of a channel without weights is free: its bias must fit 30 bits."""
-    smallest = np.abs(layer.bias) / (side.scale * 2**29)
+    smallest = np.abs(layer.bias) / (qparams.scale * 2**29)
     scale = np.where(steps.any(1), scale, np.maximum(scale, smallest))
     if (scale < smallest).any():
         channel = int(np.argmax(smallest / scale))
         raise CalibrationError(f"weights of output channel {channel} are too small beside its bias: quantize the network again")
-    return IntLinear(layer, side, steps, scale * side.scale)
+    return IntLinear(layer, qparams, steps, scale * qparams.scale)
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ def emit_single(name: str, linear: IntLinear, output: Output, tensors: dict[str,
     return _spec(linear, output, Rounding.SINGLE)
 
 
-def emit_double(name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray]) -> Linear:
+def emit_two_stage(name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray]) -> Linear:
     """FasterTransformer's order: weight, zero-point correction, alpha to int8, then gain and real bias."""
     scale = np.broadcast_to(np.asarray(output.scale, np.float64), linear.step.shape)
     tensors[f"{name}.weight"] = linear.weight
-    tensors[f"{name}.bias"] = (-linear.side.zero_point * linear.weight.sum(1, dtype=np.int64)).astype(np.int32)
+    tensors[f"{name}.bias"] = (-linear.qparams.zero_point * linear.weight.sum(1, dtype=np.int64)).astype(np.int32)
     tensors[f"{name}.alpha"] = (linear.step / after_gemm_scale).astype(np.float32)
     tensors[f"{name}.gain"] = (after_gemm_scale / scale).astype(np.float32)
     tensors[f"{name}.offset"] = (linear.source.bias / scale).astype(np.float32)
@@ -148,8 +148,8 @@ def emit_double(name: str, linear: IntLinear, output: Output, after_gemm_scale: 
 
 def _spec(linear: IntLinear, output: Output, rounding: Rounding) -> Linear:
     outputs, inputs = linear.weight.shape
-    side = linear.side
-    return Linear(inputs, outputs, side.low, side.high, rounding, output.zero_point, output.low, output.high)
+    qparams = linear.qparams
+    return Linear(inputs, outputs, qparams.low, qparams.high, rounding, output.zero_point, output.low, output.high)
 
 
 def emit_norm(

@@ -28,14 +28,20 @@ class Profile:
     unsigned_hidden: bool  # uint8 after the activation: all 256 levels for a tensor that is (almost) non-negative
     two_stage_layers: frozenset[str]  # which linears round before and after the bias: of qkv, proj, fc1, fc2, reduction
 
+    @property
+    def recorded(self) -> str:
+        """The name in an artifact: files of format 1 know `per-channel` by its old one."""
+        return RECORDED.get(self.name, self.name)
 
+
+RECORDED = {"per-channel": "best"}
 LINEARS = frozenset({"qkv", "proj", "fc1", "fc2", "reduction"})
 
 PROFILES = {
     profile.name: profile
     for profile in (
         Profile(
-            name="best",
+            name="per-channel",
             range_rule=RangeRule.MSE,
             per_channel_weights=True,
             per_head_scales=True,
@@ -68,11 +74,13 @@ PROFILES = {
 
 
 def resolve_profile(profile: str | Profile) -> Profile:
-    """A profile by name or as it is. Raises CalibrationError for an unknown name or an unknown linear."""
+    """A profile by name, `best` being an alias of `per-channel`, or as it is. Raises CalibrationError for an unknown name or an
+    unknown linear."""
     if isinstance(profile, str):
-        if profile not in PROFILES:
+        names = {profile.recorded: profile for profile in PROFILES.values()} | PROFILES
+        if profile not in names:
             raise CalibrationError(f"no profile is called {profile!r}; choose one of {', '.join(PROFILES)}")
-        return PROFILES[profile]
+        return names[profile]
     if unknown := profile.two_stage_layers - LINEARS:
         raise CalibrationError(f"two_stage_layers names {min(unknown)!r}; the linears are {', '.join(sorted(LINEARS))}")
     return profile

@@ -20,7 +20,7 @@ from geluless.ptq.profiles import Profile, resolve_profile
 
 
 def quantize(
-    model: nn.Module, batches: Iterable[torch.Tensor], *, profile: str | Profile = "best", name: str = "swin"
+    model: nn.Module, batches: Iterable[torch.Tensor], *, profile: str | Profile = "per-channel", name: str = "swin"
 ) -> Artifact:
     """Calibrate on `batches` (float32 [B, C, H, W], normalised; 256 images are a good number) and quantize.
 

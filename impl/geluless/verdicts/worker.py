@@ -124,7 +124,7 @@ class Worker:
             quick, digest, _ = self._quick_integer("INT8 ReLU", student, draw=0)
             return {"predictions": {**predictions, "int8-relu": quick}, "artifacts": {"int8-relu": digest}, **record}
         name = "INT8 ReLU"
-        artifact, logits = self._quantized(name, student, profile="best", indices=self.indices)
+        artifact, logits = self._quantized(name, student, profile="per-channel", indices=self.indices)
         engines = self._timed(f"{name}, compiled", lambda: self._compiled_differences(artifact, logits))
         gpu_code = self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits))
         predictions["int8-relu"] = self._predicted(name, logits)
@@ -177,7 +177,7 @@ class Worker:
         """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
         indices = self.indices[:ROUNDING_IMAGES]
         exact = self._logits(student, indices)
-        best = PROFILES["best"]
+        best = PROFILES["per-channel"]
         variants: dict[str, Profile] = {
             "one-stage": best,
             "one-stage again": best,
@@ -232,7 +232,7 @@ class Worker:
             return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
 
     def _integer(self, name: str, model: nn.Module) -> tuple[np.ndarray, Artifact]:
-        artifact = self._calibrated(model, profile="best", draw=0)
+        artifact = self._calibrated(model, profile="per-channel", draw=0)
         logits = self._timed(name, lambda: self._checked_logits(name, artifact))
         return self._predicted(name, logits), artifact
 
@@ -283,7 +283,7 @@ class Worker:
         The same run compares these kernels' logits with the reference's, bit by bit (TaskResult.engines).
         """
         step = f"{name}, draw {draw}"
-        artifact = self._timed(f"{step}, quantized", lambda: self._calibrated(model, profile="best", draw=draw))
+        artifact = self._timed(f"{step}, quantized", lambda: self._calibrated(model, profile="per-channel", draw=draw))
         engine, indices = self._compiled(artifact), self.indices
         if engine is None:
             engine, indices = Engine(artifact, backend="reference", threads=1), self.indices[:REFERENCE_DRAW_IMAGES]

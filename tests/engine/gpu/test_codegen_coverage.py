@@ -85,7 +85,7 @@ def test_a_plan_without_weights_has_the_kernels_of_the_quantized_network(relu: b
 
 def test_profiles_are_those_of_quantization() -> None:
     assert {name: profile.two_stage_layers for name, profile in PROFILES.items()} == TWO_STAGE
-    assert {name for name, profile in PROFILES.items() if profile.fold_norms and profile.unsigned_hidden} == {"best"}
+    assert {name for name, profile in PROFILES.items() if profile.fold_norms and profile.unsigned_hidden} == {"per-channel"}
     assert PROFILES["ft1"].two_stage_layers == LINEARS
 
 

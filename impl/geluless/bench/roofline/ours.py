@@ -28,8 +28,8 @@ def can_run(device: Device) -> bool:
 
 
 def forward(size: str, batch: int, variant: Variant, record: CodegenRecord) -> list[Work]:
-    """All kernels of a forward pass at 224 x 224 in one variant of profile best, with the tiles and the code of the record's
-    target.
+    """All kernels of a forward pass at 224 x 224 in one variant of profile per-channel, with the tiles and the code of the
+    record's target.
 
     Raises DataError for a record that lacks one of its kernels.
     """

@@ -18,10 +18,11 @@ from geluless.interop.onnx_import.reading import read_file
 from geluless.interop.onnx_import.rebuilding import linear_layers, rebuild
 from geluless.interop.onnx_import.recognition import recognise
 from geluless.ptq.builder import Builder
-from geluless.ptq.overrides import Given
+from geluless.ptq.overrides import QuantOverrides
 from geluless.ptq.profiles import Profile, RangeRule
 
-# What the file leaves open is chosen as in profile `best`. LayerNorms are not folded: the file's weights do not contain them.
+# What the file leaves open is chosen as in profile `per-channel`. LayerNorms are not folded: the file's weights do not contain
+# them.
 IMPORTED = Profile(
     name="imported",
     range_rule=RangeRule.MSE,
@@ -50,20 +51,20 @@ def import_onnx(
         read = recognise(interpret(file), log)
         layers = list(linear_layers(read, log))
         swin = rebuild(read, layers)
-    sides = file_qparams(read, log)
-    seen, calibration = observations(read, swin, batches, given=sides)
+    qparams = file_qparams(read, log)
+    seen, calibration = observations(read, swin, batches, given=qparams)
     activations = {f"{name}.mlp": block.mlp.activation for name, block in read.named_blocks()}
     kind = next(iter(activations.values())).kind
     functions = activations if kind is Activation.GELU else {}
     weights = {layer.name: layer.given for layer in layers if layer.given is not None}
-    builder = Builder(swin, seen, IMPORTED, kind, Given(weights, sides, functions, fold_head=False))
+    builder = Builder(swin, seen, IMPORTED, kind, QuantOverrides(weights, qparams, functions, fold_head=False))
     try:
         artifact = builder.build(name or path.stem, {"onnx": file.sha256, **calibration})
     except (PlanError, ValueError) as error:
         raise ArtifactError(f"{path} is refused: {error}; quantize the network again") from error
     for tensor in builder.raised:
         log.change(tensor, Reason.FINER_THAN_ACCUMULATOR)
-    from_file = {*sides, *reaches(read)}
+    from_file = {*qparams, *reaches(read)}
     identical = weights.keys() - {change.tensor for change in log.changes if change.reason is Reason.WEIGHT_LOWEST}
     return artifact, ImportReport(
         sha256=file.sha256,

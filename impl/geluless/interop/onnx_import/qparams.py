@@ -18,7 +18,7 @@ from geluless.interop.onnx_import.ir import Quantizer
 from geluless.interop.onnx_import.rebuilding import score_ratio
 from geluless.interop.onnx_import.swin import ReadBlock, ReadMlp, ReadSwin, grid_of
 from geluless.ptq.calibrate import Observations, observe
-from geluless.ptq.folding import Side
+from geluless.ptq.folding import QuantParams
 from geluless.ptq.observers import RangeObserver
 from geluless.ptq.quantize import digested
 
@@ -44,19 +44,21 @@ def needed(read: ReadSwin) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- from the file
 
 
-def file_qparams(read: ReadSwin, log: ImportLog) -> dict[str, Side]:
+def file_qparams(read: ReadSwin, log: ImportLog) -> dict[str, QuantParams]:
     """The file's grids of 8-bit tensors; those that the file keeps in float are missing."""
-    found: dict[str, Side | None] = {"patch_embed.proj:in": _unsigned(read.embed.input_grid)}
+    found: dict[str, QuantParams | None] = {"patch_embed.proj:in": _unsigned(read.embed.input_grid)}
     for name, merge in read.named_merges():
         found[f"{name}.norm:out"] = _signed(merge.reduction.input_grid)
     for name, block in read.named_blocks():
         found |= _block_qparams(name, block, log)
     if (pooled := read.fc.input_grid) is not None:
-        found["head.fc:in"] = Side(pooled.scale, 0, *POOLED)  # 12 bits hold the differences q - zero_point of any 8-bit grid
-    return {name: side for name, side in found.items() if side is not None}
+        found["head.fc:in"] = QuantParams(
+            pooled.scale, 0, *POOLED
+        )  # 12 bits hold the differences q - zero_point of any 8-bit grid
+    return {name: qparams for name, qparams in found.items() if qparams is not None}
 
 
-def _block_qparams(name: str, block: ReadBlock, log: ImportLog) -> dict[str, Side | None]:
+def _block_qparams(name: str, block: ReadBlock, log: ImportLog) -> dict[str, QuantParams | None]:
     attention, mlp, activation = block.attention, block.mlp, block.mlp.activation
     query, key, value = attention.grids
     context = _signed(attention.proj.input_grid)
@@ -68,7 +70,7 @@ def _block_qparams(name: str, block: ReadBlock, log: ImportLog) -> dict[str, Sid
     }
     if query is not None:
         around_zero = _around_zero(query, f"{name}.attn.qkv:q", log)
-        found[f"{name}.attn.qkv:q"] = Side(around_zero.scale * score_ratio(block), 0, *INT8)
+        found[f"{name}.attn.qkv:q"] = QuantParams(around_zero.scale * score_ratio(block), 0, *INT8)
     if value is not None and attention.vector is None:
         found[f"{name}.attn.qkv:v"] = _value(value, context, f"{name}.attn.qkv:v", log)
     hidden = grid_of(activation.hidden)
@@ -81,25 +83,25 @@ def _block_qparams(name: str, block: ReadBlock, log: ImportLog) -> dict[str, Sid
     return found
 
 
-def _signed(grid: Quantizer | None) -> Side | None:
-    return None if grid is None else Side(grid.scale, grid.zero_point - grid.low + INT8[0], *INT8)
+def _signed(grid: Quantizer | None) -> QuantParams | None:
+    return None if grid is None else QuantParams(grid.scale, grid.zero_point - grid.low + INT8[0], *INT8)
 
 
-def _unsigned(grid: Quantizer | None) -> Side | None:
-    return None if grid is None else Side(grid.scale, grid.zero_point - grid.low, *UINT8)
+def _unsigned(grid: Quantizer | None) -> QuantParams | None:
+    return None if grid is None else QuantParams(grid.scale, grid.zero_point - grid.low, *UINT8)
 
 
-def _relu(grid: Quantizer, name: str, log: ImportLog) -> Side:
+def _relu(grid: Quantizer, name: str, log: ImportLog) -> QuantParams:
     """A non-negative tensor: uint8 from zero, or int8 of which only the upper half is used."""
     top = grid.high - grid.zero_point
     if top == INT8[1]:
-        return Side(grid.scale, 0, *INT8)
+        return QuantParams(grid.scale, 0, *INT8)
     if top != UINT8[1]:
         log.change(name, Reason.RELU_TOP)
-    return Side(grid.scale, 0, *UINT8)
+    return QuantParams(grid.scale, 0, *UINT8)
 
 
-def _around_zero(grid: Quantizer, name: str, log: ImportLog, *, offset: float = 0.0) -> Side:
+def _around_zero(grid: Quantizer, name: str, log: ImportLog, *, offset: float = 0.0) -> QuantParams:
     """int8 without a zero point for the grid's values plus `offset`: its own step, or a wider one where that clips too much."""
     widest = max(-(grid.lowest + offset), grid.highest + offset)
     steps = widest / grid.scale
@@ -107,12 +109,12 @@ def _around_zero(grid: Quantizer, name: str, log: ImportLog, *, offset: float = 
     if lost <= CLIPPED:
         if grid.zero_point - grid.low != 128 and not offset:
             log.change(name, Reason.QUERY_ZERO)
-        return Side(grid.scale, 0, *INT8)
+        return QuantParams(grid.scale, 0, *INT8)
     log.change(name, Reason.VALUE_SHIFT if offset else Reason.QUERY_WIDER)
-    return Side(widest / 127, 0, *INT8)
+    return QuantParams(widest / 127, 0, *INT8)
 
 
-def _value(grid: Quantizer, context: Side | None, name: str, log: ImportLog) -> Side:
+def _value(grid: Quantizer, context: QuantParams | None, name: str, log: ImportLog) -> QuantParams:
     """v is stored with the context's zero point added as a real number; its own grid is then moved by a part of a step."""
     offset = 0.0 if context is None else context.zero_point * context.scale
     if offset:

@@ -21,7 +21,7 @@ from geluless.interop.onnx_import.ir import Known
 from geluless.interop.onnx_import.swin import Float64, ReadBlock, ReadLinear, ReadNorm, ReadSwin
 from geluless.models.activations import replace_gelu
 from geluless.models.swin import named_blocks
-from geluless.ptq.overrides import GivenWeight
+from geluless.ptq.overrides import WeightOverride
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Layer:
     name: str
     weight: Float64  # [N, K]
     bias: Float64 | None
-    given: GivenWeight | None
+    given: WeightOverride | None
 
 
 def linear_layers(read: ReadSwin, log: ImportLog) -> Iterator[Layer]:
@@ -109,7 +109,7 @@ def _block_layers(name: str, block: ReadBlock, log: ImportLog) -> Iterator[Layer
 def _layer(name: str, read: ReadLinear, log: ImportLog, *, rows: Float64 | None = None) -> Layer:
     rows = np.ones(len(read.weight.values)) if rows is None else rows
     held = _integers(name, read.weight, log)
-    given = None if held is None else GivenWeight(held[0], held[1] * rows)
+    given = None if held is None else WeightOverride(held[0], held[1] * rows)
     return Layer(name, _real(read.weight) * rows[:, None], None if read.bias is None else read.bias * rows, given)
 
 

@@ -22,10 +22,10 @@ LINEARS = frozenset({"qkv", "proj", "fc1", "fc2", "reduction"})
 
 # What a profile of ptq.profiles means for code: the linears that round twice. Those of FasterTransformer also keep LayerNorm's
 # affine part and signed hidden tensors.
-TWO_STAGE = {"best": frozenset[str](), "ft1": LINEARS, "ft2": LINEARS - {"fc2", "reduction"}}
+TWO_STAGE = {"per-channel": frozenset[str](), "ft1": LINEARS, "ft2": LINEARS - {"fc2", "reduction"}}
 
 
-def swin_plan(size: str, activation: p.Activation, *, image: int = 224, profile: str = "best") -> p.Plan:
+def swin_plan(size: str, activation: p.Activation, *, image: int = 224, profile: str = "per-channel") -> p.Plan:
     """A plan with two blocks in each of four stages, one of them shifted where the stage has more than one window."""
     network, window = SIZES[size], WINDOWS[image]
     return network_plan(
@@ -46,7 +46,7 @@ def network_plan(
     classes: int = CLASSES,
 ) -> p.Plan:
     """Any Swin for square images, with two blocks per stage. Scales and zero points are arbitrary: no code depends on them."""
-    folded, two_stage = profile == "best", TWO_STAGE[profile]
+    folded, two_stage = profile == "per-channel", TWO_STAGE[profile]
 
     def linear(kind: str, inputs: int, outputs: int, bits: int, *, input_low: int = -128, **changes: Any) -> p.Linear:
         rounding = p.Rounding.TWO_STAGE if kind in two_stage else p.Rounding.SINGLE
