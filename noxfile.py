@@ -12,7 +12,7 @@ the package is installed without its CPU engine.
     nox --no-venv -s tests                          the same with the interpreter that runs nox (a prepared image)
 
 torch comes from the index pip is set to: on Linux, PyPI's build with CUDA libraries. To get the CPU build instead, see
-"Install size" in the README.
+.github/CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -350,7 +350,7 @@ def selftest(session: nox.Session) -> None:
 
 @nox.session
 def harness(session: nox.Session) -> None:
-    """The stopwatch on trial: 100 pairs of equal engines, planted slowdowns; 25 minutes, wants a quiet machine."""
+    """The self-test of the timing: 100 pairs of equal engines, and slowed ones; 25 minutes, wants a quiet machine."""
     python = environment(session)
     record = HERE / "report" / "harness.json"
     session.run(python, "-m", "geluless.cli", "harness", "--output", str(record), *session.posargs)

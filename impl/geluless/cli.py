@@ -23,7 +23,6 @@ from geluless.commands import (
     export,
     harness,
     import_,
-    predict,
     quantize,
     report,
     tune,
@@ -34,7 +33,7 @@ from geluless.errors import GelulessError, MissingResource
 
 # The packages of the extra `claims`: only verbs that judge, draw or quote an interval import them.
 STATISTICS = ("matplotlib", "pandas", "pytest", "scipy", "statsmodels")
-VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, codegen, predict, report)
+VERBS = (doctor, distill, quantize, validate, export, import_, compare, bench, harness, baselines, tune, codegen, report)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -122,7 +122,7 @@ def test_quantizing_imports_no_statistics() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("line", [["predict"], ["report", "report/claims.json"]])
+@pytest.mark.parametrize("line", [["harness"], ["report", "report/claims.json"]])
 def test_a_verb_that_needs_statistics_names_the_extra(line: list[str]) -> None:
     result = without(STATISTICS, f"from geluless.cli import main; sys.exit(main({line}))")
     assert result.returncode == 3, result.stderr

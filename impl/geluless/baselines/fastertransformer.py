@@ -1,8 +1,8 @@
 """FasterTransformer's C++ int8 example of Swin v1: the baseline of the paper, where someone has built it and has a GPU for it.
 
 It times itself, on weights that it never initialises, and prints a mean: nothing of it can be compared with the network that
-the other baselines run, so it never becomes more than a row with a remark. NVIDIA's published figures are data of
-`geluless.bench.roofline`.
+the other baselines run, so it never becomes more than a row with a remark. NVIDIA's published figures lie
+beside this module.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MODEL_TYPES = {  # the example's first argument
     "swin_base_patch4_window7_224": 2,
     "swin_large_patch4_window7_224": 4,
 }
+PUBLISHED = Path(__file__).with_name("fastertransformer_int8.csv")  # latencies of its guide, by its makers
 GUIDE = "github.com/NVIDIA/FasterTransformer/blob/main/docs/swin_guide.md"
 SOURCE = "github.com/NVIDIA/FasterTransformer/blob/main/examples/cpp/swin_int8/swin_int8_example.cc"
 TIME = re.compile(r"FT-CPP-time (\d+\.\d+) ms")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,11 +14,11 @@ import numpy as np
 
 from geluless.baselines.baseline import Baseline
 from geluless.baselines.comparison import Comparison
+from geluless.baselines.fastertransformer import PUBLISHED
 from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.environment import environment_record
 from geluless.bench.networks import SIZES
 from geluless.bench.paired import Samples
-from geluless.bench.roofline.fit import published
 from geluless.errors import GelulessError
 from geluless.files import read_json
 from geluless.sources import comparison_sources
@@ -157,8 +158,9 @@ def timed(part: Mapping[str, Any] | None) -> Samples | None:
 
 def _published(model: str) -> dict[str, Any]:
     """FasterTransformer's own figures for the paper's four networks: {"source", "milliseconds": {device: {batch: ms}}}."""
-    entries = [entry for entry in published() if SIZES[entry.size] == model]
+    lines = [line for line in PUBLISHED.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     milliseconds: dict[str, dict[str, float]] = {}
-    for entry in entries:
-        milliseconds.setdefault(entry.device, {})[str(entry.batch)] = entry.milliseconds
-    return {"source": FASTERTRANSFORMER, "milliseconds": milliseconds} if entries else {}
+    for row in csv.DictReader(lines):
+        if SIZES[row["size"]] == model:
+            milliseconds.setdefault(row["device"], {})[row["batch"]] = float(row["milliseconds"])
+    return {"source": FASTERTRANSFORMER, "milliseconds": milliseconds} if milliseconds else {}
