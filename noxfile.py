@@ -290,7 +290,11 @@ def gpu(session: nox.Session) -> None:
     shapes = [word for model in GPU_MODELS for word in ("--model", model)]
     shapes += [word for batch in GPU_BATCHES for word in ("--batch", batch)]
     networks = ("pytest", "tests/bench/bench_gpu_networks.py", "--gpu", f"--benchmark-json={records / 'networks.json'}")
-    steps = {"the laws": ("pytest", "-m", "gpu", "--gpu"), "tuning": ("geluless.cli", "tune", *shapes), "networks": networks}
+    steps: dict[str, tuple[str, ...]] = {
+        "the laws": ("pytest", "-m", "gpu", "--gpu"),
+        "tuning": ("geluless.cli", "tune", *shapes),
+        "networks": networks,
+    }
     for model, batch, rival, mode in pairs:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
         options = ("--backend", "gpu", "--model", model, "--batch", batch, "--variant", "relu", "--against", rival, *mode)

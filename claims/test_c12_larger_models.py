@@ -16,7 +16,7 @@ def test_latency_against_size_batch_and_resolution(claim: ClaimFixture, timing_s
     found = {size: timing_session.variants(size) for size in SIZES}
     found |= {name: timing_session.study(name, study) for name, study in conditions(1, ()).items()}
     nothing = faster(found["tiny"], CONTROL, "relu")
-    memory = ", ".join(f"{name} {f.row('relu')['memory_bytes'] / 1e6:.0f} MB" for name, f in found.items())
+    memory = ", ".join(f"{name} {f.row('relu').memory_bytes / 1e6:.0f} MB" for name, f in found.items())
     claim.decide(
         holm_at_every(found, "relu", "gelu-separate"),
         timing_evidence(

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "impl/README.md", "ci/README.md", "claims/README.md", ".github/CONTRIBUTING.md")
 # `name/...` or `name.ext` in backquotes or a link: a path below the repository, the package, or the page's own folder.
 PLACE = re.compile(r"(?:`|\]\()((?:\.\./)?[\w.-]+(?:/[\w.-]+)*\.(?:py|h|cpp|md|toml|cmake|yml)|[\w-]+(?:/[\w-]+)+/)(?:`|\))")
-ELSEWHERE = re.compile(r"claims\.(md|html)|claims\.summary\.md|junit\.xml|gate\.md|report/.*|.*(NAME|NN).*")  # what a run writes, and placeholders
+ELSEWHERE = re.compile(
+    r"claims\.(md|html)|claims\.summary\.md|junit\.xml|gate\.md|report/.*|.*(NAME|NN).*"
+)  # what a run writes, and placeholders
 
 
 def places(page: str) -> list[str]:
@@ -22,7 +24,7 @@ def exists(name: str, page: Path) -> bool:
     roots = (page.parent, ROOT, ROOT / "impl", ROOT / "impl" / "geluless")
     if any((root / name).exists() for root in roots):
         return True
-    return "/" not in name and any((ROOT / "impl").rglob(name)) or any((ROOT / "tests").rglob(name))
+    return ("/" not in name and any((ROOT / "impl").rglob(name))) or any((ROOT / "tests").rglob(name))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ci.gate.revisions import SIDES, GateError, Revision, command, environment
 from geluless.bench.harness import Announce, Protocol, Round, Row, StudyError, time_rounds
@@ -165,9 +165,9 @@ class _Both:
                 self._calls[name] = max(1, math.ceil(sample / max(one, 1e-7)))
         return rows
 
-    def _ask(self, side: str, process: TimingProcess, *request: object) -> object:
+    def _ask(self, side: str, process: TimingProcess, name: str, *arguments: object) -> Any:
         try:
-            return process.ask(*request, timeout=ANSWER)
+            return process.ask(name, *arguments, timeout=ANSWER)
         except CandidateFailure as failure:
             self._gone(side, failure)
 

@@ -6,8 +6,8 @@ cgroup lies in the runner's slice. Every change of the list of others is one lin
 
     {"time": "2026-01-31T12:00:00+00:00", "foreign": [{"pid": 4711, "name": "python", "mib": "512"}]}
 
-and once a minute a line says that it is still watching, with the list as it is. Claim c06 (geluless.verdicts.runner_records) refuses a measurement
-during which there was one, and one that nobody watched.
+and once a minute a line says that it is still watching, with the list as it is. Claim c06 (geluless.verdicts.runner_records)
+refuses a measurement during which there was one, and one that nobody watched.
 """
 
 from __future__ import annotations

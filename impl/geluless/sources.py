@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 CLAIMS = PACKAGE.parent.parent / "claims"  # beside the package in a clone; elsewhere there is none
-SUFFIXES = (".py", ".h", ".cpp", ".toml")
+SUFFIXES = (".py", ".h", ".cpp", ".cmake", ".txt", ".toml")
 ONLY_SHOW = ("report", "commands", "cli.py", "pytest_plugin.py")  # what draws and prints: it changes no verdict
 ARTIFACTS = ("integer", "models", "ptq")
 TIMING = ("bench", "engine", "integer", "verdicts/latency.py", "verdicts/harness.py")

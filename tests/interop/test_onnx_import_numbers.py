@@ -74,13 +74,13 @@ def test_weights_and_their_scales_are_those_of_the_file(convention: Convention, 
     assert report.quantized_weights == ("head.fc",), "which the file keeps in float"
     for i, stage in enumerate(network.stages):
         for j, block in enumerate(stage.blocks):
-            name, fc1 = f"layers.{i}.blocks.{j}.mlp.fc1", block.mlp.fc1
+            name, fc1 = f"layers.{i}.blocks.{j}.mlp.fc1", block.fc1
             assert fc1.weight.grid is not None
             assert fc1.input_grid is not None
             assert np.array_equal(artifact.tensors[f"{name}.weight"], fc1.weight.grid.steps)
             step = (fc1.input_grid.scale * fc1.weight.grid.scale[:, 0]).astype(np.float32)
             assert np.array_equal(artifact.tensors[f"{name}.accumulator_scale"], step)
-            parts = {"attn.qkv": block.attention.qkv, "attn.proj": block.attention.proj, "mlp.fc2": block.mlp.fc2}
+            parts = {"attn.qkv": block.attention.qkv, "attn.proj": block.attention.proj, "mlp.fc2": block.fc2}
             for part, linear in parts.items():
                 assert linear.weight.grid is not None
                 assert np.array_equal(artifact.tensors[f"layers.{i}.blocks.{j}.{part}.weight"], linear.weight.grid.steps)
@@ -189,7 +189,7 @@ def test_the_table_is_the_files_own_gelu_with_all_its_roundings(tmp_path: Path) 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(piece.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    hidden = network.stages[2].blocks[1].mlp.fc1.weight.values.shape[0]
+    hidden = network.stages[2].blocks[1].fc1.weight.values.shape[0]
     steps = np.broadcast_to(np.arange(-128, 128, dtype=np.int8)[:, None], (256, hidden))
     (results,) = session.run(None, {first: steps[None]})
     assert np.array_equal(artifact.tensors[f"{name}.table"], results[0, :, 0].astype(np.int16) + 128)

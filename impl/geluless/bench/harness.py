@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,8 +166,8 @@ def quiet_findings(samples: Samples, foreign: NDArray[np.float64], rows: Sequenc
 
 def its_own(sampler: Callable[..., object]) -> tuple[float, float]:
     """A sample is timed in the process where it runs."""
-    seconds, peak = sampler()  # type: ignore[misc]  # a Sampler
-    return float(seconds), float(peak)
+    reading = cast(Sampler, sampler)()
+    return float(reading[0]), float(reading[1])
 
 
 class Levels:

@@ -38,7 +38,7 @@ class Artifact:
     """A quantized network. `plan` says what is computed, `tensors` with what; both are validated on construction."""
 
     plan: Plan
-    tensors: Mapping[str, NDArray] = field(repr=False)
+    tensors: Mapping[str, NDArray[Any]] = field(repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))

@@ -6,6 +6,7 @@ ARITHMETIC.md derives the bounds. A file that breaks one is refused before anyth
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,7 @@ def _check_block(name: str, block: Block, stage: Stage, activation: Activation) 
     _require(table_fits, f"{name}.mlp: a GELU table gives uint8, but fc2 reads int8: quantize with unsigned_hidden")
 
 
-def check_tensors(plan: Plan, tensors: Mapping[str, NDArray]) -> None:
+def check_tensors(plan: Plan, tensors: Mapping[str, NDArray[Any]]) -> None:
     schema = tensor_schema(plan)
     if missing := sorted(schema.keys() - tensors.keys()):
         raise PlanError(f"the tensor {missing[0]} is missing")
@@ -157,7 +158,7 @@ def check_tensors(plan: Plan, tensors: Mapping[str, NDArray]) -> None:
         _check_accumulator(name, linear, tensors)
 
 
-def _check_tensor(name: str, tensor: NDArray, spec: TensorSpec) -> None:
+def _check_tensor(name: str, tensor: NDArray[Any], spec: TensorSpec) -> None:
     if str(tensor.dtype) != spec.dtype or tensor.shape != spec.shape:
         raise PlanError(f"{name} is {tensor.dtype} {list(tensor.shape)}, the plan needs {spec.dtype} {list(spec.shape)}")
     if spec.dtype == "float32" and not np.isfinite(tensor).all():
@@ -166,7 +167,7 @@ def _check_tensor(name: str, tensor: NDArray, spec: TensorSpec) -> None:
         raise PlanError(f"{name} holds values outside {spec.low}..{spec.high}")
 
 
-def _check_accumulator(name: str, linear: Linear, tensors: Mapping[str, NDArray]) -> None:
+def _check_accumulator(name: str, linear: Linear, tensors: Mapping[str, NDArray[Any]]) -> None:
     """sum |w| max|x| + |bias| + half must fit int32: then no order of summation can overflow.
 
     That includes engines whose products take signed bytes: they multiply x - 128 and add 128 sum(w) with the bias, so that a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 SQRT_HALF = 0.5**0.5
 
 
-def erf(x: NDArray) -> NDArray:
+def erf(x: NDArray[Any]) -> NDArray[Any]:
     """The error function, float -> the same type: scipy's, which is fast, or where that is not installed the C library's."""
     try:
         from scipy import special
@@ -20,17 +21,17 @@ def erf(x: NDArray) -> NDArray:
     return special.erf(x)
 
 
-def gelu_erf(x: NDArray) -> NDArray:
+def gelu_erf(x: NDArray[Any]) -> NDArray[Any]:
     """GELU(x) = x/2 (1 + erf(x / sqrt 2)): the activation Swin was trained with."""
     return 0.5 * x * (1.0 + erf(x * SQRT_HALF))
 
 
-def gelu_tanh(x: NDArray) -> NDArray:
+def gelu_tanh(x: NDArray[Any]) -> NDArray[Any]:
     """The tanh form that FasterTransformer's kernel computes instead of erf."""
     return 0.5 * x * (1.0 + np.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
 
 
-def gelu_i_bert(x: NDArray) -> NDArray:
+def gelu_i_bert(x: NDArray[Any]) -> NDArray[Any]:
     """I-BERT's i-GELU (arXiv 2101.01321, eq. 8): erf by a clipped second-order polynomial."""
     z = np.abs(x) * SQRT_HALF
     polynomial = -0.2888 * (np.minimum(z, 1.769) - 1.769) ** 2 + 1.0
@@ -70,7 +71,7 @@ def gelu_table(
     hidden_scale: float,
     hidden_zero_point: int,
     *,
-    function: Callable[[NDArray], NDArray] = gelu_erf,
+    function: Callable[[NDArray[Any]], NDArray[Any]] = gelu_erf,
 ) -> NDArray[np.uint8]:
     """All 256 values of an 8-bit GELU, rounded half to even: uint8 [256], index = quantized pre-activation."""
     x = pre_scale * (np.arange(256, dtype=np.float64) - pre_zero_point)

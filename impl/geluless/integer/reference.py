@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from geluless.integer.requantization import (
 )
 from geluless.integer.variants import hidden_activation
 
-Tensors = Mapping[str, NDArray]
+Tensors = Mapping[str, NDArray[Any]]
 Probe = Callable[[str, Int32], None]  # called with every named intermediate tensor
 
 
@@ -89,7 +90,7 @@ def layer_norm(x: Int32, name: str, norm: Norm, tensors: Tensors) -> Int32:
 # --------------------------------------------------------------------------------------------------------- attention
 
 
-def window_partition(x: NDArray, window: tuple[int, int]) -> NDArray:
+def window_partition(x: NDArray[Any], window: tuple[int, int]) -> NDArray[Any]:
     """[B, H, W, C] -> [B, windows, tokens, C]; H and W are whole numbers of windows."""
     batch, height, width, channels = x.shape
     rows, columns = height // window[0], width // window[1]
@@ -97,7 +98,7 @@ def window_partition(x: NDArray, window: tuple[int, int]) -> NDArray:
     return x.reshape(batch, rows * columns, window[0] * window[1], channels)
 
 
-def window_reverse(windows: NDArray, window: tuple[int, int], height: int, width: int) -> NDArray:
+def window_reverse(windows: NDArray[Any], window: tuple[int, int], height: int, width: int) -> NDArray[Any]:
     """The inverse of `window_partition`."""
     batch, _, _, channels = windows.shape
     x = windows.reshape(batch, height // window[0], width // window[1], window[0], window[1], channels)

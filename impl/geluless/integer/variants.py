@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +72,14 @@ def choose_variant(plan: Plan, variant: str | None) -> Variant:
     return chosen
 
 
-def hidden_activation(acc: Int32, name: str, mlp: Mlp, tensors: Mapping[str, NDArray], variant: str) -> Int32:
+def hidden_activation(acc: Int32, name: str, mlp: Mlp, tensors: Mapping[str, NDArray[Any]], variant: str) -> Int32:
     """fc1's int32 accumulator [..., hidden] -> the 8-bit hidden tensor [..., hidden] of fc2."""
     low, high = mlp.fc2.input_low, mlp.fc2.input_high
-    get = lambda part: tensors[f"{name}.fc1.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
+
+    def get(part: str) -> NDArray[Any]:
+        """One tensor of fc1 by its last name."""
+        return tensors[f"{name}.fc1.{part}"]
+
     if mlp.fc1.rounding is Rounding.TWO_STAGE:
         twice = TwoStageRequant(get("bias"), get("alpha"), get("gain"), get("offset"), mlp.fc1.zero_point)
         if variant == Variant.RELU_SEPARATE:  # gain and offset already lead to the hidden scale: ReLU is the clamp at zero
@@ -108,7 +113,7 @@ def hidden_activation(acc: Int32, name: str, mlp: Mlp, tensors: Mapping[str, NDA
             return _gelu_after_gemm(acc, np.zeros(1, np.int32), alpha, get("real_bias"), mlp)
 
 
-def _gelu_after_gemm(acc: Int32, correction: NDArray, alpha: NDArray, real_bias: NDArray, mlp: Mlp) -> Int32:
+def _gelu_after_gemm(acc: Int32, correction: NDArray[Any], alpha: NDArray[Any], real_bias: NDArray[Any], mlp: Mlp) -> Int32:
     """FasterTransformer's add_bias_gelu kernel: the GEMM's int8, dequantized, biased, tanh-GELU, requantized."""
     after_gemm = round_clip((acc + correction).astype(np.float32) * alpha, -128, 127).astype(np.float32)
     x = after_gemm * np.float32(mlp.after_gemm_scale) + real_bias

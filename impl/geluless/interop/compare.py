@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -75,7 +76,7 @@ def _substitute(value: str) -> str:
     return f"{value}/given"
 
 
-def _stored(tensor: NDArray[np.int32], tap: Tap) -> NDArray:
+def _stored(tensor: NDArray[np.int32], tap: Tap) -> NDArray[Any]:
     """The reference's integers [..., C] as the value that the graph holds there, [rows, C]."""
     rows = tensor.reshape(-1, tensor.shape[-1])
     if tap.scale is not None:
@@ -83,7 +84,7 @@ def _stored(tensor: NDArray[np.int32], tap: Tap) -> NDArray:
     return (rows - tap.offset).astype(np.uint8 if tap.unsigned else np.int8)
 
 
-def _difference(name: str, found: NDArray, expected: NDArray[np.int32], tap: Tap) -> LayerDifference:
+def _difference(name: str, found: NDArray[Any], expected: NDArray[np.int32], tap: Tap) -> LayerDifference:
     steps = np.rint(found / tap.scale) if tap.scale is not None else found.astype(np.int64) + tap.offset
     off = np.abs(steps.reshape(expected.shape) - expected)
     return LayerDifference(name, expected.size, int((off > 0).sum()), int(off.max(initial=0)))

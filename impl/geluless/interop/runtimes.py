@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from geluless.errors import ExportError, MissingResource
 
-Arrays = dict[str, NDArray]
-Runtime = Callable[[onnx.ModelProto, Mapping[str, NDArray], Sequence[str]], Arrays]
+Arrays = dict[str, NDArray[Any]]
+Runtime = Callable[[onnx.ModelProto, Mapping[str, NDArray[Any]], Sequence[str]], Arrays]
 
 OPENVINO_DEVICE = "CPU"
 # Where the processor has bfloat16, OpenVINO's own choice rounds everything that is not int8 to 8 bits of mantissa.
 OPENVINO_CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, NDArray], outputs: Sequence[str]) -> Arrays:
+def run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
     """ONNX Runtime on the CPU with all its graph optimisations. Raises MissingResource, and ExportError for what it refuses."""
     try:
         import onnxruntime
@@ -45,7 +45,7 @@ def load_openvino() -> Any:
     return openvino
 
 
-def run_openvino(model: onnx.ModelProto, feeds: Mapping[str, NDArray], outputs: Sequence[str]) -> Arrays:
+def run_openvino(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> Arrays:
     """OpenVINO on the CPU in float32. Raises MissingResource, and ExportError for what it refuses."""
     core = load_openvino().Core()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +60,7 @@ class Builder:
     ) -> None:
         self.swin, self.seen, self.profile, self.activation = swin, seen, profile, activation
         self.overrides = overrides or QuantOverrides()
-        self.tensors: dict[str, NDArray] = {}
+        self.tensors: dict[str, NDArray[Any]] = {}
         self.raised: dict[str, None] = {}
 
     def build(self, name: str, parents: dict[str, str]) -> Artifact:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
     def linear(name: str, module: nn.Linear, source: nn.LayerNorm | None = None) -> torch.utils.hooks.RemovableHandle:
         added = None if source is None else torch.from_numpy(fold_norm(float_linear(module), source).bias).float()
 
-        def hook(_: nn.Module, args: tuple, out: torch.Tensor) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> None:
             seen.see(f"{name}:in", args[0])
             seen.see(f"{name}:out", out)
             seen.see(f"{name}:gemm", out if module.bias is None else out - module.bias)
@@ -88,7 +89,7 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
         return module.register_forward_hook(hook)
 
     def norm(name: str, module: nn.LayerNorm, stream: str | None) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, args: tuple, out: torch.Tensor) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], out: torch.Tensor) -> None:
             seen.see(f"{name}:normalized", _normalized(module, args[0]))
             seen.see(f"{name}:out", out)
             if stream:
@@ -100,7 +101,7 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
         return module.register_forward_hook(lambda _, __, out: seen.see(name, out))
 
     def qkv(name: str, module: nn.Linear, heads: int) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, __: tuple, out: torch.Tensor) -> None:
+        def hook(_: nn.Module, __: tuple[Any, ...], out: torch.Tensor) -> None:
             for part, x in zip("qkv", out.unflatten(-1, (3, heads, -1)).unbind(-3), strict=True):
                 seen.see_heads(f"{name}:{part}", x)
                 seen.see(f"{name}:{part}", x)
@@ -130,7 +131,7 @@ def _hooks(swin: SwinTransformer, seen: Observations) -> Iterable[torch.utils.ho
     yield norm("norm", swin.norm, None)
     yield linear("head.fc", swin.head.fc)
 
-    def pooled(module: nn.LayerNorm, args: tuple, _: torch.Tensor) -> None:
+    def pooled(module: nn.LayerNorm, args: tuple[Any, ...], _: torch.Tensor) -> None:
         seen.see("head:pooled", _normalized(module, args[0]).mean((1, 2)))
 
     yield swin.norm.register_forward_hook(pooled)

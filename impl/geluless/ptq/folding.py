@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ class Output:
         return 16 if self.high > 255 else 8
 
 
-def emit_single(name: str, linear: IntLinear, output: Output, tensors: dict[str, NDArray]) -> Linear:
+def emit_single(name: str, linear: IntLinear, output: Output, tensors: dict[str, NDArray[Any]]) -> Linear:
     """Bias in the accumulator, one rounding: weight, bias, multiplier, shift."""
     real = linear.step / np.broadcast_to(output.scale, linear.step.shape)
     multiplier, shift = encode_multiplier(real, bits=12 if output.bits == 8 else 15)
@@ -135,7 +136,9 @@ def emit_single(name: str, linear: IntLinear, output: Output, tensors: dict[str,
     return _spec(linear, output, Rounding.SINGLE)
 
 
-def emit_two_stage(name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray]) -> Linear:
+def emit_two_stage(
+    name: str, linear: IntLinear, output: Output, after_gemm_scale: float, tensors: dict[str, NDArray[Any]]
+) -> Linear:
     """FasterTransformer's order: weight, zero-point correction, alpha to int8, then gain and real bias."""
     scale = np.broadcast_to(np.asarray(output.scale, np.float64), linear.step.shape)
     tensors[f"{name}.weight"] = linear.weight
@@ -153,7 +156,7 @@ def _spec(linear: IntLinear, output: Output, rounding: Rounding) -> Linear:
 
 
 def emit_norm(
-    name: str, module: nn.LayerNorm, input_scale: float, output: Output, tensors: dict[str, NDArray], *, folded: bool
+    name: str, module: nn.LayerNorm, input_scale: float, output: Output, tensors: dict[str, NDArray[Any]], *, folded: bool
 ) -> Norm:
     """LayerNorm on an int16 tensor of `input_scale`; folded leaves only the division by the output's scale."""
     channels = int(np.prod(module.normalized_shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,12 +97,12 @@ class RangeObserver:
             raise CalibrationError(f"{self.name} has no range: calibration saw no images")
 
 
-def _clips(largest: float) -> NDArray:
+def _clips(largest: float) -> NDArray[Any]:
     """Where the MSE rule looks for the end of a range; only [0] for a side that holds nothing."""
     return largest * np.linspace(0.2, 1.0, 81) if largest > 0 else np.zeros(1)
 
 
-def _beyond(values: NDArray, counts: NDArray, clips: NDArray) -> tuple[NDArray, NDArray]:
+def _beyond(values: NDArray[Any], counts: NDArray[Any], clips: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """For every clip: how many values lie above it, and the sum of their squared excesses."""
     outside = np.array([counts[values > clip].sum() for clip in clips])
     return outside, np.array([(counts * np.maximum(values - clip, 0) ** 2).sum() for clip in clips])

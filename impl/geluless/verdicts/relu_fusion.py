@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,5 +100,5 @@ def every_pair_differences(*, clamp_offset: int) -> int:
     return differences
 
 
-def count_differences(a: NDArray, b: NDArray) -> int:
+def count_differences(a: NDArray[Any], b: NDArray[Any]) -> int:
     return int((a != b).sum())

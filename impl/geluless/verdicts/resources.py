@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def _module_exists(name: str) -> bool:
         return False
 
 
-_PROBES = {
+_PROBES: dict[Resource, Callable[[], str | None]] = {
     Resource.GPU: _gpu,
     Resource.RTX_4090: _rtx_4090,
     Resource.RUNNER_RECORDS: _runner_records,

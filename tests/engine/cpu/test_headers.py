@@ -1,5 +1,4 @@
-"""Every header of the C++ engine, and of its checks, includes what it needs: it compiles alone, for each of its instruction
-sets."""
+"""Every header of the C++ engine and of its checks includes what it needs: it compiles alone, for its instruction set."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_programs_of_batch_sizes_beyond_the_last_few_leave_the_device(monkeypatc
     assert counts[0] < counts[1] == counts[2] == counts[5]
 
 
-# ------------------------------------------------------------------------------------------------------------- passes
+# ----------------------------------------------------------------------------------------------------- forward passes
 
 
 def test_a_graph_is_captured_once_and_traced_passes_see_every_tensor() -> None:

@@ -70,7 +70,7 @@ class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
     def __init__(
-        self, plan: Plan, tensors: Mapping[str, NDArray], variant: Variant, *, isa: str | None = None, threads: int = 1
+        self, plan: Plan, tensors: Mapping[str, NDArray[Any]], variant: Variant, *, isa: str | None = None, threads: int = 1
     ) -> None:
         self.isa = choose_isa(isa)
         self._classes = plan.head.fc.outputs

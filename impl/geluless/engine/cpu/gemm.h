@@ -10,8 +10,9 @@
 
 #pragma once
 
-#include "output_stage.h"
 #include "requantize.h"
+
+#include "output_stage.h"
 
 namespace geluless::GELULESS_ISA {
 

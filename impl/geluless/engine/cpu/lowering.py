@@ -21,7 +21,7 @@ from geluless.integer.gelu import EXPONENT_BITS, gelu_shift
 from geluless.integer.requantization import Requant, round_clip
 from geluless.integer.variants import Variant
 
-Tensors = Mapping[str, NDArray]
+Tensors = Mapping[str, NDArray[Any]]
 
 SIGNED_OFFSET = 128
 
@@ -243,7 +243,11 @@ def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tupl
     low, high, stored = mlp.fc2.input_low, mlp.fc2.input_high, _offset(mlp.fc2.input_low)
     relu_range = {"lowest": stored, "highest": high + stored}
     gelu_range = {"zero": mlp.hidden_zero_point + stored, "lowest": low + stored, "highest": high + stored}
-    get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
+
+    def get(part: str) -> NDArray[Any]:
+        """One tensor of fc1 by its last name."""
+        return tensors[f"{fc1}.{part}"]
+
     two_stage = mlp.fc1.rounding is p.Rounding.TWO_STAGE
     inverse_scale = float(np.float32(1.0) / np.float32(mlp.hidden_scale))
     match variant:
@@ -317,7 +321,7 @@ def _fixed(name: str, linear: p.Linear, tensors: Tensors, *, output: str, **cons
     )
 
 
-def _after_gemm(name: str, linear: p.Linear, tensors: Tensors, *, scale: NDArray, bias: NDArray) -> Layer:
+def _after_gemm(name: str, linear: p.Linear, tensors: Tensors, *, scale: NDArray[Any], bias: NDArray[Any]) -> Layer:
     return _layer(name, linear, tensors, epilogue="fp32_u8", bias=bias, scale=scale, zero=SIGNED_OFFSET)
 
 
@@ -350,5 +354,5 @@ def _offset(low: int) -> int:
     return SIGNED_OFFSET if low < 0 else 0
 
 
-def _as(values: Any, dtype: type) -> NDArray:
+def _as(values: Any, dtype: type) -> NDArray[Any]:
     return np.ascontiguousarray(values, dtype=dtype)

@@ -8,48 +8,38 @@
 
 namespace geluless::GELULESS_ISA {
 
-struct Unsigned {
-  static Bytes pack(I16 a, I16 b) { return to_bytes(a, b); }
-};
-struct Saturate : Unsigned {  // the packs clamp to 0..255, and that is all
-  explicit Saturate(const Channels&) {}
+// How two registers become one of bytes, and what is done before and after: each activation changes one of the three.
+struct Activation {
+  static Bytes pack(I16 a, I16 b) { return to_bytes(a, b); }  // saturated to 0..255
   I16 clamp(I16 x) const { return x; }
-  template <int>
+  template <int kCount>
   Bytes map(Bytes x) const {
     return x;
   }
 };
-struct SaturateS8 {  // -128..127, as a product without activation is stored elsewhere: the same instructions, another pack
+struct Saturate : Activation {
+  explicit Saturate(const Channels&) {}
+};
+struct SaturateS8 : Activation {  // -128..127: the instructions of Saturate, but for another pack
   explicit SaturateS8(const Channels&) {}
   static Bytes pack(I16 a, I16 b) { return to_signed_bytes(a, b); }
-  I16 clamp(I16 x) const { return x; }
-  template <int>
-  Bytes map(Bytes x) const {
-    return x;
-  }
 };
-struct Clamp : Unsigned {  // a narrower range of stored bytes
+struct Clamp : Activation {  // a narrower range of stored bytes
   I16 low, high;
   explicit Clamp(const Channels& c) : low(splat_i16(c.lowest)), high(splat_i16(c.highest)) {}
   I16 clamp(I16 x) const { return min_i16(max_i16(x, low), high); }
-  template <int>
-  Bytes map(Bytes x) const {
-    return x;
-  }
 };
-struct LookUp : Unsigned {  // saturated to 8 bits, then any function of 256 values
+struct LookUp : Activation {  // any function of 256 values
   Table256 lut;
   explicit LookUp(const Channels& c) : lut(load_table256(c.lut)) {}
-  I16 clamp(I16 x) const { return x; }
-  template <int>
+  template <int kCount>
   Bytes map(Bytes x) const {
     return lookup(lut, x);
   }
 };
-struct ApplyShiftGelu : Unsigned {
+struct ApplyShiftGelu : Activation {
   const ShiftGelu constants;
   explicit ApplyShiftGelu(const Channels& c) : constants(c.shift_gelu) {}
-  I16 clamp(I16 x) const { return x; }
   template <int kCount>
   Bytes map(Bytes x) const {
     alignas(kAlignment) uint8_t all[2 * kPair];
@@ -59,12 +49,12 @@ struct ApplyShiftGelu : Unsigned {
   }
 };
 
-template <class Activation>
+template <class Function>
 struct StoreU8 {
   uint8_t* output;
   size_t stride;
   int columns;
-  Activation activation;
+  Function activation;
 
   StoreU8(const GemmCall& call)
       : output(static_cast<uint8_t*>(call.output)),
@@ -75,7 +65,7 @@ struct StoreU8 {
   template <int kPairs>
   void put(const I16 (&x)[kPairs], int row, int column) const {
     const Bytes bytes =
-        activation.template map<kPairs * kPair>(Activation::pack(activation.clamp(x[0]), activation.clamp(x[kPairs - 1])));
+        activation.template map<kPairs * kPair>(Function::pack(activation.clamp(x[0]), activation.clamp(x[kPairs - 1])));
     uint8_t* p = output + static_cast<size_t>(row) * stride + column;
     const int left = columns - column;
     if (left < kPairs * kPair) store_some_bytes(p, bytes, left);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Executor(Protocol):
 
     architecture: str
 
-    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]: ...
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray[Any], NDArray[Any]]: ...
 
 
 def make_executor(name: str) -> Executor:
@@ -58,7 +58,7 @@ class GpuNetwork:
     """A network for one variant on one executor; batches above LARGEST_BATCH are cut into pieces. Safe for several threads."""
 
     def __init__(
-        self, plan: Plan, tensors: Mapping[str, NDArray], variant: Variant, *, executor: str | Executor = "cuda"
+        self, plan: Plan, tensors: Mapping[str, NDArray[Any]], variant: Variant, *, executor: str | Executor = "cuda"
     ) -> None:
         self.executor = make_executor(executor) if isinstance(executor, str) else executor
         self.tiles = Tiles(ARCHITECTURES[self.executor.architecture], getattr(self.executor, "tuned", {}))
@@ -84,7 +84,7 @@ class GpuNetwork:
 
     def run(self, images: NDArray[np.float32], tap: Tap | None = None) -> NDArray[np.float32]:
         """float32 [B, C, H, W] -> float32 logits [B, classes]. Raises DataError for NaN or infinite pixels."""
-        logits: list[NDArray] = []
+        logits: list[NDArray[Any]] = []
         for program, piece in self.pieces(images):
             values, unusable = self.executor.run(program, piece, tap)
             if unusable.any():

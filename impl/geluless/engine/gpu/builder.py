@@ -34,7 +34,7 @@ class Builder:
 
     def constant(self, name: str, values: Any, dtype: type) -> str:
         if name not in self.buffers:
-            array: NDArray = np.ascontiguousarray(values, dtype=dtype)
+            array: NDArray[Any] = np.ascontiguousarray(values, dtype=dtype)
             self.buffers[name] = Buffer(array.dtype.name, array.shape, array)
         return name
 
@@ -82,7 +82,7 @@ class Builder:
         if spec.input_low == 0:  # stored minus 128, which the bias makes good
             bias = bias + OFFSET * weight.sum(1, dtype=np.int64)
         floats = np.issubdtype(epilogue.factor.dtype, np.floating)
-        arrays: dict[str, tuple[NDArray | None, type]] = {
+        arrays: dict[str, tuple[NDArray[Any] | None, type]] = {
             "weight": (weight, np.int8),
             "bias": (bias, np.int32),  # fits, and so does every partial sum: see ptq.artifact
             "factor": (epilogue.factor, np.float32 if floats else np.int32),

@@ -16,7 +16,7 @@ from geluless.integer.gelu import EXPONENT_BITS
 from geluless.integer.requantization import Requant
 from geluless.integer.variants import Variant
 
-Tensors = Mapping[str, NDArray]
+Tensors = Mapping[str, NDArray[Any]]
 OFFSET = 128  # an unsigned 8-bit tensor is stored minus this, as int8
 HALF = 1 << 14  # of the last shift of a requantization
 
@@ -30,10 +30,10 @@ class Epilogue:
 
     formula: str
     bias: NDArray[np.int64]
-    factor: NDArray
-    shift: NDArray | None = None
-    gain: NDArray | None = None
-    offset: NDArray | None = None
+    factor: NDArray[Any]
+    shift: NDArray[Any] | None = None
+    gain: NDArray[Any] | None = None
+    offset: NDArray[Any] | None = None
     table: NDArray[np.int8] | None = None
     rounding: int = HALF
     zero: int = 0
@@ -50,7 +50,7 @@ class SeparateKernel:
     """A kernel of its own behind fc1, by its name in kernels/activation.py. `from_s16`: fc1 leaves int16 for it, not int8."""
 
     kernel: str
-    arrays: Mapping[str, NDArray]
+    arrays: Mapping[str, NDArray[Any]]
     scalars: Mapping[str, int | Float]
     from_s16: bool = False
 
@@ -69,7 +69,11 @@ def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) 
     """fc1 of the MLP `name` with the variant's activation, or with a kernel behind it. Raises VariantError for a variant that
     cannot be."""
     fc1 = f"{name}.fc1"
-    get = lambda part: tensors[f"{fc1}.{part}"]  # noqa: E731 - one tensor of fc1 by its last name
+
+    def get(part: str) -> NDArray[Any]:
+        """One tensor of fc1 by its last name."""
+        return tensors[f"{fc1}.{part}"]
+
     stored = OFFSET if mlp.fc2.input_low == 0 else 0
     highest = mlp.fc2.input_high - stored
     hidden: dict[str, Any] = {"zero": mlp.hidden_zero_point - stored, "lowest": mlp.fc2.input_low - stored, "highest": highest}

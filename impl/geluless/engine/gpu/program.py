@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from numpy.typing import NDArray
 
 Constant = int | str
-Tap = Callable[[str, NDArray], None]  # gets an intermediate tensor by its name in the reference: int32 [rows, width]
+Tap = Callable[[str, NDArray[Any]], None]  # gets an intermediate tensor by its name in the reference: int32 [rows, width]
 GRID_LIMITS = (2**31 - 1, 2**16 - 1, 2**16 - 1)  # thread blocks along x, y and z, of every CUDA device
 
 
@@ -22,7 +23,7 @@ class Buffer:
 
     dtype: str
     shape: tuple[int, ...]
-    data: NDArray | None = field(default=None, repr=False, compare=False)
+    data: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ hundred thousand.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
@@ -78,7 +80,7 @@ class ExactWriter(NetworkWriter):
         x = g.node("Add", [x, g.real(f"{name}.offset", two_stage.offset)], f"{name}/offset")
         return g.node("Round", [x], f"{name}/rounded")
 
-    def pad(self, name: str) -> NDArray:
+    def pad(self, name: str) -> NDArray[Any]:
         return self.tensors[f"{name}.pad"].astype(np.float32)
 
     def context(self, products: str, v: str, name: str, spec: p.Attention, allowed: NDArray[np.bool_] | None, place: str) -> str:
@@ -180,7 +182,7 @@ class ExactWriter(NetworkWriter):
     def _float32(self, x: str) -> str:
         return self.graph.node("Cast", [x], f"{x}/single", to=TensorProto.FLOAT)
 
-    def _added(self, x: str, name: str, values: NDArray) -> str:
+    def _added(self, x: str, name: str, values: NDArray[Any]) -> str:
         """x + integers. Raises ExportError for one that float32 does not have."""
         if not values.any():
             return x
@@ -188,12 +190,12 @@ class ExactWriter(NetworkWriter):
             raise ExportError(f"{name}: a bias beyond 24 bits leaves float32, in which exact files count; use dialect fused")
         return self.graph.node("Add", [x, self.graph.real(f"{name}.added", values)], f"{name}/added")
 
-    def _shifted(self, x: str, name: str, shift: NDArray) -> str:
+    def _shifted(self, x: str, name: str, shift: NDArray[Any]) -> str:
         """x >> shift, for an integer x."""
         power = self.graph.real(f"{name}.power", np.ldexp(1.0, -shift.astype(np.int32)))
         return self.graph.node("Floor", [self.graph.node("Mul", [x, power], f"{name}/divided")], f"{name}/shifted")
 
-    def _scaled(self, x: str, name: str, multiplier: NDArray) -> str:
+    def _scaled(self, x: str, name: str, multiplier: NDArray[Any]) -> str:
         """(x * multiplier + 2^14) >> 15 for an int16 x and a multiplier below 2^15, in numbers of 24 bits.
 
         With multiplier = 2^8 h + l this is (x h + ((x l + 2^14) >> 8)) >> 7, since a floor of a floor is one floor.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -36,6 +36,8 @@ from geluless.interop.onnx_export.graph import Graph
 from geluless.interop.onnx_export.real import RealWriter
 from geluless.interop.onnx_file import parse_onnx, refusing
 
+OPSET = 20  # the first with a Gelu operator
+IR_VERSION = 9  # of that opset
 FORMAT = 1  # of the graphs that this version writes; others are not compared
 PLAN_KEY, TENSORS_KEY = "geluless", "geluless.tensors"
 
@@ -83,8 +85,15 @@ class Exported:
         about = {"format": FORMAT, "dialect": self.dialect.value, "variant": self.variant.value, "batch": self.batch}
         about |= {"content_hash": self.artifact.content_hash, "plan": encode(plan)}
         metadata = {PLAN_KEY: json.dumps(about, sort_keys=True), TENSORS_KEY: _pack(self.artifact.tensors)}
-        image = (plan.stem.channels, plan.stem.height, plan.stem.width)
-        return self.graph.model(plan.model, image=image, classes=plan.head.fc.outputs, batch=self.batch, metadata=metadata)
+        batch: int | str = self.batch or "batch"
+        image, real = (plan.stem.channels, plan.stem.height, plan.stem.width), onnx.TensorProto.FLOAT
+        images = helper.make_tensor_value_info("images", real, [batch, *image])
+        logits = helper.make_tensor_value_info("logits", real, [batch, plan.head.fc.outputs])
+        graph = helper.make_graph(self.graph.nodes, plan.model, [images], [logits], list(self.graph.initializers.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="geluless")
+        model.ir_version = IR_VERSION
+        helper.set_model_props(model, metadata)
+        return model
 
     def save(self, path: str | Path) -> Path:
         """Write atomically, after onnx's own checker has accepted the model. Raises ExportError when it does not."""
@@ -175,14 +184,14 @@ def _checked(model: onnx.ModelProto, about: Any, metadata: Mapping[str, str]) ->
     return exported
 
 
-def _pack(tensors: Mapping[str, NDArray]) -> str:
+def _pack(tensors: Mapping[str, NDArray[Any]]) -> str:
     """Everything but the weights, as base64 of safetensors."""
     others = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(tensors.items()) if not name.endswith(".weight")}
     return base64.b64encode(save_tensors(others)).decode("ascii")
 
 
-def _unpack(packed: str, plan: Plan, model: onnx.ModelProto) -> dict[str, NDArray]:
-    tensors: dict[str, NDArray] = dict(load_tensors(base64.b64decode(packed, validate=True)))
+def _unpack(packed: str, plan: Plan, model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    tensors: dict[str, NDArray[Any]] = dict(load_tensors(base64.b64decode(packed, validate=True)))
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for name in sorted(name for name in tensor_schema(plan) if name.endswith(".weight")):
         if name not in found:

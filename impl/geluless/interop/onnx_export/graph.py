@@ -13,9 +13,6 @@ from onnx import helper, numpy_helper
 
 from geluless.interop.onnx_export.scales import Scale
 
-OPSET = 20  # the first with a Gelu operator
-IR_VERSION = 9  # of that opset
-
 
 @dataclass(frozen=True)
 class Tap:
@@ -40,14 +37,14 @@ class Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
 
-    def constant(self, name: str, values: NDArray | np.generic) -> str:
+    def constant(self, name: str, values: NDArray[Any] | np.generic) -> str:
         """An initializer; the same name always stands for the same values."""
         tensor = numpy_helper.from_array(np.asarray(values, order="C"), name)
         if self.initializers.setdefault(name, tensor) != tensor:
             raise ValueError(f"{name} stands for two different constants")
         return name
 
-    def real(self, name: str, values: NDArray | float) -> str:
+    def real(self, name: str, values: NDArray[Any] | float) -> str:
         """A float32 initializer: a scale, or a bias in real units."""
         return self.constant(name, np.asarray(values, np.float32))
 
@@ -55,32 +52,19 @@ class Graph:
         """An int64 initializer for Reshape; -1 is the batch."""
         return self.constant(f"shape {'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
-    def quantize(self, x: str, name: str, scale: Scale, zero: NDArray) -> str:
+    def quantize(self, x: str, name: str, scale: Scale, zero: NDArray[Any]) -> str:
         """QuantizeLinear: integers of zero's dtype, rint(x / scale) + zero, saturated; one scale, or one per channel."""
         return self._rescale("QuantizeLinear", x, name, name, scale, zero, axis=-1)
 
-    def dequantize(self, q: str, name: str, scale: Scale, zero: NDArray, *, axis: int = -1) -> str:
+    def dequantize(self, q: str, name: str, scale: Scale, zero: NDArray[Any], *, axis: int = -1) -> str:
         """DequantizeLinear: scale * (q - zero), one scale or one per index of `axis`. `name` is that of the quantized tensor."""
         return self._rescale("DequantizeLinear", q, f"{name}/real", name, scale, zero, axis=axis)
 
-    def rounded(self, x: str, name: str, scale: Scale, zero: NDArray) -> str:
+    def rounded(self, x: str, name: str, scale: Scale, zero: NDArray[Any]) -> str:
         """x rounded to multiples of `scale`: a QuantizeLinear and its DequantizeLinear."""
         return self.dequantize(self.quantize(x, name, scale, zero), name, scale, zero)
 
-    def _rescale(self, operator: str, x: str, output: str, name: str, scale: Scale, zero: NDArray, *, axis: int) -> str:
+    def _rescale(self, operator: str, x: str, output: str, name: str, scale: Scale, zero: NDArray[Any], *, axis: int) -> str:
         zeros = np.broadcast_to(zero, np.shape(scale)).astype(zero.dtype)
         inputs = [x, self.real(f"{name}/scale", scale), self.constant(f"{name}/zero_point", zeros)]
         return self.node(operator, inputs, output, **({"axis": axis} if np.ndim(scale) else {}))
-
-    def model(
-        self, name: str, *, image: tuple[int, int, int], classes: int, batch: int | None, metadata: dict[str, str]
-    ) -> onnx.ModelProto:
-        """The finished model: `images` float32 [batch, C, H, W] to `logits` float32 [batch, classes]."""
-        size: int | str = batch or "batch"
-        taken = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [size, *image])
-        given = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [size, classes])
-        graph = helper.make_graph(self.nodes, name, [taken], [given], list(self.initializers.values()))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="geluless")
-        model.ir_version = IR_VERSION
-        helper.set_model_props(model, metadata)
-        return model

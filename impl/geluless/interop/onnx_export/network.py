@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class NetworkWriter(ABC):
         """A linear layer before the bounds of its rounding; `zero` is the zero point of its input."""
 
     @abstractmethod
-    def pad(self, name: str) -> NDArray:
+    def pad(self, name: str) -> NDArray[Any]:
         """float [3 C]: what a token outside the image holds."""
 
     @abstractmethod

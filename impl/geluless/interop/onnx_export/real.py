@@ -7,6 +7,8 @@ stream and the softmax table, which become exact sums, float32 and Softmax.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,7 +59,7 @@ class RealWriter(NetworkWriter):
         offset = self.tensors[f"{name}.offset"].astype(np.float64) * target
         return g.node("Add", [x, g.real(f"{name}.offset", offset)], f"{name}/offset")
 
-    def pad(self, name: str) -> NDArray:
+    def pad(self, name: str) -> NDArray[Any]:
         return self.tensors[f"{name}.pad"] * UNIT
 
     def context(self, products: str, v: str, name: str, spec: p.Attention, allowed: NDArray[np.bool_] | None, place: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from geluless.errors import ExportError
 from geluless.integer import plan as p
 
-Tensors = Mapping[str, NDArray]
+Tensors = Mapping[str, NDArray[Any]]
 Reals = NDArray[np.float64]
 Scale = float | Reals  # of a whole tensor, or per channel
 

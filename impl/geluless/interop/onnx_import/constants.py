@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,10 @@ from geluless.interop.onnx_import.data_movement import bounded, integers
 from geluless.interop.onnx_import.reading import DTYPES, Node
 from geluless.interop.onnx_import.subgraphs import FUNCTIONS
 
-Inputs = Sequence["NDArray | None"]
+Inputs = Sequence["NDArray[Any] | None"]
 
 
-def _quotient(a: NDArray, b: NDArray) -> NDArray:
+def _quotient(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """Integers are divided towards zero, as in C."""
     if a.dtype.kind not in "iu":
         return a / b
@@ -39,7 +40,7 @@ BINARY |= {
     "Mod": np.mod,  # of integers: the sign of the divisor
     "Or": np.logical_or,
 }
-REDUCTIONS: dict[str, Callable[..., NDArray]] = {
+REDUCTIONS: dict[str, Callable[..., NDArray[Any]]] = {
     "ReduceMax": np.max,
     "ReduceMin": np.min,
     "ReduceProd": np.prod,
@@ -51,7 +52,7 @@ def computable(op: str) -> bool:
     return op in UNARY or op in BINARY or op in REDUCTIONS or op in OTHERS
 
 
-def compute(node: Node, inputs: Inputs) -> NDArray:
+def compute(node: Node, inputs: Inputs) -> NDArray[Any]:
     """The node's only output. Whatever numpy raises is the caller's to name."""
     if node.op in OTHERS:
         return OTHERS[node.op](node, inputs)
@@ -75,13 +76,13 @@ def reduction_axes(node: Node, inputs: Inputs, rank: int) -> tuple[int, ...]:
     return tuple(range(rank)) if not axes else tuple(sorted(axis % rank for axis in axes))
 
 
-def _data(node: Node, inputs: Inputs) -> NDArray:
+def _data(node: Node, inputs: Inputs) -> NDArray[Any]:
     if not inputs or inputs[0] is None:
         raise ArtifactError(f"{node} has no input: export the model again")
     return inputs[0]
 
 
-def _constant(node: Node, inputs: Inputs) -> NDArray:
+def _constant(node: Node, inputs: Inputs) -> NDArray[Any]:
     for name in ("value_float", "value_floats", "value_int", "value_ints"):
         if name in node.attributes:
             return np.array(node.attributes[name], np.float32 if "float" in name else np.int64)
@@ -91,14 +92,14 @@ def _constant(node: Node, inputs: Inputs) -> NDArray:
     return value
 
 
-def _constant_of_shape(node: Node, inputs: Inputs) -> NDArray:
+def _constant_of_shape(node: Node, inputs: Inputs) -> NDArray[Any]:
     sizes = [int(size) for size in _data(node, inputs)]
     bounded(node, *sizes)
     value = node.attributes.get("value", np.zeros(1, np.float32))
     return np.full(sizes, value.reshape(-1)[0], value.dtype)
 
 
-def _range(node: Node, inputs: Inputs) -> NDArray:
+def _range(node: Node, inputs: Inputs) -> NDArray[Any]:
     start, limit, step = (array.reshape(-1)[0] for array in inputs if array is not None)
     if step == 0:
         raise ZeroDivisionError("a range in steps of zero")
@@ -106,36 +107,36 @@ def _range(node: Node, inputs: Inputs) -> NDArray:
     return np.arange(start, limit, step, dtype=_data(node, inputs).dtype)
 
 
-def _tile(node: Node, inputs: Inputs) -> NDArray:
+def _tile(node: Node, inputs: Inputs) -> NDArray[Any]:
     x, repeats = _data(node, inputs), integers(node, inputs[1:], 0) or ()
     bounded(node, x.size, *repeats)
     return np.tile(x, repeats)
 
 
-def _cast(node: Node, inputs: Inputs) -> NDArray:
+def _cast(node: Node, inputs: Inputs) -> NDArray[Any]:
     kind = DTYPES.get(node.attributes.get("to", 0))
     if kind is None:
         raise ArtifactError(f"{node} casts to a data type that is not handled: export the model in float32")
     return _data(node, inputs).astype(kind)
 
 
-def _where(node: Node, inputs: Inputs) -> NDArray:
+def _where(node: Node, inputs: Inputs) -> NDArray[Any]:
     condition, yes, no = (array for array in inputs if array is not None)
     bounded(node, *np.broadcast_shapes(condition.shape, yes.shape, no.shape))
     return np.where(condition, yes, no)
 
 
-def _clip(node: Node, inputs: Inputs) -> NDArray:
+def _clip(node: Node, inputs: Inputs) -> NDArray[Any]:
     _, low, high = (*inputs, None, None, None)[:3]
     return np.clip(_data(node, inputs), low, high)
 
 
-def _shape(node: Node, inputs: Inputs) -> NDArray:
+def _shape(node: Node, inputs: Inputs) -> NDArray[Any]:
     sizes = _data(node, inputs).shape
     return np.array(sizes[slice(node.attributes.get("start", 0), node.attributes.get("end"))], np.int64)
 
 
-OTHERS: dict[str, Callable[[Node, Inputs], NDArray]] = {
+OTHERS: dict[str, Callable[[Node, Inputs], NDArray[Any]]] = {
     "Cast": _cast,
     "Clip": _clip,
     "Constant": _constant,

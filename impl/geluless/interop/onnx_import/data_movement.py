@@ -6,6 +6,7 @@ What a chain of them does is known by what it does to an array of indices; no ex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.reading import MAX_ELEMENTS, Node
 
-Parameters = Sequence["NDArray | None"]  # of a node's inputs after the first; None where absent
+Parameters = Sequence["NDArray[Any] | None"]  # of a node's inputs after the first; None where absent
 
 
 def bounded(node: Node, *sizes: float) -> None:
@@ -22,14 +23,14 @@ def bounded(node: Node, *sizes: float) -> None:
         raise ArtifactError(f"{node} makes a tensor of more than {MAX_ELEMENTS:,} elements: is it a Swin?")
 
 
-def move(node: Node, x: NDArray, parameters: Parameters, *, fill: float) -> list[NDArray]:
+def move(node: Node, x: NDArray[Any], parameters: Parameters, *, fill: float) -> list[NDArray[Any]]:
     """Every output of the node for the input x; padding is made of `fill`."""
     if node.op == "Pad":
         return [_pad(node, x, parameters, fill)]
     return MOVES[node.op](node, x, parameters)
 
 
-def concatenate(node: Node, pieces: Sequence[NDArray]) -> NDArray:
+def concatenate(node: Node, pieces: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Concat, whose inputs are all data."""
     bounded(node, sum(piece.size for piece in pieces))
     return np.concatenate(pieces, axis=int(node.attributes.get("axis", 0)))
@@ -53,20 +54,20 @@ def _needed(node: Node, values: tuple[int, ...] | None) -> tuple[int, ...]:
     return values
 
 
-def _reshape(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _reshape(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     sizes = list(_needed(node, integers(node, parameters, 0)))
     if not node.attributes.get("allowzero", 0):
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return [x.reshape(sizes)]
 
 
-def _flatten(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _flatten(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     axis = int(node.attributes.get("axis", 1))
     rows = int(np.prod(x.shape[: axis if axis >= 0 else axis + x.ndim], dtype=np.int64))
     return [x.reshape(rows, -1)]
 
 
-def _split(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _split(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     axis = int(node.attributes.get("axis", 0))
     sizes = integers(node, parameters, 0, "split")
     if sizes is None:
@@ -77,7 +78,7 @@ def _split(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     return np.split(x, np.cumsum(sizes)[:-1], axis)
 
 
-def _slice(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _slice(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     starts, ends = (_needed(node, integers(node, parameters, position)) for position in (0, 1))
     axes = integers(node, parameters, 2) or tuple(range(len(starts)))
     steps = integers(node, parameters, 3) or (1,) * len(starts)
@@ -96,7 +97,7 @@ def _bounds(start: int, end: int, step: int, size: int) -> tuple[int, int | None
     return min(max(start, 0), size - 1), None if end < 0 else end, step
 
 
-def _gather(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _gather(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     indices, axis = parameters[0], int(node.attributes.get("axis", 0))
     if indices is None:
         raise ArtifactError(f"{node} has no indices: export the model again")
@@ -104,14 +105,14 @@ def _gather(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
     return [np.take(x, indices.astype(np.int64), axis)]
 
 
-def _expand(node: Node, x: NDArray, parameters: Parameters) -> list[NDArray]:
+def _expand(node: Node, x: NDArray[Any], parameters: Parameters) -> list[NDArray[Any]]:
     sizes = _needed(node, integers(node, parameters, 0))
     shape = np.broadcast_shapes(x.shape, sizes)
     bounded(node, *shape)
     return [np.broadcast_to(x, shape)]
 
 
-def _pad(node: Node, x: NDArray, parameters: Parameters, fill: float) -> NDArray:
+def _pad(node: Node, x: NDArray[Any], parameters: Parameters, fill: float) -> NDArray[Any]:
     if node.attributes.get("mode", "constant") != "constant":
         raise ArtifactError(f"{node} pads by {node.attributes['mode']!r}: a Swin pads with zeros")
     pads = _needed(node, integers(node, parameters, 0, "pads"))
@@ -125,7 +126,7 @@ def _pad(node: Node, x: NDArray, parameters: Parameters, fill: float) -> NDArray
     return np.pad(x, widths, constant_values=fill)
 
 
-MOVES: dict[str, Callable[[Node, NDArray, Parameters], list[NDArray]]] = {
+MOVES: dict[str, Callable[[Node, NDArray[Any], Parameters], list[NDArray[Any]]]] = {
     "Dropout": lambda node, x, parameters: [x],
     "Expand": _expand,
     "Flatten": _flatten,

@@ -53,7 +53,7 @@ def import_onnx(
         swin = rebuild(read, layers)
     qparams = file_qparams(read, log)
     seen, calibration = observations(read, swin, batches, given=qparams)
-    activations = {f"{name}.mlp": block.mlp.activation for name, block in read.named_blocks()}
+    activations = {f"{name}.mlp": block.activation for name, block in read.named_blocks()}
     kind = next(iter(activations.values())).kind
     functions = activations if kind is Activation.GELU else {}
     weights = {layer.name: layer.given for layer in layers if layer.given is not None}

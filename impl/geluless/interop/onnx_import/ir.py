@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from geluless.errors import ArtifactError
 
 Index = NDArray[np.int32]
-Movement = Callable[[NDArray], NDArray]
+Movement = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Quantizer:
     low: int
     high: int
 
-    def round(self, x: NDArray) -> NDArray:
+    def round(self, x: NDArray[Any]) -> NDArray[Any]:
         """The nearest values of the grid, half to even, computed in the precision of x."""
         scale = x.dtype.type(self.scale)
         steps = np.clip(np.rint(x / scale) + self.zero_point, self.low, self.high)
@@ -67,7 +68,7 @@ class Grid:
 class Known:
     """A tensor that does not depend on the image's pixels."""
 
-    values: NDArray
+    values: NDArray[Any]
     grid: Grid | None = None
 
     def moved(self, movement: Movement) -> Known:
@@ -167,7 +168,7 @@ class Call(Term):
     """An elementwise function by its name in `subgraphs.FUNCTIONS`."""
 
     function: str
-    arguments: tuple[Term | NDArray, ...]
+    arguments: tuple[Term | NDArray[Any], ...]
 
 
 def children(term: Term) -> tuple[Term, ...]:

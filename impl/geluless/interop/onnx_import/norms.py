@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,7 @@ from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.ir import LayerNorm, Mean, Round, Term, children
 from geluless.interop.onnx_import.subgraphs import TRANSPARENT, evaluate, subgraph
 
-PROBES = 4  # rows of random channels
+ROWS = 4  # rows of random channels
 LARGE, SMALL = 2.0**16, 2.0**-8  # inputs so large that epsilon vanishes beside the variance, and so small that it shows
 MAX_PIECES = 48  # nine operations, each with its rounding, and room for other ways to write them
 TOLERANCE = 1e-6  # of the largest gamma; the function is evaluated in float64 with the file's float32 constants
@@ -53,12 +55,12 @@ def _candidates(term: Term) -> list[Term]:
 def _fit(term: Term, source: Term) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
     """(gamma, beta, epsilon) of the LayerNorm that leads from source to term; None if another function does."""
     channels = source.shape[-1]
-    x = np.random.default_rng(0).standard_normal((PROBES, channels))
+    x = np.random.default_rng(0).standard_normal((ROWS, channels))
 
-    def f(values: NDArray) -> NDArray:
+    def f(values: NDArray[Any]) -> NDArray[Any]:
         return evaluate(term, {source: values}, rounding=False, in_place=True)
 
-    def normalized(values: NDArray, epsilon: float) -> NDArray:
+    def normalized(values: NDArray[Any], epsilon: float) -> NDArray[Any]:
         centred = values - values.mean(-1, keepdims=True)
         return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + epsilon)
 
@@ -74,7 +76,7 @@ def _fit(term: Term, source: Term) -> tuple[NDArray[np.float64], NDArray[np.floa
         at = np.unravel_index(np.abs(gamma * centred).argmax(), x.shape)
         deviation = gamma[at[1]] * centred[at] / slope[at]
         epsilon = float(deviation**2 - np.square(centred[at[0]]).mean())
-        y = np.random.default_rng(1).standard_normal((PROBES, channels)) * np.array([[1.0], [1e-3], [30.0], [1e-2]]) + 0.5
+        y = np.random.default_rng(1).standard_normal((ROWS, channels)) * np.array([[1.0], [1e-3], [30.0], [1e-2]]) + 0.5
         error = np.abs(f(y) - (gamma * normalized(y, max(epsilon, 0.0)) + beta)).max()
     if not (epsilon > 0 and np.isfinite(error) and error <= TOLERANCE * (np.abs(gamma).max() + np.abs(beta).max())):
         return None

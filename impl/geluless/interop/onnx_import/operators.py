@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def _weight(node: Node, value: Value | None, *, inputs: int, transposed: bool) -
     if matrix.ndim != 2 or matrix.shape[1 if transposed else 0] != inputs:
         raise ArtifactError(f"{node}: a weight of shape {list(numbers.shape)} for {inputs} inputs; export the model again")
 
-    def turned(array: NDArray) -> NDArray:
+    def turned(array: NDArray[Any]) -> NDArray[Any]:
         array = array.reshape(matrix.shape)
         return array if transposed else array.T
 

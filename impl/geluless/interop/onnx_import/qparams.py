@@ -16,7 +16,7 @@ from geluless.integer.schema import POOLED
 from geluless.interop.onnx_import.import_log import ImportLog, Reason
 from geluless.interop.onnx_import.ir import Quantizer
 from geluless.interop.onnx_import.rebuilding import score_ratio
-from geluless.interop.onnx_import.swin import ReadBlock, ReadMlp, ReadSwin, grid_of
+from geluless.interop.onnx_import.swin import ReadBlock, ReadSwin, grid_of
 from geluless.ptq.calibrate import Observations, observe
 from geluless.ptq.folding import QuantParams
 from geluless.ptq.observers import RangeObserver
@@ -37,7 +37,7 @@ def needed(read: ReadSwin) -> list[str]:
             name = f"layers.{i}.blocks.{j}"
             names += [f"{name}.norm1:out", *(f"{name}.attn.qkv:{part}" for part in "qkv"), f"{name}.attn.proj:in"]
             names += [f"{name}.norm2:out", f"{name}.mlp.fc2:in"]
-            names += [f"{name}.mlp.fc1:out"] if block.mlp.activation.kind is Activation.GELU else []
+            names += [f"{name}.mlp.fc1:out"] if block.activation.kind is Activation.GELU else []
     return [*names, "norm:out", "head.fc:in"]
 
 
@@ -52,21 +52,20 @@ def file_qparams(read: ReadSwin, log: ImportLog) -> dict[str, QuantParams]:
     for name, block in read.named_blocks():
         found |= _block_qparams(name, block, log)
     if (pooled := read.fc.input_grid) is not None:
-        found["head.fc:in"] = QuantParams(
-            pooled.scale, 0, *POOLED
-        )  # 12 bits hold the differences q - zero_point of any 8-bit grid
+        # 12 bits hold the differences q - zero_point of any 8-bit grid.
+        found["head.fc:in"] = QuantParams(pooled.scale, 0, *POOLED)
     return {name: qparams for name, qparams in found.items() if qparams is not None}
 
 
 def _block_qparams(name: str, block: ReadBlock, log: ImportLog) -> dict[str, QuantParams | None]:
-    attention, mlp, activation = block.attention, block.mlp, block.mlp.activation
+    attention, activation = block.attention, block.activation
     query, key, value = attention.grids
     context = _signed(attention.proj.input_grid)
     found = {
         f"{name}.norm1:out": _signed(attention.qkv.input_grid),
         f"{name}.attn.qkv:k": _signed(key),
         f"{name}.attn.proj:in": context,
-        f"{name}.norm2:out": _signed(mlp.fc1.input_grid),
+        f"{name}.norm2:out": _signed(block.fc1.input_grid),
     }
     if query is not None:
         around_zero = _around_zero(query, f"{name}.attn.qkv:q", log)
@@ -150,18 +149,18 @@ def observations(
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise CalibrationError(f"the file keeps {named} in float, without a range: pass calibration images (batches=)")
     for name, block in read.named_blocks():
-        if batches is None or block.mlp.fc1.product_grid is not None:
-            known[f"{name}.mlp.fc1:gemm"] = _after_gemm(block.mlp)
+        if batches is None or block.fc1.product_grid is not None:
+            known[f"{name}.mlp.fc1:gemm"] = _after_gemm(block)
     for name, reach in known.items():  # a range known otherwise is that of an observer which saw its two ends
         seen.ranges[name] = RangeObserver(name)
         seen.ranges[name].update(torch.tensor([-reach, reach]))
     return seen, parents
 
 
-def _after_gemm(mlp: ReadMlp) -> float:
+def _after_gemm(block: ReadBlock) -> float:
     """The magnitude of fc1's product without its bias, for FasterTransformer's variant: from the file's grid or those behind."""
-    if mlp.fc1.product_grid is not None:
-        return mlp.fc1.product_grid.reach
-    if (behind := mlp.activation.pre or mlp.activation.hidden) is None:
+    if block.fc1.product_grid is not None:
+        return block.fc1.product_grid.reach
+    if (behind := block.activation.pre or block.activation.hidden) is None:
         return 1.0
-    return behind.grid.reach + (0.0 if mlp.fc1.bias is None else float(np.abs(mlp.fc1.bias).max()))
+    return behind.grid.reach + (0.0 if block.fc1.bias is None else float(np.abs(block.fc1.bias).max()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def dequantized(node: Node, x: Known | Stored, scale: Known, zero: Known | None)
     return Known(real.astype(np.float32), grid)
 
 
-def _quantizer(node: Node, scale: NDArray, zero: NDArray) -> Quantizer:
+def _quantizer(node: Node, scale: NDArray[Any], zero: NDArray[Any]) -> Quantizer:
     """The grid of an activation: 8 bits and one scale, since engines have one multiplier per tensor."""
     low, high = _limits(node, zero)
     if str(zero.dtype) not in ("int8", "uint8"):
@@ -65,19 +66,19 @@ def _quantizer(node: Node, scale: NDArray, zero: NDArray) -> Quantizer:
     return Quantizer(float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), low, high)
 
 
-def _limits(node: Node, zero: NDArray) -> tuple[int, int]:
+def _limits(node: Node, zero: NDArray[Any]) -> tuple[int, int]:
     if str(zero.dtype) not in LIMITS:
         raise ArtifactError(f"{node} makes integers of type {zero.dtype}: quantize to 8 bits")
     return LIMITS[str(zero.dtype)]
 
 
-def _check_scale(node: Node, scale: NDArray) -> None:
+def _check_scale(node: Node, scale: NDArray[Any]) -> None:
     if scale.dtype.kind != "f" or not np.isfinite(scale).all() or (scale < SCALES[0]).any() or (scale > SCALES[1]).any():
         worst = scale.reshape(-1)[np.argmin(np.nan_to_num(scale, nan=-1.0).reshape(-1))] if scale.size else "missing"
         raise ArtifactError(f"{node} has the scale {worst}: scales are positive numbers of sane size; quantize the network again")
 
 
-def _along(node: Node, x: NDArray, values: NDArray) -> NDArray:
+def _along(node: Node, x: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     """One value for all, or one per index of the node's axis, shaped to broadcast against x."""
     if values.size == 1:
         return values.reshape(())

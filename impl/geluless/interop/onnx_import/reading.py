@@ -49,7 +49,7 @@ class OnnxFile:
     sha256: str
     producer: str
     nodes: tuple[Node, ...]
-    constants: Mapping[str, NDArray]
+    constants: Mapping[str, NDArray[Any]]
     input_name: str
     output_name: str
     image: tuple[int, int, int]
@@ -146,7 +146,7 @@ class _Tensors:
         self.any_outside = False
         self.outside = hashlib.sha256()
 
-    def array(self, proto: Any, where: str) -> NDArray:
+    def array(self, proto: Any, where: str) -> NDArray[Any]:
         from onnx import numpy_helper
 
         dtype = DTYPES.get(proto.data_type)

@@ -55,7 +55,7 @@ def score_ratio(block: ReadBlock) -> float:
 def rebuild(read: ReadSwin, layers: list[Layer]) -> SwinTransformer:
     """In evaluation mode. Raises ArtifactError for a geometry that timm's Swin does not have."""
     blocks = dict(read.named_blocks())
-    kinds = {block.mlp.activation.kind for block in blocks.values()}
+    kinds = {block.activation.kind for block in blocks.values()}
     if len(kinds) > 1:
         raise ArtifactError("some of its MLPs have GELU and some ReLU: an artifact has one activation")
     swin = _empty(read)
@@ -89,7 +89,7 @@ def rebuild(read: ReadSwin, layers: list[Layer]) -> SwinTransformer:
 
 def _block_layers(name: str, block: ReadBlock, log: ImportLog) -> Iterator[Layer]:
     """Factors per channel of the context go into v: softmax mixes tokens, not channels. Those behind a ReLU go into fc1."""
-    attention, activation = block.attention, block.mlp.activation
+    attention, activation = block.attention, block.activation
     width = len(attention.qkv.weight.values) // 3
     rows = np.ones(3 * width)
     rows[:width] = score_ratio(block)
@@ -98,12 +98,12 @@ def _block_layers(name: str, block: ReadBlock, log: ImportLog) -> Iterator[Layer
     yield _layer(f"{name}.attn.qkv", attention.qkv, log, rows=rows)
     yield _layer(f"{name}.attn.proj", attention.proj, log)
     if activation.vector is None or activation.kind is Activation.RELU:
-        yield _layer(f"{name}.mlp.fc1", block.mlp.fc1, log, rows=activation.vector)
-        yield _layer(f"{name}.mlp.fc2", block.mlp.fc2, log)
+        yield _layer(f"{name}.mlp.fc1", block.fc1, log, rows=activation.vector)
+        yield _layer(f"{name}.mlp.fc2", block.fc2, log)
     else:
         log.change(f"{name}.mlp.fc2", Reason.GELU_FACTORS)
-        yield _layer(f"{name}.mlp.fc1", block.mlp.fc1, log)
-        yield Layer(f"{name}.mlp.fc2", _real(block.mlp.fc2.weight) * activation.vector, block.mlp.fc2.bias, None)
+        yield _layer(f"{name}.mlp.fc1", block.fc1, log)
+        yield Layer(f"{name}.mlp.fc2", _real(block.fc2.weight) * activation.vector, block.fc2.bias, None)
 
 
 def _layer(name: str, read: ReadLinear, log: ImportLog, *, rows: Float64 | None = None) -> Layer:
@@ -140,7 +140,7 @@ def _integers(name: str, weight: Known, log: ImportLog) -> tuple[NDArray[np.int8
 def _empty(read: ReadSwin) -> SwinTransformer:
     """The architecture alone. timm cuts windows to the grid and shifts every second block by half a window."""
     windows = np.array([block.attention.window for _, block in read.named_blocks()])
-    first = read.stages[0].blocks[0].mlp.fc1.weight.values
+    first = read.stages[0].blocks[0].fc1.weight.values
     channels = read.stages[0].channels
     for i, stage in enumerate(read.stages):
         widths = {len(block.attention.qkv.weight.values) for block in stage.blocks}

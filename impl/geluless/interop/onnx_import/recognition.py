@@ -23,7 +23,6 @@ from geluless.interop.onnx_import.swin import (
     ReadBlock,
     ReadLinear,
     ReadMerge,
-    ReadMlp,
     ReadNorm,
     ReadStage,
     ReadSwin,
@@ -201,7 +200,7 @@ class _Reader:
         fc1 = read_linear(activation.fc1, f"{name}.mlp.fc1", self._norm_grid(path, f"{name}.norm2"), self.log)
         self._account(activation, f"{name}.mlp")
         fc2 = read_linear(mlp.linear, f"{name}.mlp.fc2", grid_of(activation.hidden), self.log)
-        return ReadBlock(norm1, found, norm2, ReadMlp(fc1, activation, fc2))
+        return ReadBlock(norm1, found, norm2, fc1, activation, fc2)
 
     def _merge(self, name: str, step: Step, before: Term, size: Size) -> ReadMerge:
         path = step.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ MAX_SUBGRAPH = 4096  # terms; a LayerNorm in pieces has about twenty
 MAX_VALUES = 1 << 28  # of all terms of a subgraph together: the masked and rounded scores of Swin-L at 384 have 2^26
 
 # By ONNX's names; GeluTanh is a Gelu whose attribute says tanh.
-FUNCTIONS: dict[str, Callable[..., NDArray]] = {
+FUNCTIONS: dict[str, Callable[..., NDArray[Any]]] = {
     "Abs": np.abs,
     "Add": np.add,
     "Div": np.divide,
@@ -80,7 +81,7 @@ def sources(term: Term) -> list[Term]:
     return list(found)
 
 
-def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_place: bool = False) -> NDArray:
+def evaluate(term: Term, values: Mapping[Term, NDArray[Any]], *, rounding: bool, in_place: bool = False) -> NDArray[Any]:
     """The value of `term` where the terms of `values` have the given ones, in their precision; `rounding=False` leaves grids out.
 
     With `in_place` nothing may change places, and the values may have any shape that ends in the real last axis (or, for a
@@ -89,7 +90,7 @@ def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_p
     steps = subgraph(term, values.keys())
     if steps is None or (not in_place and sum(step.size for step in steps) > MAX_VALUES):
         raise ArtifactError(f"{term.where}: something unexpected feeds it; only a Swin as timm exports it is read")
-    results: dict[Term, NDArray] = dict(values)
+    results: dict[Term, NDArray[Any]] = dict(values)
     kind = next(iter(values.values())).dtype
     with np.errstate(all="ignore"):
         for step in steps:
@@ -97,7 +98,7 @@ def evaluate(term: Term, values: Mapping[Term, NDArray], *, rounding: bool, in_p
     return results[term]
 
 
-def _value(step: Term, results: Mapping[Term, NDArray], kind: np.dtype, *, rounding: bool, in_place: bool) -> NDArray:
+def _value(step: Term, results: Mapping[Term, NDArray[Any]], kind: np.dtype, *, rounding: bool, in_place: bool) -> NDArray[Any]:
     match step:
         case Round():
             return step.grid.round(results[step.of]) if rounding else results[step.of]
@@ -120,7 +121,7 @@ def _value(step: Term, results: Mapping[Term, NDArray], kind: np.dtype, *, round
     raise AssertionError(step)
 
 
-def _constant(values: NDArray, step: Term, kind: np.dtype, *, in_place: bool) -> NDArray:
+def _constant(values: NDArray[Any], step: Term, kind: np.dtype, *, in_place: bool) -> NDArray[Any]:
     if in_place and values.size > 1 and values.shape[-1] != values.size:
         raise ArtifactError(f"{step.where}: its constant of shape {list(values.shape)} is neither one number nor one per channel")
     if in_place:

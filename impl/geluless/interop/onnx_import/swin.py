@@ -57,20 +57,15 @@ class ReadAttention:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadMlp:
+class ReadBlock:
     """The grid of fc1's output and the factors behind the activation are the activation's."""
 
-    fc1: ReadLinear
-    activation: ReadActivation
-    fc2: ReadLinear
-
-
-@dataclass(frozen=True, eq=False)
-class ReadBlock:
     norm1: ReadNorm
     attention: ReadAttention
     norm2: ReadNorm
-    mlp: ReadMlp
+    fc1: ReadLinear
+    activation: ReadActivation
+    fc2: ReadLinear
 
 
 @dataclass(frozen=True, eq=False)

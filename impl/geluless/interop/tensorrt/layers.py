@@ -52,7 +52,8 @@ def _weights(entry: Mapping[str, Any]) -> str:
     """The type of a product's second factor: a matrix among the constants, or another input. TensorRT 10 lists no constants."""
     if isinstance(entry.get("Weights"), Mapping):
         return _dtype(str(entry["Weights"].get("Type", "")))
-    matrices = [constant for constant in entry.get("Constants", ()) if sum(int(size) > 1 for size in _shape(constant)) > 1]
+    constants = entry.get("Constants", ())
+    matrices = [constant for constant in constants if sum(int(size) > 1 for size in constant.get("Dimensions", ())) > 1]
     return next((_type_of(tensor) for tensor in (*matrices, *entry.get("Inputs", ())[1:])), UNKNOWN)
 
 
@@ -62,10 +63,6 @@ def _values(entries: Iterable[Mapping[str, Any]]) -> tuple[Value, ...]:
 
 def _type_of(entry: Mapping[str, Any]) -> str:
     return _dtype(str(entry.get("Datatype") or entry.get("Format/Datatype", "")))
-
-
-def _shape(entry: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(size) for size in entry.get("Dimensions", ()))
 
 
 def _dtype(words: str) -> str:

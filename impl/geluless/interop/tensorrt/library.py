@@ -116,7 +116,7 @@ def architectures(library: Library) -> list[str]:
 def recorder(trt: Any) -> Any:
     """A logger that keeps everything as (severity, text) in `messages`."""
 
-    class Recorder(trt.ILogger):
+    class Recorder(trt.ILogger):  # type: ignore[misc]  # whichever of the two libraries it is
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[tuple[str, str]] = []

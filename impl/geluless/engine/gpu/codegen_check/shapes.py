@@ -94,7 +94,7 @@ def network_plan(
     return plan
 
 
-def shape_tensors(plan: p.Plan) -> dict[str, NDArray]:
+def shape_tensors(plan: p.Plan) -> dict[str, NDArray[Any]]:
     """Tensors of the right shapes, with biases that 16-bit results must saturate for and 8-bit results need not.
 
     Weights decide only whether a kernel is compiled with that saturation (epilogues.saturates): trained networks have layers

@@ -58,7 +58,7 @@ class CudaExecutor:
         with DEVICE_LOCK:
             self._loaded.pop(program, None)
 
-    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """(logits, unusable); with `tap` launch by launch, else as one graph."""
         import torch
 
@@ -73,7 +73,7 @@ class CudaExecutor:
                 step_through(program, lambda launch: self.device.launch(launch, tensors), read, tap)
             return self.device.download(tensors[LOGITS]), self.device.download(tensors[UNUSABLE])
 
-    def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
         used = {value for value in launch.arguments.values() if isinstance(value, str)}
         with DEVICE_LOCK, self.device.active():

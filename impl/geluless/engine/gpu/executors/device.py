@@ -30,9 +30,9 @@ class Device(Protocol):
     def active(self) -> AbstractContextManager[object]:
         """In which everything below happens: torch's current device is one of each thread."""
 
-    def upload(self, array: NDArray) -> Any: ...
+    def upload(self, array: NDArray[Any]) -> Any: ...
 
-    def download(self, tensor: Any) -> NDArray:
+    def download(self, tensor: Any) -> NDArray[Any]:
         """A copy, once everything enqueued before is done."""
 
     def scratch(self, dtype: str, shape: tuple[int, ...]) -> Any: ...
@@ -68,14 +68,14 @@ class TorchDevice:
 
         return torch.cuda.device(self.index)
 
-    def upload(self, array: NDArray) -> Any:
+    def upload(self, array: NDArray[Any]) -> Any:
         import torch
 
         # torch warns of arrays that it could write to but must not: those are copied first
         return torch.from_numpy(np.require(array, requirements=("C", "W"))).to("cuda")
 
-    def download(self, tensor: Any) -> NDArray:
-        array: NDArray = tensor.cpu().numpy()
+    def download(self, tensor: Any) -> NDArray[Any]:
+        array: NDArray[Any] = tensor.cpu().numpy()
         return array
 
     def scratch(self, dtype: str, shape: tuple[int, ...]) -> Any:

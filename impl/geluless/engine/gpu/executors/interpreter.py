@@ -32,16 +32,16 @@ class InterpreterExecutor:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._end: weakref.finalize | None = None  # also when this object is forgotten, or Python ends
+        self._end: weakref.finalize[[], InterpreterExecutor] | None = None  # also when this object is forgotten, or Python ends
         self._lock = threading.Lock()
 
-    def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
         used = {value for value in launch.arguments.values() if isinstance(value, str)}
-        result: dict[str, NDArray] = self._ask(("launch", launch, {name: buffers[name] for name in used}))
+        result: dict[str, NDArray[Any]] = self._ask(("launch", launch, {name: buffers[name] for name in used}))
         return result
 
-    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """(logits, unusable). `tap` gets every intermediate tensor that the reference names too, int32 [rows, width]."""
         logits, unusable, seen = self._ask(("run", program, np.ascontiguousarray(images), tap is not None))
         if tap is not None:
@@ -54,7 +54,7 @@ class InterpreterExecutor:
         with self._lock:
             self._drop()
 
-    def _ask(self, request: tuple) -> Any:
+    def _ask(self, request: tuple[Any, ...]) -> Any:
         """Raises RuntimeError with the interpreter's traceback, MissingResource when its process ends."""
         with self._lock:
             process = self._started()

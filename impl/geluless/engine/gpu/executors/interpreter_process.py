@@ -22,19 +22,21 @@ def call(step: Launch, tensors: dict[str, torch.Tensor]) -> None:
     KERNELS[step.kernel][step.grid](**argument_values(step, tensors), **step.constants)
 
 
-def launch(request: Launch, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
+def launch(request: Launch, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     call(request, tensors)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def run(program: Program, images: NDArray[np.float32], trace: bool) -> tuple[NDArray, NDArray, list[tuple[str, NDArray]]]:
+def run(
+    program: Program, images: NDArray[np.float32], trace: bool
+) -> tuple[NDArray[Any], NDArray[Any], list[tuple[str, NDArray[Any]]]]:
     tensors = {}
     for name, buffer in program.buffers.items():
         array = np.full(buffer.shape, POISON, buffer.dtype) if buffer.data is None else buffer.data.copy()
         tensors[name] = torch.from_numpy(array)
     tensors[IMAGES] = torch.from_numpy(images.copy())
-    seen: list[tuple[str, NDArray]] = []
+    seen: list[tuple[str, NDArray[Any]]] = []
     step_through(
         program,
         lambda step: call(step, tensors),

@@ -22,7 +22,7 @@ def argument_values(launch: Launch, tensors: Mapping[str, Any]) -> dict[str, Any
 
 
 def step_through(
-    program: Program, launch: Callable[[Launch], object], read: Callable[[str, int], NDArray], tap: Tap | None
+    program: Program, launch: Callable[[Launch], object], read: Callable[[str, int], NDArray[Any]], tap: Tap | None
 ) -> None:
     """Every launch in order; `tap` gets the tensor of each tap point. `read`: the first elements of a buffer, flat."""
     for i, step in enumerate(program.launches):

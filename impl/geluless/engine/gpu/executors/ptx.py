@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class PtxExecutor:
             self._kernels[source] = compiled, parse(compiled.assembly)
         return self._kernels[source]
 
-    def launch(self, launch: Launch, buffers: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
         used = {value: buffers[value] for value in launch.arguments.values() if isinstance(value, str)}
         described = {name: Buffer(array.dtype.name, array.shape) for name, array in used.items()}
@@ -45,7 +46,7 @@ class PtxExecutor:
             self._execute(launch, described, memory, addresses)
         return {name: memory.get(addresses[name], array.shape, array.dtype) for name, array in used.items()}
 
-    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray, NDArray]:
+    def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """(logits, unusable), as the interpreter's."""
         memory = GlobalMemory()
         addresses = {}
@@ -53,7 +54,7 @@ class PtxExecutor:
             array = np.full(buffer.shape, POISON, buffer.dtype) if buffer.data is None else buffer.data
             addresses[name] = memory.put(images if name == IMAGES else array)
 
-        def read(name: str, count: int | None = None) -> NDArray:
+        def read(name: str, count: int | None = None) -> NDArray[Any]:
             buffer = program.buffers[name]
             return memory.get(addresses[name], buffer.shape if count is None else (count,), np.dtype(buffer.dtype))
 
