@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geluless.verdicts import ClaimFixture, Control, Resource, runner_records
-from geluless.verdicts.latency import PAPER_RATIO, at_most, ratio_estimate
+from geluless.verdicts.latency import eleven_percent_faster, ratio_estimate
 from geluless.verdicts.micro_networks import SIZES
 from geluless.verdicts.resources import RUNNER_VARIABLE
 from geluless.verdicts.rtx4090 import BATCHES, NEEDED, judged
@@ -46,10 +46,10 @@ def test_transfer_to_this_cpu(claim: ClaimFixture, timing_session: TimingSession
     ):
         return
     found = timing_session.variants(size)
-    nothing = at_most(found, CONTROL, "relu", bound=PAPER_RATIO)
+    nothing = eleven_percent_faster(found, CONTROL, "relu")
     fused = ratio_estimate(found, "relu", "gelu-fused")
     claim.decide(
-        at_most(found, "relu", "gelu-separate", bound=PAPER_RATIO),
+        eleven_percent_faster(found, "relu", "gelu-separate"),
         timing_evidence(
             found,
             f"transfer to this CPU: Swin-{size}, batch 1, one thread; relu (fused) against gelu-separate, the structure of "

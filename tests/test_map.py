@@ -20,6 +20,15 @@ def places(page: str) -> list[str]:
     return PLACE.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
+WORDS = {"geluless", "ptxsim", "relu", "claim"}
+
+
+def found(name: str) -> list[Path]:
+    roots = (ROOT / "impl", ROOT, ROOT / "impl" / "geluless")
+    there = [root / name for root in roots if (root / name).exists()]
+    return there or list((ROOT / "impl").rglob(name))
+
+
 def exists(name: str, page: Path) -> bool:
     roots = (page.parent, ROOT, ROOT / "impl", ROOT / "impl" / "geluless")
     if any((root / name).exists() for root in roots):
@@ -38,6 +47,17 @@ def test_the_map_walks_through_every_floor() -> None:
     text = (ROOT / "impl" / "README.md").read_text(encoding="utf-8")
     assert {floor for floor in floors if f"{floor}/" not in text} == set()
     assert {"models", "distillation", "ptq", "integer", "engine", "bench", "verdicts", "report"} <= named
+
+
+def test_every_name_beside_a_place_stands_in_one_of_the_files_of_its_line() -> None:
+    """`file` (`name`), or a row that names both: a name that moved misleads as a file does."""
+    text = (ROOT / "impl" / "README.md").read_text(encoding="utf-8")
+    paragraphs = [block for block in re.split(r"\n\n|\n(?=\|)", text) if not block.startswith("```")]
+    for block in paragraphs:
+        names = re.findall(r"`([a-zA-Z_]\w+)(?:\(\))?`", block)
+        files = [path for name in PLACE.findall(block) for path in found(name)]
+        content = "".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
+        assert [name for name in names if name not in WORDS and "NAME" not in name and name not in content] == [], block
 
 
 def test_a_place_that_is_not_there_is_noticed(tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ci.gate.revisions import SIDES, GateError, Revision, command, environment
-from geluless.bench.harness import Announce, Protocol, Round, Row, StudyError, time_rounds
-from geluless.bench.host import PROTOCOL, Greeting, Host
+from geluless.bench.harness import Announce, Protocol, Round, StudyError, time_rounds
+from geluless.bench.host import PROTOCOL, Host
 from geluless.bench.paired import Samples
 from geluless.bench.process import CandidateFailure, Status, TimingProcess
-from geluless.bench.workloads import WorkloadEntry
 
 PAIRS, BLOCKS = 6, 12
 ATTEMPTS = 3  # at a run on a machine that is too busy
@@ -114,7 +113,7 @@ class _Both:
             os.sched_setaffinity(0, cores[:-1] or cores)
             if number == 0:
                 self._choose({side: self._ask(side, process, "hello") for side, process in processes.items()})
-            rows = self._load(processes, first=number == 0)
+            self._load(processes, first=number == 0)
             if not self._calls:
                 raise _NothingToTime
             samplers = {
@@ -122,48 +121,45 @@ class _Both:
                 for name, calls in self._calls.items()
                 for side, process in processes.items()
             }
-            yield Round(samplers, rows, list(processes.values()))
+            yield Round(samplers, (), list(processes.values()))
 
-    def _choose(self, greetings: dict[str, Greeting]) -> None:
+    def _choose(self, greetings: dict[str, dict[str, Any]]) -> None:
         for side, revision in zip(SIDES, self._revisions, strict=True):
-            if greetings[side].protocol != PROTOCOL:
-                raise GateError(f"{side} {revision} speaks protocol {greetings[side].protocol}, not {PROTOCOL}")
-        had, has = (greetings[side].workloads for side in SIDES)
+            if greetings[side]["protocol"] != PROTOCOL:
+                raise GateError(f"{side} {revision} speaks protocol {greetings[side]['protocol']}, not {PROTOCOL}")
+        had, has = (greetings[side]["workloads"] for side in SIDES)
         if unknown := sorted(set(self._names) - set(had) - set(has)):
             raise GateError(f"no workload is called {unknown[0]!r}; there are {', '.join(has)}")
         wanted = set(self._names or [*had, *has])
-        self.result.isa = " -> ".join(dict.fromkeys(greetings[side].isa for side in SIDES))
+        self.result.isa = " -> ".join(dict.fromkeys(greetings[side]["isa"] for side in SIDES))
         self.result.missing = [name for name in had if name not in has and name in wanted]
         self.result.new = [name for name in has if name not in had and name in wanted]
         self._calls = {name: 0 for name in had if name in has and name in wanted}
 
-    def _load(self, processes: dict[str, TimingProcess], *, first: bool) -> list[Row]:
+    def _load(self, processes: dict[str, TimingProcess], *, first: bool) -> None:
         """Into a pair of processes. Only the first verifies: the others must give the same bytes."""
-        rows: list[Row] = []
         for name in list(self._calls):
-            loaded: dict[str, Row] = {}
+            loaded: dict[str, str] = {}
             problems: dict[str, str] = {}
             for side, process in processes.items():
                 try:
-                    loaded[side] = process.ask("load", WorkloadEntry(name), self._digests.get((side, name)), timeout=ANSWER)
+                    loaded[side] = process.ask("load_workload", name, self._digests.get((side, name)), timeout=ANSWER)
                 except CandidateFailure as failure:
-                    if failure.status is Status.TIMEOUT:
+                    if failure.status in (Status.TIMEOUT, Status.ENDED):
                         self._gone(side, failure)
                     problems[side] = f"{side}: {failure.reason}"
             if problems:
                 (self.result.wrong if "head" in problems else self.result.mended)[name] = "; ".join(problems.values())
                 del self._calls[name]
                 continue
-            self._digests.update(((side, name), row.output) for side, row in loaded.items())
-            if first and loaded["base"].output != loaded["head"].output:
+            self._digests.update(((side, name), digest) for side, digest in loaded.items())
+            if first and loaded["base"] != loaded["head"]:
                 self.result.changed.append(name)
-            rows += loaded.values()
         if first:
             sample = max(SAMPLE_SECONDS, BLOCK_SECONDS / (2 * max(len(self._calls), 1)))
             for name in self._calls:
                 one = self._ask("base", processes["base"], "roughly", name)
                 self._calls[name] = max(1, math.ceil(sample / max(one, 1e-7)))
-        return rows
 
     def _ask(self, side: str, process: TimingProcess, name: str, *arguments: object) -> Any:
         try:

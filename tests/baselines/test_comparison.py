@@ -91,7 +91,7 @@ def test_whatever_is_the_matter_with_a_baseline_is_its_row_and_the_others_are_ti
 
 def test_who_fails_while_timed_is_dropped_and_the_timing_begins_anew(tmp_path: Path):
     found = compared(tmp_path, [FakeBaseline("geluless"), FakeBaseline("mortal", "dies in the middle"), FakeBaseline("other")])
-    assert row(found, "mortal")["status"] == "failed"
+    assert row(found, "mortal")["status"] == "ended"
     assert "exit code 9" in row(found, "mortal")["reason"]
     assert found.latency is not None
     assert list(found.latency.seconds) == ["geluless", "other"]

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from geluless.baselines import gain
-from geluless.baselines.gain import CONTROL, SHAPES, Gain, time_rounds
+from geluless.baselines.gain import CONTROL, SHAPES, Gain, time_gain
 from geluless.baselines.preparation import Prepared, are_prepared, prepare_all
 from geluless.baselines.registry import chosen_baselines
+from geluless.bench import harness
+from geluless.bench.harness import StudyError
 from geluless.bench.process import CandidateFailure, Status
-from geluless.bench.study import StudyError
 from geluless.verdicts.latency import latency_ratio
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
@@ -27,11 +28,11 @@ def timed(
         (activation, baseline.name): Prepared(folder, 1.0, True) for activation in subjects for baseline in baselines
     }
     outcomes.update(failures or {})
-    return time_rounds(subjects, baselines, outcomes, rounds=3, cores=[0], scratch=folder, announce=lambda line: None)
+    return time_gain(subjects, baselines, outcomes, rounds=3, cores=[0], scratch=folder, announce=lambda line: None)
 
 
 def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
     slow = FakeBaseline("geluless-gelu-separate", seconds=0.012, activation="gelu")
     found = timed(tmp_path, [OURS, slow, FakeBaseline("openvino", seconds=0.002)])
     assert found.engines == ("geluless", "openvino")
@@ -41,12 +42,12 @@ def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypa
     }  # fmt: skip
     assert found.found.samples.processes == (gain.BLOCKS,) * 3
     assert latency_ratio(found.found, "geluless relu", "geluless-gelu-separate gelu").value < 0.7
-    assert {row["name"] for row in found.found.rows} == set(found.found.samples.seconds)
-    assert all("off the float logits" in row["correctness"] for row in found.found.rows)
+    assert {row.name for row in found.found.rows} == set(found.found.samples.seconds)
+    assert all("off the float logits" in row.correctness for row in found.found.rows)
 
 
 def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
     broken = {("relu", "openvino"): CandidateFailure(Status.FAILED, "no such layer")}
     found = timed(tmp_path, [OURS, FakeBaseline("openvino"), FakeBaseline("onnxruntime", "crashes")], broken)
     assert found.engines == ("geluless",)
@@ -55,14 +56,14 @@ def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatc
 
 
 def test_without_our_engine_nothing_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "TOO_MUCH", 64.0)
+    monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
     with pytest.raises(StudyError, match="our own engine is missing"):
         timed(tmp_path, [FakeBaseline("geluless", "inexact"), FakeBaseline("openvino")])
 
 
 def test_a_disturbed_machine_gives_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "TOO_MUCH", -1.0)
-    with pytest.raises(StudyError, match="other processes disturbed 3 of 3 rounds"):
+    monkeypatch.setattr(harness, "TOO_MUCH", -1.0)
+    with pytest.raises(StudyError, match="other processes disturbed 36 of 36 blocks"):
         timed(tmp_path, [OURS, FakeBaseline("openvino")])
 
 
@@ -76,6 +77,6 @@ def test_what_an_earlier_run_prepared_is_found(tmp_path: Path) -> None:
     assert not are_prepared([subject], baselines, SHAPES, cache=cache)
 
 
-def test_the_engines_are_on_the_roster() -> None:
+def test_the_engines_are_in_the_registry() -> None:
     assert [baseline.name for baseline in chosen_baselines(gain.ENGINES)] == list(gain.ENGINES)
     assert chosen_baselines((gain.SEPARATE,))

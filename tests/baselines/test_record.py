@@ -131,7 +131,7 @@ def test_samples_that_contradict_each_other_are_refused(tmp_path: Path):
 def test_tables_hold_every_baseline_and_say_what_was_not_measured(tmp_path: Path):
     data = made(tmp_path).summary()
     _, columns, rows = figures(data, "gelu")
-    assert columns == ["engine", "runs in", "ms, 1 thread", "× ours", "ms, 2 threads", "× ours", "images/s, batch 8"]
+    assert columns == ["engine", "runs in", "ms, 1 thread", "× geluless", "ms, 2 threads", "× geluless", "images/s, batch 8"]
     assert rows[0] == [
         "geluless",
         "int8",
@@ -186,7 +186,7 @@ def test_a_record_has_a_page_and_a_plot_of_its_own(tmp_path: Path):
     page = markdown_page(original, "x.baselines.svg")
     assert page.startswith("# Beside other engines: swin\\_tiny")
     assert "![latency](x.baselines.svg)" in page
-    assert "| ours | int8 | 12.00" in page
+    assert "| geluless | int8 | 12.00" in page
     assert "openvino (gelu, 2 threads): a pilot took f32 21.00 ms, bf16 20.10 ms; bf16 was timed" in page
     inline = baselines_plot(original.summary(), salt="baselines")
     assert inline is not None

@@ -38,10 +38,10 @@ def test_every_baseline_travels_to_its_process(tmp_path: Path):
     assert names[0] == OURS
 
 
-def test_baselines_are_chosen_by_name_in_the_order_of_the_roster():
+def test_baselines_are_chosen_by_name_in_the_order_of_the_registry():
     assert [baseline.name for baseline in chosen_baselines(["torch-eager", "geluless"])] == ["geluless", "torch-eager"]
     assert chosen_baselines([]) == BASELINES
-    with pytest.raises(GelulessError, match="no baseline is called 'tvm'; there are ours, "):
+    with pytest.raises(GelulessError, match="no baseline is called 'tvm'; there are geluless, "):
         chosen_baselines(["geluless", "tvm"])
 
 

@@ -13,7 +13,7 @@ from geluless.bench import intervals
 from geluless.bench.entries import Loaded
 from geluless.bench.environment import environment_record
 from geluless.bench.harness import Findings
-from geluless.bench.paired import Samples, time_paired, wall_clock
+from geluless.bench.paired import Samples, WallClock, time_paired
 from geluless.bench.process import CandidateFailure
 from geluless.bench.record import make_record
 from geluless.bench.work import macs
@@ -55,7 +55,7 @@ def test_every_block_times_every_candidate_once_in_changing_order():
 def test_peak_stands_beside_each_sample():
     clock = FakeClock()
     rates = iter(range(1, 10_000))
-    stopwatch = wall_clock(clock=clock, peak=lambda: float(next(rates)))
+    stopwatch = WallClock(clock=clock, peak=lambda: float(next(rates)))
     samples = time_paired({"a": lambda: clock.work(1000)}, seconds=0, min_blocks=3, clock=clock, stopwatch=stopwatch)
     assert samples.peak["a"].tolist() == [1.5, 3.5, 5.5]
     assert samples.peak_spread > 0

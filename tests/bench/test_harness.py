@@ -63,8 +63,8 @@ def test_where_a_person_reads_the_answer_a_busy_machine_is_told_instead() -> Non
 @pytest.mark.parametrize(
     ("levels", "left"),
     [
-        ([0, 0, 2, 0, 0, 0, 2, 0], (2, 1, 2, 1)),
-        ([2, 2, 0, 0, 0, 0, 0, 0], (2, 2, 2)),  # a round may be lost whole
+        ([0, 0, 2, 0, 0, 0, 2, 0], (2, 1, 2, 1)),  # half of a round may be lost,
+        ([2, 2, 0, 0, 0, 0, 0, 0], (2, 2, 2)),  # or a round whole
         ([2, 2, 2, 2, 0, 0, 0, 0], None),  # two rounds say nothing about the next one
         ([2, 2, 2, 0, 2, 0, 2, 0], None),  # most blocks are lost
     ],
@@ -99,7 +99,7 @@ def test_the_kernels_coarse_clock_makes_no_foreign_load(monkeypatch: pytest.Monk
     assert found[0] <= load.TOO_MUCH
 
 
-def test_a_last_look_that_is_too_short_says_what_the_one_before_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_last_look_that_is_too_short_and_the_one_before_the_worse_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([0.0, 0.0, 9.0, 99.0])
     monkeypatch.setattr(load, "busy_seconds", lambda: next(ticks))
     monkeypatch.setattr(harness, "WINDOW", 0.0)
@@ -108,4 +108,4 @@ def test_a_last_look_that_is_too_short_says_what_the_one_before_said(monkeypatch
     monkeypatch.setattr(harness, "WINDOW", 60.0)
     levels.block_ended()
     first, second = levels.of_all()
-    assert first == second
+    assert second >= first

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from geluless.bench.paired import Samples, joined, time_paired, wall_clock
+from geluless.bench.paired import Samples, WallClock, joined, time_paired
 
 
 class Bench:
@@ -91,7 +91,7 @@ def test_no_blocks_are_an_error():
 
 
 def with_a_peak_of(rate: float, bench: Bench, blocks: int) -> Samples:
-    stopwatch = wall_clock(peak=lambda: rate, clock=bench.clock)
+    stopwatch = WallClock(peak=lambda: rate, clock=bench.clock)
     return bench.time(seconds=0, min_blocks=blocks, seed=blocks, stopwatch=stopwatch)
 
 

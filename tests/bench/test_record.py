@@ -16,7 +16,7 @@ from geluless.errors import GelulessError
 
 
 def row(name: str, **changes: object) -> Row:
-    made = Row(name, name, "swin", "f" * 64, "equal to the reference", "avx2", threads=2, batch=4)
+    made = Row(name, name, "swin", "f" * 64, "equal to the reference", "avx2", threads=2, batch=4, verified=True)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
 

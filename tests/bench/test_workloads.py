@@ -10,7 +10,7 @@ import pytest
 from ci.gate import thresholds
 from ci.gate.__main__ import THRESHOLDS
 from ci.gate.judgement import PROMISED
-from geluless.bench.host import PROTOCOL, Greeting, Host
+from geluless.bench.host import PROTOCOL, Host
 from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.bench.workloads import EPILOGUES, Buffers, WorkloadEntry, workloads
 from geluless.engine.cpu import choose_isa, native
@@ -60,7 +60,11 @@ def test_buffers_lie_apart_on_lines_of_their_own() -> None:
 def test_a_process_lists_loads_and_samples(tmp_path: Path) -> None:
     process = TimingProcess(Host, tmp_path / "log")
     try:
-        assert process.ask("hello", timeout=60) == Greeting(PROTOCOL, choose_isa(None), tuple(workloads()))
+        assert process.ask("hello", timeout=60) == {
+            "protocol": PROTOCOL,
+            "isa": choose_isa(None),
+            "workloads": list(workloads()),
+        }
         row = process.ask("load", WorkloadEntry("norm/stage4"), None, timeout=120)
         assert len(row.output) == 64
         assert process.ask("load", WorkloadEntry("norm/stage4"), row.output, timeout=120) == row

@@ -322,7 +322,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
         (quantize_line(artifact, output), 1, "another network"),
         (quantize_line(good, tmp_path / "no" / "x.int8.safetensors"), 2, "create it first"),
         (quantize_line(good, artifact), 2, "--force"),
-        (quantize_line(good, output, "--profile", "worst"), 2, "best, ft1, ft2"),
+        (quantize_line(good, output, "--profile", "worst"), 2, "per-channel, ft1, ft2"),
         (quantize_line(good, output, "--calibration-images", "6001"), 1, "6001 images asked for"),
         (quantize_line(good, output, "--model", "resnet50"), 1, "not a timm Swin"),
         (quantize_line(good, output, "--model", "swin_huge"), 1, "unknown model"),

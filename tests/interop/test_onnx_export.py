@@ -22,6 +22,7 @@ from geluless.interop.onnx_export.exported import EXPRESSIBLE, PLAN_KEY
 from geluless.interop.runtimes import run_onnxruntime, run_openvino
 from geluless.ptq.profiles import PROFILES
 from tests.support.networks import awkward_artifact, awkward_images
+from tests.support.vnni import needs_vnni
 
 # gelu-fused and gelu-separate take erf and tanh from the runtime: a hidden value on a tie may fall to its other side.
 FLOAT_VARIANTS = ("gelu-fused", "gelu-separate")
@@ -70,7 +71,7 @@ def test_an_exact_file_with_a_float_gelu_moves_hidden_values_on_ties_alone(expor
 
 
 @pytest.mark.parametrize("dialect", [Dialect.EXACT, Dialect.FUSED])
-@pytest.mark.parametrize("runtime", [run_onnxruntime, run_openvino])
+@pytest.mark.parametrize("runtime", [run_onnxruntime, pytest.param(run_openvino, marks=needs_vnni)])
 @pytest.mark.parametrize("relu", [True, False])
 def test_every_layer_by_itself_keeps_within_the_stated_steps(relu: bool, runtime: object, dialect: Dialect) -> None:
     """The bounds of impl/geluless/interop/README.md: three 8-bit steps (softmax without its table), sixteen of the 16-bit stream

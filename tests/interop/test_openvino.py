@@ -24,6 +24,7 @@ from geluless.interop.fusion import claim
 from geluless.interop.onnx_export import Exported, export_onnx
 from geluless.interop.openvino import export_openvino
 from tests.support.networks import awkward_artifact, awkward_images
+from tests.support.vnni import needs_vnni
 
 NAME = "swin_micro_tiny"
 
@@ -52,6 +53,7 @@ def run(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(network({network.inputs[0]: images})[network.outputs[0]])
 
 
+@needs_vnni
 @pytest.mark.parametrize("dialect", ["exact", "fused"])
 def test_the_ir_agrees_with_the_reference_on_embedded_images(dialect: str, tmp_path: Path) -> None:
     exported = export_onnx(embedded_artifact(), dialect=dialect)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,7 +60,16 @@ def record_of(folder: Path, factor: float, other: str, gpu: dict[str, Any], *, p
     seconds = 1e-3 * np.exp(0.002 * rng.standard_normal(blocks))
     ours = factor * seconds * np.exp(0.002 * rng.standard_normal(blocks))
     rows = [
-        Row(name, name.removesuffix(" (again)"), f"swin{RANDOM}", "f" * 64, "equal to the reference", "sm_89", "gpu")
+        Row(
+            name,
+            name.removesuffix(" (again)"),
+            f"swin{RANDOM}",
+            "f" * 64,
+            "equal to the reference",
+            "sm_89",
+            "gpu",
+            verified=True,
+        )
         for name in ("relu", other)
     ]
     environment = {"gpu": GPU | gpu}
@@ -121,6 +131,32 @@ def test_one_process_says_nothing_about_the_next_one(tmp_path: Path) -> None:
     assert "it is of 1 process(es)" in refused(tmp_path)
 
 
+def _of_other_code(folder: Path) -> None:
+    path = folder / "swin-gelu-separate.bench.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "0" * 64}))
+
+
+def _of_other_variants(folder: Path) -> None:
+    path = folder / "swin-gelu-separate.bench.json"
+    data = json.loads(path.read_text())
+    data["candidates"][0] |= {"variant": "gelu-lut"}
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_of_other_code, "it was made by other code"),
+        (_of_other_variants, "not relu with a variant"),
+        (lambda folder: shutil.copy(folder / "swin-gelu-separate.bench.json", folder / "x.bench.json"), "was measured twice"),
+    ],
+)
+def test_what_was_compared_and_by_which_code_counts(tmp_path: Path, spoil: Spoil, reason: str) -> None:
+    measured(tmp_path, 0.8)
+    spoil(tmp_path)
+    assert reason in refused(tmp_path)
+
+
 def test_without_a_control_there_is_no_verdict(tmp_path: Path) -> None:
     measured(tmp_path, 0.8)
     (tmp_path / "swin-relu (again).bench.json").unlink()
@@ -130,7 +166,8 @@ def test_without_a_control_there_is_no_verdict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gpu", "reason"),
     [
-        ({"name": "NVIDIA H100"}, "not on an RTX 4090"),
+        ({"name": "NVIDIA H100"}, "not on an NVIDIA GeForce RTX 4090"),
+        ({"name": "NVIDIA GeForce RTX 4090 D"}, "not on an NVIDIA GeForce RTX 4090"),
         ({"throttle_reasons": ["0x0", "0x4"]}, "held down: 0x4"),
         ({"throttle_reasons": ["[N/A]"]}, "held down"),
         ({"ranges": GPU["ranges"] | {"clocks.sm": [2000, 2235]}}, "clocks.sm moved from 2000 to 2235"),

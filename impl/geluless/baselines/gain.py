@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from geluless.baselines.baseline import Baseline
 from geluless.baselines.comparison import on_cores, ready
 from geluless.baselines.defaults import BATCH, SEED, THROUGHPUT_BATCH, shapes_of
@@ -49,7 +51,7 @@ def measure_gain(
 ) -> Gain | None:
     """On one thread, batch 1. None where the networks are not prepared and `prepare` is not set; preparing takes minutes.
 
-    Raises StudyError when our own engine fails or other processes disturb more than a round.
+    Raises StudyError when our own engine fails or other processes disturb too much.
     """
     if not prepare and not any(cache.glob(f"{MODEL}_*")):  # before two networks are made only to find that out
         return None
@@ -99,7 +101,8 @@ def time_gain(
         running: dict[str, RunningBaseline] = {}
         with on_cores(cores):
             try:
-                for name, (baseline, activation) in every.items():
+                for name in np.random.default_rng([SEED, number]).permutation(list(every)).tolist():
+                    baseline, activation = every[name]
                     if name in failures:
                         continue
                     outcome, log = outcomes[activation, baseline.name], scratch / f"{name.replace(' ', '_')}_{number}.log"
@@ -132,5 +135,6 @@ def _row(name: str, running: RunningBaseline) -> Row:
         artifact=running.subject.digest,
         correctness=f"{name}: off the float logits by {close['distance']:.2g} of their spread{precision}",
         isa="each engine's own choice",
+        verified=True,
         memory_bytes=facts["memory"]["running"],
     )

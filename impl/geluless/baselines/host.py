@@ -18,7 +18,7 @@ from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.entries import peak_loop
 from geluless.bench.host import several
 from geluless.bench.memory import Memory, memory_now
-from geluless.bench.paired import Stopwatch, wall_clock
+from geluless.bench.paired import Stopwatch, WallClock
 from geluless.bench.worker import failure_of
 from geluless.errors import MissingResource
 
@@ -98,8 +98,8 @@ class BaselineHost:
         timed."""
         run, images = self._loaded.run, self._images
         if peak and self._stopwatch is None:  # now: what it loads is not the baseline's memory
-            self._stopwatch = wall_clock(peak=best_peak_loop())
-        stopwatch = self._stopwatch if peak and self._stopwatch else wall_clock()
+            self._stopwatch = WallClock(peak=best_peak_loop())
+        stopwatch = self._stopwatch if peak and self._stopwatch else WallClock()
         return several(lambda: run(images), stopwatch, calls=calls, warm_up=warm_up)
 
     def memory(self) -> Memory:

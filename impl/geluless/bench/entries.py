@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from geluless.bench.harness import Row
 from geluless.bench.networks import random_artifact, random_images
-from geluless.bench.paired import Stopwatch, wall_clock
+from geluless.bench.paired import Stopwatch, WallClock
 from geluless.bench.process import CandidateFailure, Status
 from geluless.bench.verification import Run, verify_call
 
@@ -41,9 +41,9 @@ class Loaded:
 
 @dataclass
 class Verified:
-    """How this process has verified what it loaded, in words, by artifact, variant and digest of the logits."""
+    """How this process has verified what it loaded, and whether it was right, by artifact, variant and digest of the logits."""
 
-    logits: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    logits: dict[tuple[str, str, str], tuple[str, bool]] = field(default_factory=dict)
 
 
 class TimingEntry(Protocol):
@@ -119,17 +119,22 @@ def prepare(
     """
     run: Run = lambda: engine(images)  # noqa: E731 - what is timed, unless a device does the timing
     call: Callable[[], object] = run
-    stopwatch = wall_clock(peak=peak_loop(engine.isa) if engine.backend == "cpu" else None)
+    stopwatch = WallClock(peak=peak_loop(engine.isa) if engine.backend == "cpu" else None)
     if gpu is not None:
         timed, stopwatch = gpu.prepared(engine, images)
         call, run = timed, timed.logits
     digest = hashlib.sha256(run().tobytes()).hexdigest()
+    correctness, good = ("not verified", True)
+    if verify:
+        correctness, good = _correctness(engine, images, run, digest, expected, verified or Verified())
+    if not good:
+        raise CandidateFailure(Status.WRONG, f"{name or engine.variant} on {engine.isa} is not timed: {correctness}")
     row = Row(
         name=name or engine.variant,
         variant=engine.variant,
         model=engine.artifact.plan.model,
         artifact=engine.artifact.content_hash,
-        correctness=_correctness(engine, images, run, digest, expected, verified or Verified()) if verify else "not verified",
+        correctness=correctness,
         isa=engine.isa,
         backend=engine.backend,
         threads=engine.threads,
@@ -140,21 +145,19 @@ def prepare(
         memory_bytes=int(getattr(engine.network, "bytes", 0)),
         tiles=tiles(engine, images),
     )
-    if row.correctness.startswith("WRONG"):
-        raise CandidateFailure(Status.WRONG, f"{row.name} on {row.isa} is not timed: {row.correctness}")
     return Loaded(call, row, stopwatch)
 
 
 def _correctness(
     engine: Engine, images: NDArray[np.float32], run: Run, digest: str, expected: str | None, verified: Verified
-) -> str:
-    """How the logits were found right, or "WRONG" and why."""
+) -> tuple[str, bool]:
+    """How the logits were verified, in words, and whether they are right."""
     if expected is not None:
         good = digest == expected
-        return "the logits verified in the first process" if good else "WRONG: other logits than in the first process"
+        return "the logits verified in the first process" if good else "WRONG: other logits than in the first process", good
     key = (engine.artifact.content_hash, f"{engine.variant} {engine.backend} {engine.isa}", digest)
     if key not in verified.logits:  # else an A/A control: the very logits that the reference confirmed
-        verified.logits[key], _ = verify_call(engine, images, run)
+        verified.logits[key] = verify_call(engine, images, run)
     return verified.logits[key]
 
 

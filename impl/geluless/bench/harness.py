@@ -1,22 +1,24 @@
 """The harness: several rounds of fresh processes, in each of them all candidates timed block by block in random order.
 
-What it measures and how is fixed here, for whoever times anything:
+What it measures and how is fixed here; who calls it fixes how much, before looking at what it says.
 
 - A round starts fresh processes (`process`): a process keeps its memory layout for life, and layouts differ by a percent or two.
   The interval of a result is over rounds.
-- What is built first lies elsewhere than what is built last, so every round builds in an order of its own.
-- Nothing is timed whose result was not verified in the same process.
-- Every block asks every candidate for one sample, in random order, with a peak loop around it.
-- A block during which other processes kept more than `load.TOO_MUCH` cores busy is dropped, with all its samples, and counted.
-  Nothing else is dropped. Where most blocks are lost nothing is said; or, where a person asked and reads the answer, everything
-  is kept and said to be disturbed.
+- What is built first lies elsewhere than what is built last, so callers build in another order in every round.
+- Every block asks every candidate for one sample, in random order. A CPU's samples have a peak loop before and after.
+- Other processes' load is looked at every WINDOW. Blocks during which they kept more than `load.TOO_MUCH` cores busy are dropped,
+  with all their samples, and counted; a round that lost most of its blocks is dropped whole. Nothing else is dropped. Where most
+  blocks, or too many rounds, are lost nothing is said; or, where a person asked and reads the answer (`strict` is not set),
+  everything is kept and said to be disturbed.
+
+A result is verified in the process that times it, by the entry that loads it (`entries`), or is no result: `verified` says so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -54,7 +56,7 @@ class Row:
     batch: int = 1
     input: str = ""  # sha256 of the images
     output: str = ""  # sha256 of the logits
-    verified: bool = True
+    verified: bool = False
     memory_bytes: int = 0
     device: str = ""  # of a GPU
     tiles: dict[str, Any] | None = None  # how a GPU's linear layers are cut, and which of that was measured
@@ -81,7 +83,6 @@ class Protocol:
     seconds: float = 0.0
     seed: int = 0
     warm_up: int = 1  # blocks that are not counted
-    fewest: int = FEWEST
     strict: bool = True  # nothing is said of a machine that is too busy
     foreign_load: bool = True  # whether what else runs on the processor matters
     together: Callable[[str], str] = str  # names that are timed one right after the other
@@ -103,9 +104,14 @@ class Findings:
 
 
 def time_rounds(
-    start: Callable[[int], AbstractContextManager[Round]], protocol: Protocol, *, announce: Announce = lambda line: None
+    start: Callable[[int], AbstractContextManager[Round]],
+    protocol: Protocol,
+    *,
+    announce: Announce = lambda line: None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Findings:
     """Time what `start` (given the number of the round) makes ready. Candidates that are missing from a later round are left out.
+    `around` is entered while a round is timed, and not while it starts.
 
     Raises StudyError where most blocks, or too many rounds, were disturbed.
     """
@@ -115,7 +121,8 @@ def time_rounds(
     for number in range(protocol.rounds):
         with start(number) as ready:
             rows = rows or ready.rows
-            samples, levels = time_round(ready, protocol, number=number)
+            with around():
+                samples, levels = time_round(ready, protocol, number=number)
         parts.append(samples)
         foreign.append(levels)
         announce(f"  round {number + 1} of {protocol.rounds}: {samples.blocks} blocks, {_line(samples)}")
@@ -123,16 +130,9 @@ def time_rounds(
     return quiet_findings(joined([part.only(names) for part in parts]), np.concatenate(foreign), rows, protocol)
 
 
-def time_round(
-    ready: Round, protocol: Protocol, *, number: int = 0, watch: Callable[[float], object] = lambda elapsed: None
-) -> tuple[Samples, NDArray[np.float64]]:
+def time_round(ready: Round, protocol: Protocol, *, number: int = 0) -> tuple[Samples, NDArray[np.float64]]:
     """(samples, cores that others kept busy: float64 [blocks])."""
     levels = Levels(ready.processes)
-
-    def block_ended(elapsed: float) -> None:
-        levels.block_ended()
-        watch(elapsed)
-
     samples = time_paired(
         ready.samplers,
         seconds=protocol.seconds,
@@ -140,7 +140,7 @@ def time_round(
         warm_up=protocol.warm_up,
         seed=1000 * protocol.seed + number,
         stopwatch=its_own,
-        watch=block_ended,
+        watch=lambda elapsed: levels.block_ended(),
         together=protocol.together,
     )
     return samples, levels.of_all() if protocol.foreign_load else np.zeros(samples.blocks)
@@ -148,20 +148,21 @@ def time_round(
 
 def quiet_findings(samples: Samples, foreign: NDArray[np.float64], rows: Sequence[Row], protocol: Protocol) -> Findings:
     """The blocks that nothing disturbed. Raises StudyError where too few are left and the protocol is strict."""
-    quiet, left = foreign <= TOO_MUCH, samples
-    enough = bool(quiet.any()) and int(quiet.sum()) >= len(quiet) // 2
-    if enough:
-        left = kept(samples, quiet)
-        enough = len(left.processes) >= min(protocol.fewest, len(samples.processes))
-    if not enough and protocol.strict:
+    sizes = samples.processes or (samples.blocks,)
+    parts = np.split(foreign <= TOO_MUCH, np.cumsum(sizes)[:-1])
+    # A round that lost most of its blocks is lost: what is left of it is a figure of one moment, not of a process.
+    quiet = np.concatenate([part if 2 * part.sum() >= len(part) else np.zeros(len(part), bool) for part in parts])
+    rounds = sum(bool(part.sum() and 2 * part.sum() >= len(part)) for part in parts)
+    left, dropped = samples, 0
+    if rounds >= min(FEWEST, len(sizes)) and 2 * quiet.sum() >= len(quiet):
+        left, dropped = kept(samples, quiet), int((~quiet).sum())
+    elif protocol.strict:
         disturbed = f"{(~quiet).sum()} of {len(quiet)} blocks"
         raise StudyError(f"other processes disturbed {disturbed}: nothing can be timed here while they run")
-    if not enough:
-        left, quiet = samples, np.ones(len(quiet), bool)
     seconds = float(sum(values.sum() for values in left.seconds.values()))
     timed = tuple(row for row in rows if row.name in left.seconds)
-    loud = int((foreign[quiet] > TOO_MUCH).sum())
-    return Findings(left, int((~quiet).sum()), timed, seconds, loud, environment_record())
+    loud = 0 if dropped or left is not samples else int((foreign > TOO_MUCH).sum())
+    return Findings(left, dropped, timed, seconds, loud, environment_record())
 
 
 def its_own(sampler: Callable[..., object]) -> tuple[float, float]:
@@ -184,10 +185,12 @@ class Levels:
             self._look()
 
     def of_all(self) -> NDArray[np.float64]:
-        if self._open and self._levels and time.perf_counter() - self._begun < WINDOW:
-            self._levels += [self._levels[-1]] * self._open  # too short a look: what was there before is what is known
-        elif self._open:
+        if self._open:
+            short, before = time.perf_counter() - self._begun < WINDOW, self._levels[-1:]
+            count = self._open
             self._look()
+            if short and before:  # too short a look to trust alone: the worse of it and of the one before
+                self._levels[-count:] = [max(self._levels[-1], before[0])] * count
         return np.array(self._levels)
 
     def _look(self) -> None:

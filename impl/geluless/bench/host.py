@@ -5,20 +5,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from geluless.bench.entries import Loaded, TimingEntry, Verified
-from geluless.bench.paired import Stopwatch, both
+from geluless.bench.harness import Row
+from geluless.bench.paired import Stopwatch, WallClock, both
 
 PROTOCOL = 2  # of the gate: both revisions must speak it
 LOOKS = 3  # calls for a rough idea of the time
-
-
-@dataclass(frozen=True)
-class Greeting:
-    protocol: int
-    isa: str
-    workloads: tuple[str, ...]
 
 
 class Host:
@@ -28,14 +23,21 @@ class Host:
         self._loaded: dict[str, Loaded] = {}
         self._verified = Verified()
 
-    def hello(self) -> Greeting:
+    def hello(self) -> dict[str, Any]:
+        """{"protocol", "isa", "workloads": their names}: plain values, as all that the gate asks a revision for."""
         from geluless.bench.workloads import workloads
         from geluless.engine.cpu import choose_isa
 
-        return Greeting(PROTOCOL, choose_isa(None), tuple(workloads()))
+        return {"protocol": PROTOCOL, "isa": choose_isa(None), "workloads": list(workloads())}
 
-    def load(self, entry: TimingEntry, expected: str | None) -> object:
-        """The entry's Row. Raises CandidateFailure as TimingEntry.load does."""
+    def load_workload(self, name: str, expected: str | None) -> str:
+        """sha256 of its output. Raises CandidateFailure where that is wrong, or other than `expected`."""
+        from geluless.bench.workloads import WorkloadEntry
+
+        return str(self.load(WorkloadEntry(name), expected).output)
+
+    def load(self, entry: TimingEntry, expected: str | None) -> Row:
+        """Raises CandidateFailure as TimingEntry.load does."""
         self._loaded[entry.name] = loaded = entry.load(expected, self._verified)
         return loaded.row
 
@@ -63,16 +65,19 @@ class Host:
 
 def several(call: Callable[[], object], stopwatch: Stopwatch, *, calls: int, warm_up: int) -> tuple[float, float]:
     """`Host.sample` of any call."""
-    for _ in range(warm_up):
-        call()
 
-    def in_a_row() -> None:
-        for _ in range(calls):
+    def in_a_row(count: int) -> None:
+        for _ in range(count):
             call()
 
+    timed = call if calls == 1 else partial(in_a_row, calls)
     gc.disable()  # a collection in the middle of a sample would count
     try:
-        seconds, peak = both(stopwatch(call if calls == 1 else in_a_row))
+        if isinstance(stopwatch, WallClock):
+            seconds, peak = stopwatch(timed, partial(in_a_row, warm_up))
+        else:
+            in_a_row(warm_up)
+            seconds, peak = both(stopwatch(timed))
     finally:
         gc.enable()
     return seconds / calls, peak

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geluless.bench.entries import Loaded, Verified, peak_loop
 from geluless.bench.harness import Row
-from geluless.bench.paired import wall_clock
+from geluless.bench.paired import WallClock
 from geluless.bench.process import CandidateFailure, Status
 
 STAGES = ((3136, 96), (784, 192), (196, 384), (49, 768))  # Swin-T at 224: tokens, channels
@@ -79,9 +79,10 @@ class KernelEntry:
             isa=isa,
             input=hashlib.sha256(stored.tobytes()).hexdigest(),
             output=hashlib.sha256(out.tobytes()).hexdigest(),
+            verified=True,
             memory_bytes=weight.nbytes,
         )
-        return Loaded(call, row, wall_clock(peak=peak_loop(isa)))
+        return Loaded(call, row, WallClock(peak=peak_loop(isa)))
 
     def _specified(self, stored: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[Any]:
         acc = (stored.astype(np.float64) - 128) @ weight.T.astype(np.float64)  # exact: a signed byte is stored plus 128

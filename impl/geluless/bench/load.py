@@ -59,4 +59,5 @@ class ForeignLoad:
         busy = busy_seconds()
         if busy is None:
             return None
-        return busy - time.process_time() - sum(process.cpu_seconds() for process in self._processes)
+        mine = sum(os.times()[:4])  # with that of children that have ended
+        return busy - mine - sum(process.cpu_seconds() for process in self._processes)

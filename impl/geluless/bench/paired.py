@@ -67,18 +67,21 @@ class Samples:
         return float((high - low) / middle)
 
 
-def wall_clock(*, peak: Callable[[], float] | None = None, clock: Clock = time.perf_counter_ns) -> Stopwatch:
+@dataclass(frozen=True)
+class WallClock:
     """Times a call of this process. `peak` runs a loop of known work and returns its rate; it runs before and after the call, and
     the mean of the two counts."""
 
-    def timed(call: Callable[..., object]) -> tuple[float, float]:
-        before = peak() if peak else 0.0
-        started = clock()
-        call()
-        seconds = (clock() - started) / 1e9
-        return seconds, (before + peak()) / 2 if peak else 0.0
+    peak: Callable[[], float] | None = None
+    clock: Clock = time.perf_counter_ns
 
-    return timed
+    def __call__(self, call: Callable[..., object], warm_up: Callable[[], object] = lambda: None) -> tuple[float, float]:
+        before = self.peak() if self.peak else 0.0
+        warm_up()  # between the loop and the call: what the loop did to the clock and the caches is no matter of the call
+        started = self.clock()
+        call()
+        seconds = (self.clock() - started) / 1e9
+        return seconds, (before + self.peak()) / 2 if self.peak else 0.0
 
 
 def time_paired(
@@ -95,7 +98,7 @@ def time_paired(
 ) -> Samples:
     """Time all candidates in blocks until `seconds` are over, but at least `min_blocks` blocks.
 
-    `stopwatch` times one call (default: by `wall_clock`). `watch` gets the seconds since the first block, between blocks. Names
+    `stopwatch` times one call (default: `WallClock`). `watch` gets the seconds since the first block, between blocks. Names
     of which `together` says the same are timed one right after the other, in random order as everything is. Raises ValueError
     without candidates or blocks.
     """
@@ -103,7 +106,7 @@ def time_paired(
         raise ValueError("nothing to time: give at least one candidate")
     if min_blocks < 1:
         raise ValueError(f"min_blocks must be at least 1, not {min_blocks}")
-    names, coin, measure = list(candidates), np.random.default_rng(seed), stopwatch or wall_clock(clock=clock)
+    names, coin, measure = list(candidates), np.random.default_rng(seed), stopwatch or WallClock(clock=clock)
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         groups.setdefault(together(name), []).append(place)

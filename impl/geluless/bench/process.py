@@ -1,8 +1,9 @@
 """A process that loads what is timed, seen from outside: started bound to its cores, asked with a deadline, stopped while others
 are timed.
 
-This is the one way in which anything is timed here: the claims' studies, the baselines, `geluless bench`, the gate and its
-self-test, and the comparison on an RTX 4090 all start such processes and ask them for one sample at a time (`harness`).
+This is how everything is timed here, but for pytest-benchmark's files and `geluless tune`: the claims' studies, the baselines,
+`geluless bench`, the gate and its self-test, and the comparison on an RTX 4090 all start such processes and ask them for one
+sample at a time (`harness`).
 
     first message      the class of the host that answers (`host.Host`, or one of its kind)
     request            (name of one of its methods, arguments...)
@@ -16,10 +17,12 @@ next. So every runtime can keep the waiting policy that is best for itself.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from multiprocessing import Pipe
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import Any
 from geluless.bench.load import process_seconds
 
 WORKER = (sys.executable, "-m", "geluless.bench.worker")
+EXIT_TIMEOUT = 10.0  # seconds
 POLITE = {  # for every process: neither downloads nor usage statistics leave this machine
     "HF_HUB_OFFLINE": "1",
     "NNCF_CI": "1",
@@ -43,6 +47,7 @@ class Status(StrEnum):
     WRONG = "wrong"  # its logits are not those of the network, or its int8 kernels did not run
     FAILED = "failed"
     TIMEOUT = "timeout"
+    ENDED = "ended"  # its process is gone
     MISSING = "missing"  # a package or a compiler is not installed
     NEEDS_GPU = "needs a GPU"
     UNVERIFIED = "unverified"  # it ran, but nothing says that what it computed is the network
@@ -81,7 +86,7 @@ class TimingProcess:
         self._log = log
         self._connection, theirs = Pipe()
         self.started = perf_counter()
-        arguments = (str(theirs.fileno()), ",".join(map(str, cores)), str(os.getpid()))
+        arguments = (f"{theirs.fileno():06d}", ",".join(map(str, cores)), str(os.getpid()))
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         with log.open("wb") as stream, theirs:
             self._process = subprocess.Popen(
@@ -95,7 +100,8 @@ class TimingProcess:
                 cwd=folder,
             )
         self._stopped = False
-        self._connection.send(host)
+        with suppress(ConnectionError):  # where it has ended already the first request tells why
+            self._connection.send(host)
 
     def ask(self, name: str, *arguments: Any, timeout: float) -> Any:
         """The answer of the host's method. `timeout` in seconds."""
@@ -107,8 +113,14 @@ class TimingProcess:
                 raise CandidateFailure(Status.TIMEOUT, f"no answer to {name!r} within {timeout:.0f} s")
             good, answer = self._connection.recv()
         except (EOFError, ConnectionError):
+            with suppress(subprocess.TimeoutExpired):  # a runtime may hang as it ends
+                self._process.wait(EXIT_TIMEOUT)
+            self.kill()
             self._process.wait()
-            raise CandidateFailure(Status.FAILED, f"its process ended ({self._ending()}): {self._last_line()}") from None
+            raise CandidateFailure(Status.ENDED, f"its process ended ({self._ending()}): {self._last_line()}") from None
+        except (AttributeError, ImportError, pickle.UnpicklingError) as error:  # of another revision
+            self.close()
+            raise CandidateFailure(Status.FAILED, f"its answer to {name!r} cannot be read: {error}") from error
         if not good:
             assert isinstance(answer, CandidateFailure)
             raise answer

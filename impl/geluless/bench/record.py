@@ -15,6 +15,7 @@ from geluless.bench.harness import Findings, Row
 from geluless.bench.paired import Samples
 from geluless.errors import GelulessError
 from geluless.files import read_json
+from geluless.sources import timing_sources
 
 FORMAT = 3
 
@@ -28,6 +29,7 @@ class Record:
     """
 
     format: int
+    code: str  # sha256 over what is timed and how
     made: str  # UTC, ISO 8601
     model: str
     batch: int
@@ -72,6 +74,7 @@ def make_record(found: Findings, *, operations: int) -> Record:
     samples, first = found.samples, found.rows[0]
     return Record(
         format=FORMAT,
+        code=timing_sources(),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         model=first.model,
         batch=first.batch,

@@ -8,8 +8,8 @@ of one process share no weights, so each starts its call with whatever the other
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from geluless.bench.entries import Entry, TimingEntry
 from geluless.bench.harness import Announce, Findings, Protocol, Round, Row, StudyError, time_rounds
 from geluless.bench.host import Host
 from geluless.bench.kernels import KernelEntry
-from geluless.bench.process import CandidateFailure, TimingProcess
+from geluless.bench.process import CandidateFailure, Status, TimingProcess
+from geluless.errors import MissingResource
 
 WARM_UP = 1.0  # seconds
 PROCESSES = 5  # fewer say little about the next one
 BLOCKS = 16  # of each process
-TIMEOUT = 900.0  # seconds for one answer
+TIMEOUT = 1800.0  # seconds for one answer: the first load of a GPU compiles, and the reference verifies
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,22 @@ class Study:
             raise ValueError(f"every entry needs a name of its own, and there must be one: not {names}")
 
 
-def run_study(study: Study, *, announce: Announce = lambda line: None) -> Findings:
-    """Time everything. Raises StudyError when a process fails, an entry is wrong, or most blocks were disturbed."""
+def run_study(
+    study: Study,
+    *,
+    announce: Announce = lambda line: None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Findings:
+    """Time everything, `around` entered meanwhile. Raises StudyError when a process fails, an entry is wrong, or most blocks were
+    disturbed; MissingResource for what this machine lacks."""
     protocol = Protocol(study.processes, study.blocks, seconds=study.seconds, seed=study.seed, strict=study.strict)
     expected: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="geluless-study-") as folder:
         try:
-            return time_rounds(partial(_process, study, expected, Path(folder)), protocol, announce=announce)
+            return time_rounds(partial(_process, study, expected, Path(folder)), protocol, announce=announce, around=around)
         except CandidateFailure as failure:
+            if failure.status is Status.MISSING:
+                raise MissingResource(failure.reason) from failure
             raise StudyError(f"a timing process failed: {failure.reason}") from failure
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geluless.bench.entries import Entry
     from geluless.bench.harness import Findings
     from geluless.bench.record import Record
+    from geluless.bench.telemetry import Telemetry
     from geluless.integer.artifact import Artifact
 
 RESTLESS = 0.05  # interquartile range of the peak loop above which the machine counts as disturbed
@@ -76,11 +77,10 @@ def run(options: argparse.Namespace) -> Result:
     artifacts = _artifacts(options)
     entries = _entries(options, artifacts)
     telemetry = Telemetry() if options.backend == "gpu" else None
-    with telemetry or nullcontext():
-        found = _timed(options, entries)
+    found = _timed(options, entries, telemetry)
     record = make_record(found, operations=macs(artifacts[0].plan) * options.batch)
     if telemetry:
-        how = {"graph": not options.eager, "cold_l2": options.cold, "tiles": {row.name: row.tiles for row in found.rows}}
+        how = {"graph": not options.eager, "cold_l2": options.cold}
         record.environment["gpu"] = telemetry.record() | how
     if output:
         with atomic_output(output) as partial:
@@ -96,19 +96,21 @@ def run(options: argparse.Namespace) -> Result:
     return Result(data, lambda console: _show(console, data))
 
 
-def _timed(options: argparse.Namespace, entries: list[Entry]) -> Findings:
+def _timed(options: argparse.Namespace, entries: list[Entry], telemetry: Telemetry | None) -> Findings:
     from tqdm import tqdm
 
     from geluless.bench import study
     from geluless.bench.harness import StudyError
+    from geluless.bench.process import Status
 
     how_much = {"processes": options.processes, "blocks": BLOCKS, "seconds": options.seconds / options.processes}
     wanted = study.Study(tuple(entries), **how_much, seed=options.seed, strict=False)
     try:
         with tqdm(total=options.processes, desc="verifying and timing", unit="process", disable=None, leave=False) as bar:
-            return study.run_study(wanted, announce=lambda line: bar.update())
+            watched = nullcontext if telemetry is None else lambda: telemetry
+            return study.run_study(wanted, announce=lambda line: bar.update(), around=watched)
     except StudyError as error:
-        if "WRONG" not in str(error):
+        if getattr(error.__cause__, "status", None) is not Status.WRONG:
             raise
         raise GelulessError(
             f"{error}. This is a defect of the engine on this processor: please report it with the output of `geluless doctor`, "

@@ -1,4 +1,4 @@
-"""From a float linear layer and its ranges to the integers of `engine.epilogue`."""
+"""From a float linear layer and its ranges to integers: integer/ARITHMETIC.md, sections 1 to 4."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 TITLE = "Beside other engines"
 EXPLANATION = (
     "Every engine ran the same float network in a process of its own, the int8 ones quantized by their own tools on the same "
-    "images, and all were timed in one interleaved run. × ours: time relative to our engine, above 1 is slower. Intervals hold "
-    "95 % of what resampling the blocks of one process gives; the next process may differ by another percent or two."
+    "images, and all were timed in one interleaved run. × geluless: time relative to our engine, above 1 is slower. Intervals "
+    "hold 95 % of what resampling the blocks of one process gives; the next process may differ by another percent or two."
 )
 Data = Mapping[str, Any]  # of BaselinesRecord.summary()
 Table = tuple[str, list[str], list[list[str]]]  # heading, columns, rows
@@ -83,7 +83,7 @@ def figures(data: Data, activation: str) -> Table:
     counts = sorted({row["threads"] for row in data["rows"]})
     columns = ["engine", "runs in"]
     for threads in counts:
-        columns += [f"ms, {threads_text(threads)}", "× ours"]
+        columns += [f"ms, {threads_text(threads)}", "× geluless"]
     columns.append(f"images/s, batch {data['throughput_batch']}")
     rows = []
     for baseline, by_threads in _by_baseline(data, activation).items():

@@ -110,7 +110,7 @@ def _baselines(baselines: Found) -> list[str]:
         if not by_baseline:
             continue
         activations = sorted({row["activation"] for row in rows})
-        lines += ["", f"`{record['model']}`, batch {record['batch']}, one thread, ms (and times ours):", ""]
+        lines += ["", f"`{record['model']}`, batch {record['batch']}, one thread, ms (and times geluless):", ""]
         lines += [f"| engine | runs in | {' | '.join(activations)} |", f"|---|---|{'---|' * len(activations)}"]
         for baseline, found in by_baseline.items():
             precision = next(iter(found.values()))["precision"]

@@ -54,6 +54,11 @@ def at_most(findings: Findings, name: str, against: str, *, bound: float) -> Jud
     return _judgement(verdict, estimate, findings, {name: 1.0, against: -1.0}, bound)
 
 
+def eleven_percent_faster(findings: Findings, name: str, against: str) -> Judgement:
+    """The paper's key claim about latency, c06: does `name` take at most PAPER_RATIO of the time of `against`?"""
+    return at_most(findings, name, against, bound=PAPER_RATIO)
+
+
 def faster(findings: Findings, name: str, against: str) -> Judgement:
     """Does `name` take less time than `against`, by more than can be told from nothing?"""
     return at_most(findings, name, against, bound=1 / RESOLUTION)

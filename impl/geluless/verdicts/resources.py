@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 

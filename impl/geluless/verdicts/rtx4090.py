@@ -24,7 +24,7 @@ from geluless.bench.host import Host
 from geluless.bench.networks import SIZES
 from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.bench.telemetry import Telemetry
-from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
+from geluless.verdicts.latency import at_every, eleven_percent_faster, ratio_estimate
 from geluless.verdicts.resources import CARD, Resource
 from geluless.verdicts.verdict import Control, Evidence, Judgement
 
@@ -96,7 +96,9 @@ def race(
                 if name == THEIRS:
                     example = time_example(build, model, batch, folder)
                     seconds = example.seconds - ROUNDING
-                    rows[name] = Row(name, "gelu-separate", model, "", "cannot be verified", device=example.device, batch=batch)
+                    rows[name] = Row(
+                        name, "gelu-separate", model, "", "cannot be verified", backend="gpu", device=example.device, batch=batch
+                    )
                 else:
                     seconds, row = ours(model, batch, name != EAGER)
                     rows[name] = replace(row, name=name)
@@ -111,8 +113,7 @@ def race(
         def start(number: int) -> Iterator[Round]:
             yield Round({name: partial(sample, name) for name in (OURS, AGAIN, EAGER, THEIRS)}, ())
 
-        # The example is a process of its own: what the processor does besides is no matter here.
-        protocol = Protocol(rounds, blocks=1, seed=batch, warm_up=0, foreign_load=False)
+        protocol = Protocol(rounds, blocks=1, seed=batch, warm_up=0)
         found = time_rounds(start, protocol)
     return replace(found, rows=tuple(rows.values()))
 
@@ -121,7 +122,7 @@ def judged(races: Mapping[int, Findings]) -> tuple[Judgement, Evidence]:
     """Is ours at least 11 % faster at every batch size? `races` by batch size."""
 
     def over(name: str) -> Judgement:
-        return at_every({f"batch {batch}": at_most(found, OURS, name, bound=PAPER_RATIO) for batch, found in races.items()})
+        return at_every({f"batch {batch}": eleven_percent_faster(found, OURS, name) for batch, found in races.items()})
 
     first = next(iter(races.values()))
     evidence = Evidence(

@@ -23,10 +23,11 @@ from geluless.bench.record import Record, read_record
 from geluless.bench.telemetry import HARMLESS
 from geluless.errors import GelulessError
 from geluless.files import read_json
-from geluless.verdicts.latency import PAPER_RATIO, at_every, at_most, ratio_estimate
+from geluless.sources import timing_sources
+from geluless.verdicts.latency import at_every, eleven_percent_faster, ratio_estimate
+from geluless.verdicts.resources import CARD
 from geluless.verdicts.verdict import Control, Evidence, Judgement
 
-DEVICE = "RTX 4090"
 CLOCKS = ("clocks.sm", "clocks.mem")
 CLOCK_SPREAD = 0.01  # of a clock, from the least to the most while something was timed
 CHECKED = ("device", "clocks.sm", "clocks.mem", "not throttled")  # how the preflight's checks begin that must be there
@@ -81,6 +82,11 @@ def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
     model = SIZES[size]
     of_size = [one for one in comparisons(folder) if one.model in (model, "")]
     problems = [f"{one.name}: {'; '.join(one.reasons)}" for one in of_size if one.reasons]
+    every = [(one.rival, one.batch, one.mode) for one in of_size]
+    problems += [
+        f"{rival} at batch {batch}, {how} was measured twice"
+        for rival, batch, how in sorted({one for one in every if every.count(one) > 1})
+    ]
     meant = {(one.rival, one.batch): one.found for one in of_size if one.mode == MEANT and one.found is not None}
     wanted = [(RIVAL, batch) for batch in BATCHES] + [(AGAIN, BATCHES[0])]
     problems += [f"relu / {rival} at batch {batch} was not measured" for rival, batch in wanted if (rival, batch) not in meant]
@@ -95,7 +101,7 @@ def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
         tier=f"transfer: {first.environment['gpu']['name']}, our engine on both sides",
         seconds=sum(one.seconds for one in found.values()),
         control=Control.refused(
-            "relu against itself must not be 11 % faster", at_most(meant[AGAIN, BATCHES[0]], OURS, AGAIN, bound=PAPER_RATIO)
+            "relu against itself must not be 11 % faster", eleven_percent_faster(meant[AGAIN, BATCHES[0]], OURS, AGAIN)
         ),
         artifacts={row.name: row.artifact for row in first.rows},
         numbers=tuple(
@@ -105,7 +111,7 @@ def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
         ),
         details=tuple(f"verified: {text}" for text in sorted({row.correctness for row in first.rows})),
     )
-    judgements = {f"batch {batch}": at_most(one, OURS, RIVAL, bound=PAPER_RATIO) for batch, one in found.items()}
+    judgements = {f"batch {batch}": eleven_percent_faster(one, OURS, RIVAL) for batch, one in found.items()}
     return at_every(judgements), evidence
 
 
@@ -116,6 +122,10 @@ def _comparison(path: Path, machine: Machine) -> Comparison:
         first, other = record.candidates
         gpu = record.environment.get("gpu")
         reasons = [*machine.wrong, *_device(gpu), *_watched(record, machine)]
+        if record.code != timing_sources():
+            reasons.append(f"it was made by other code ({record.code[:12]}, now {timing_sources()[:12]})")
+        if (first["name"], first["variant"]) != (OURS, OURS) or other["variant"] != str(other["name"]).removesuffix(" (again)"):
+            reasons.append(f"it compares {first['name']} and {other['name']}, not {OURS} with a variant")
         reasons += [f"{row['name']} is not verified" for row in (first, other) if row["verified"] is not True]
         samples = record.timed()
         if record.disturbed:
@@ -161,8 +171,8 @@ def _device(gpu: Any) -> Iterator[str]:
         return
     if gpu.get("missing"):
         yield f"the device did not answer all the time: {gpu['missing']}"
-    if DEVICE not in str(gpu.get("name")):
-        yield f"measured on {gpu.get('name')}, not on an {DEVICE}"
+    if gpu.get("name") != CARD:
+        yield f"measured on {gpu.get('name')}, not on an {CARD}"
     if held := [reason for reason in gpu["throttle_reasons"] if _bits(reason) & ~HARMLESS]:
         yield f"clocks were held down: {', '.join(held)}"
     for name in CLOCKS:
