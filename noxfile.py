@@ -40,9 +40,10 @@ PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") el
 # gpu is triton, which compiles the GPU kernels without a GPU; tensorrt-rtx builds engines without one. pip leaves out what does
 # not exist for a platform.
 EXTRAS = "test,dev,gpu,export,baselines,tensorrt-rtx"
-# pytest with a process per processor. A file's tests stay together (loadfile), so that what they share is made once.
+# pytest with a process per processor. A file's tests stay together (loadfile), so that what they share is made once; files come
+# in the order of tests/conftest.py, slow ones first, so that none is begun when the other processes are about to finish.
 # pytest-benchmark would warn that it measures nothing beside other work, and a warning is an error here.
-PARALLEL = ("-n", str(PROCESSORS), "--dist", "loadfile", "--benchmark-disable")
+PARALLEL = ("-n", str(PROCESSORS), "--dist", "loadfile", "--no-loadscope-reorder", "--benchmark-disable")
 BUILD_TOOLS = ("cmake>=3.18,<5", "ninja>=1.11,<2")  # and what pyproject.toml requires of a build
 OLDEST_PYTHON = (3, 11)
 
@@ -271,8 +272,8 @@ def gpu(session: nox.Session) -> None:
     records = HERE / "report" / "gpu"
     pairs: list[tuple[str, str, str, tuple[str, ...]]]
     pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
-    for mode in (("--eager",), ("--cold",)):
-        pairs += [(model, batch, "gelu-separate", mode) for model in GPU_MODELS for batch in ("1", "32")]
+    for flag in (("--eager",), ("--cold",)):
+        pairs += [(model, batch, "gelu-separate", flag) for model in GPU_MODELS for batch in ("1", "32")]
     probe = "import torch; print('device' if torch.cuda.is_available() else 'none')"
     if str(session.run(python, "-c", probe, silent=True)).split()[-1] != "device":
         session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
@@ -382,7 +383,7 @@ def lint(session: nox.Session) -> None:
         "ruff": (python, "-m", "ruff", "check", "."),
         "format": (python, "-m", "ruff", "format", "--check", "."),
         "mypy": (python, "-m", "mypy"),
-        "imports": (str(tools / "lint-imports"),),
+        "imports": (str(tools / "lint-imports"), "--no-cache"),
         "clang-format": (str(tools / "clang-format"), "--dry-run", "-Werror", *cpp),
         "shell": (str(tools / "shellcheck"), ".ci/run", *scripts),
         # Offline: what asks GitHub about actions would find nothing here, and needs a token there.

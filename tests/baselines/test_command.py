@@ -118,6 +118,7 @@ def test_random_images_have_structure_and_are_the_same_for_a_seed():
     assert neighbours > 0.5
 
 
+@pytest.mark.slow
 def test_a_real_run_verifies_times_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geluless.baselines import startup as lineup
+from geluless.baselines import startup
 from geluless.baselines.comparison import MIN_BLOCKS, MIN_BLOCKS_LARGE, Comparison, Timing, compare, cores_for
 from geluless.baselines.preparation import Prepared
 from geluless.bench.process import CandidateFailure, Status
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
 BAD = {
-    "crashes": Status.FAILED,
+    "crashes": Status.ENDED,
     "hangs": Status.TIMEOUT,
     "missing": Status.MISSING,
     "needs a GPU": Status.NEEDS_GPU,
@@ -73,7 +73,7 @@ def test_every_block_asks_every_baseline_once_in_an_order_of_its_own(tmp_path: P
 def test_whatever_is_the_matter_with_a_baseline_is_its_row_and_the_others_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lineup, "START", 3.0)  # what a hanging one costs
+    monkeypatch.setattr(startup, "START", 3.0)  # what a hanging one costs
     baselines = [FakeBaseline("geluless"), *(FakeBaseline(behaviour, behaviour) for behaviour in BAD), FakeBaseline("unprepared")]
     found = compared(tmp_path, baselines, unprepared=CandidateFailure(Status.FAILED, "no calibration"))
     assert [row["baseline"] for row in found.rows] == [baseline.name for baseline in baselines]
@@ -99,7 +99,7 @@ def test_who_fails_while_timed_is_dropped_and_the_timing_begins_anew(tmp_path: P
 
 
 def test_throughput_and_accuracy_come_from_the_larger_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lineup, "START", 3.0)
+    monkeypatch.setattr(startup, "START", 3.0)
     baselines = [FakeBaseline("geluless", seconds=0.004), FakeBaseline("late", "hangs at batch 4")]
     found = compared(tmp_path, baselines, large=4, test=10)
     ours = row(found, "geluless")

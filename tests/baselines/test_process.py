@@ -63,6 +63,7 @@ def test_what_a_worker_works_is_not_foreign_and_what_others_work_is(process: Tim
     assert process.cpu_seconds() == 0
 
 
+@pytest.mark.serial
 def test_samples_are_seconds_per_call(process: TimingProcess, tmp_path: Path):
     meet(process, tmp_path, FakeBaseline("geluless", seconds=0.02))
     process.ask("load", Shape(1, 1), "only", timeout=60)

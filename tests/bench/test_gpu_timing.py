@@ -173,6 +173,7 @@ def test_logits_of_an_earlier_pass_do_not_verify_a_pass_that_leaves_none(monkeyp
         timed(monkeypatch, device, "relu", small_images(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, False])
 def test_batches_that_the_engine_cuts_are_timed_in_its_pieces(monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
     monkeypatch.setattr(gpu, "LARGEST_BATCH", 2)
@@ -197,6 +198,7 @@ def hidden_moved(*, steps: int, images: int) -> Callable[[FakeDevice, Launch, Ma
     return fault
 
 
+@pytest.mark.slow
 def test_float_variants_are_traced_in_the_program_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last image of two has a value of its own in the batch, which the reference must accept: it does, of one step."""
     images = small_images(2)
@@ -206,6 +208,7 @@ def test_float_variants_are_traced_in_the_program_that_is_timed(monkeypatch: pyt
         timed(monkeypatch, Faulty(hidden_moved(steps=2, images=2)), "gelu-fused", images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["gelu-fused", "gelu-lut"])
 def test_gpu_candidates_are_verified_on_other_executors_too(variant: str) -> None:
     made = prepared(small_artifact(relu=False), variant, small_images(2), backend="gpu", executor="interpreter")

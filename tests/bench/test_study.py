@@ -30,6 +30,7 @@ def any_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "TOO_MUCH", 1e9)
 
 
+@pytest.mark.slow
 @requires_native
 @pytest.mark.usefixtures("any_load")
 def test_every_process_times_every_entry_and_verifies_it() -> None:

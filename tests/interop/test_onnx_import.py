@@ -88,6 +88,7 @@ NNCF = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_an_imported_network_is_as_close_to_its_file_as_rounding_allows(name: str) -> None:
     relu, make = QUICK[name]

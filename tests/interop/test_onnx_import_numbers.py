@@ -173,6 +173,7 @@ def test_a_zero_point_of_k_does_not_change_attention() -> None:
 # ------------------------------------------------------------------------------------------------ the file's own GELU
 
 
+@pytest.mark.slow
 def test_the_table_is_the_files_own_gelu_with_all_its_roundings(tmp_path: Path) -> None:
     """ONNX Runtime quantizes every step of a GELU in pieces: its 256 results, run there, are the 256 entries of the table."""
     import onnxruntime

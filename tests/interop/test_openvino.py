@@ -53,6 +53,7 @@ def run(path: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.array(network({network.inputs[0]: images})[network.outputs[0]])
 
 
+@pytest.mark.slow
 @needs_vnni
 @pytest.mark.parametrize("dialect", ["exact", "fused"])
 def test_the_ir_agrees_with_the_reference_on_embedded_images(dialect: str, tmp_path: Path) -> None:

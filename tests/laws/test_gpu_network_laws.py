@@ -42,6 +42,7 @@ def compare(artifact: Artifact, variant: Variant, images: np.ndarray, *, on: str
     assert (logits == want).all()
 
 
+@pytest.mark.slow
 @each_executor
 @pytest.mark.parametrize("profile", ["per-channel", "ft1", "ft2"])
 @pytest.mark.parametrize("relu", [True, False])
@@ -56,6 +57,7 @@ def test_a_network_without_fc1s_bias_gives_the_references_tensors(on: str) -> No
     compare(awkward_artifact(relu=True, drop_bias=True), Variant.RELU_NOBIAS, awkward_images(1, seed=7).numpy(), on=on)
 
 
+@pytest.mark.slow
 @each_executor
 @share(12)
 @given(seed=seeds)
@@ -84,6 +86,7 @@ def big_windows(*, relu: bool) -> tuple[Artifact, np.ndarray]:
     return geluless.quantize(model.eval(), [images]), images.numpy()
 
 
+@pytest.mark.slow
 @each_executor
 @pytest.mark.parametrize("relu", [True, False])
 def test_windows_of_144_tokens_take_two_passes_over_their_keys(on: str, relu: bool) -> None:

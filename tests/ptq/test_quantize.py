@@ -153,6 +153,7 @@ def test_missing_backends_say_so(monkeypatch):
         geluless.Engine(artifact, backend="cpu", executor="cuda")
 
 
+@pytest.mark.slow
 def test_the_gpu_backend_verifies_without_a_gpu():
     pytest.importorskip("triton")
     artifact = awkward_artifact(relu=True)

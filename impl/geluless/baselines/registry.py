@@ -32,7 +32,7 @@ BASELINES: tuple[Baseline, ...] = (
 
 
 def chosen_baselines(names: Sequence[str]) -> tuple[Baseline, ...]:
-    """The baselines of these names in the order of the roster; all for none. Raises GelulessError for an unknown name."""
+    """The baselines of these names in the order of the registry; all for none. Raises GelulessError for an unknown name."""
     known = [baseline.name for baseline in BASELINES]
     if unknown := sorted(set(names) - set(known)):
         raise GelulessError(f"no baseline is called {unknown[0]!r}; there are {', '.join(known)}")

@@ -119,7 +119,7 @@ def prepare(
     """
     run: Run = lambda: engine(images)  # noqa: E731 - what is timed, unless a device does the timing
     call: Callable[[], object] = run
-    stopwatch = WallClock(peak=peak_loop(engine.isa) if engine.backend == "cpu" else None)
+    stopwatch: Stopwatch = WallClock(peak=peak_loop(engine.isa) if engine.backend == "cpu" else None)
     if gpu is not None:
         timed, stopwatch = gpu.prepared(engine, images)
         call, run = timed, timed.logits

@@ -61,6 +61,7 @@ def test_the_loop_is_found_and_is_mostly_tensor_work() -> None:
     assert macs(code.loop) == 128 * 128 * 64 // 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_90", "sm_120", "gfx942"])
 def test_other_architectures_compile_and_keep_the_rules(architecture: str) -> None:
     """Registers and shared memory by that architecture's own limits."""
@@ -91,6 +92,7 @@ def test_a_kernel_that_does_not_compile_is_named() -> None:
 # -------------------------------------------------------------------------------------------------- every line is read
 
 
+@pytest.mark.slow
 def test_raw_code_disassembles_to_what_the_cubin_does() -> None:
     """Opcodes of nvdisasm's listing of the whole file, which the check does not use because each costs a quarter of a second."""
     kernels = [

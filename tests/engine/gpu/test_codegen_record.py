@@ -29,6 +29,7 @@ def small_record(target: str = "sm_89") -> CodegenRecord:
     return examine(fc1_sources("relu", tiles=Tiles(ARCHITECTURES[target])), target, processes=1)
 
 
+@pytest.mark.slow
 def test_the_same_code_gives_the_same_record() -> None:
     """Keys, counts and order, whatever the number of processes and the order of the kernels."""
     first = examine(fc1_sources("relu", "s8"), "sm_89", processes=1)

@@ -46,6 +46,7 @@ def expected(artifact: Artifact, variant: Variant, images: np.ndarray) -> np.nda
 # ----------------------------------------------------------------------------------------------------------- constants
 
 
+@pytest.mark.slow
 def test_programs_of_other_artifacts_and_variants_have_constants_of_their_own() -> None:
     """Their names are the same: relu's multipliers are integers, relu-float's scales are not, and other weights are others."""
     executor, images = CudaExecutor(FakeDevice()), small_images(1)

@@ -54,6 +54,7 @@ def survivors(case: Case, kernels: Mapping[str, Kernel]) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_mutant_of_a_shipped_kernel_is_caught(name: str) -> None:
     case = CASES[name]()

@@ -84,7 +84,7 @@ class Builder:
         floats = np.issubdtype(epilogue.factor.dtype, np.floating)
         arrays: dict[str, tuple[NDArray[Any] | None, type]] = {
             "weight": (weight, np.int8),
-            "bias": (bias, np.int32),  # fits, and so does every partial sum: see ptq.artifact
+            "bias": (bias, np.int32),  # fits, and so does every partial sum: see integer.bounds
             "factor": (epilogue.factor, np.float32 if floats else np.int32),
             "shift": (epilogue.shift, np.int32),
             "gain": (epilogue.gain, np.float32),

@@ -32,7 +32,9 @@ class InterpreterExecutor:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._end: weakref.finalize[[], InterpreterExecutor] | None = None  # also when this object is forgotten, or Python ends
+        self._end: weakref.finalize[[subprocess.Popen[bytes]], InterpreterExecutor] | None = (
+            None  # also when this object is forgotten, or Python ends
+        )
         self._lock = threading.Lock()
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
