@@ -124,9 +124,9 @@ def claims(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Unit and property tests with the `ci` number of examples, on every processor; within 8 minutes on two.
+    """Unit and property tests with the `ci` number of examples, on every processor.
 
-    `-- --fast`: within two minutes, what is worth a run after every edit (tests/conftest.py says what that is). With other
+    `-- --fast`: what is worth a run after every edit (tests/conftest.py says what that is). With other
     arguments pytest gets them as they are and runs in one process: `-- tests/ptq -k folding`.
     """
     if set(session.posargs) - {"--fast"}:
