@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from geluless.bench import harness
+from geluless.bench import harness, load
 from geluless.bench.entries import Entry
 from geluless.bench.harness import Findings, StudyError
 from geluless.bench.host import Host
@@ -88,10 +89,17 @@ def test_foreign_load_sees_another_process() -> None:
     if busy_seconds() is None:
         pytest.fail("no /proc/stat: this test needs Linux, as the package does")
     code = "import time\nend = time.time() + 1.5\nwhile time.time() < end: pass"
-    with subprocess.Popen([sys.executable, "-c", code]) as other:
-        load = ForeignLoad()
-        other.wait()
-        assert load.look() > 0.2
+    with subprocess.Popen([sys.executable, "-c", code]):
+        foreign = ForeignLoad()
+        time.sleep(1.0)
+        assert foreign.look() > 0.2  # while it runs: once it has ended it counts as ours
+
+
+def test_what_a_child_that_has_ended_used_is_not_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, used = iter((0.0, 5.0)), iter(((0.0, 0.0, 0.0, 0.0, 0.0), (1.0, 0.5, 3.0, 0.5, 9.0)))  # own, children's, elapsed
+    monkeypatch.setattr(load, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(load.os, "times", lambda: next(used))
+    assert ForeignLoad().look() == 0.0
 
 
 def test_every_process_builds_in_an_order_of_its_own() -> None:

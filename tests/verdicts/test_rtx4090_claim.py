@@ -133,7 +133,7 @@ def test_each_shape_is_tuned_alone(tmp_path: Path) -> None:
 
 def test_a_process_of_ours_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # wherever this runs, the process sees no device
-    with pytest.raises(StudyError, match=r"at batch 1: .*CUDA"):
+    with pytest.raises(StudyError, match=r"at batch 1: .*torch sees no CUDA device"):
         in_a_process(tmp_path, SIZES["tiny"], 1, True)
 
 

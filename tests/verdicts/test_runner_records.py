@@ -33,6 +33,7 @@ GPU = {
     "missing": "",
 }
 LONG_AGO = '{"time": "2020-01-01T00:00:00+00:00", "foreign": []}\n{"ti'
+MAIN = "swin-gelu-separate.bench.json"  # the record that is judged
 ORIGINAL_BATCHES = runner_records.BATCHES
 Spoil = Callable[[Path], None]
 
@@ -132,12 +133,12 @@ def test_one_process_says_nothing_about_the_next_one(tmp_path: Path) -> None:
 
 
 def _of_other_code(folder: Path) -> None:
-    path = folder / "swin-gelu-separate.bench.json"
+    path = folder / MAIN
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "0" * 64}))
 
 
 def _of_other_variants(folder: Path) -> None:
-    path = folder / "swin-gelu-separate.bench.json"
+    path = folder / MAIN
     data = json.loads(path.read_text())
     data["candidates"][0] |= {"variant": "gelu-lut"}
     path.write_text(json.dumps(data))
@@ -148,7 +149,7 @@ def _of_other_variants(folder: Path) -> None:
     [
         (_of_other_code, "it was made by other code"),
         (_of_other_variants, "not relu with a variant"),
-        (lambda folder: shutil.copy(folder / "swin-gelu-separate.bench.json", folder / "x.bench.json"), "was measured twice"),
+        (lambda folder: shutil.copy(folder / MAIN, folder / "x.bench.json"), "was measured twice"),
     ],
 )
 def test_what_was_compared_and_by_which_code_counts(tmp_path: Path, spoil: Spoil, reason: str) -> None:
@@ -205,14 +206,14 @@ def _without_zone(folder: Path) -> None:
 
 
 def _unverified(folder: Path) -> None:
-    path = next(folder.glob("*.bench.json"))
+    path = folder / MAIN
     data = json.loads(path.read_text())
     data["candidates"][0]["verified"] = "yes"
     path.write_text(json.dumps(data))
 
 
 def _negative_times(folder: Path) -> None:
-    path = next(folder.glob("*.bench.json"))
+    path = folder / MAIN
     data = json.loads(path.read_text())
     data["samples"]["relu"] = [-1.0] * len(data["samples"]["relu"])
     path.write_text(json.dumps(data))
@@ -232,7 +233,7 @@ def _negative_times(folder: Path) -> None:
         (_foreign, "miner"),
         (_unverified, "relu is not verified"),
         (_negative_times, "no record of a comparison"),
-        (lambda folder: next(folder.glob("*.bench.json")).write_text("{"), "no record of a comparison"),
+        (lambda folder: (folder / MAIN).write_text("{"), "no record of a comparison"),
         (lambda folder: (folder / "preflight.json").write_text(100_000 * "["), "no preflight"),
         (lambda folder: (folder / "watchdog.jsonl").write_text(100_000 * "["), "nobody watched"),
     ],
