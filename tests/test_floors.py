@@ -62,7 +62,10 @@ def test_a_planted_import_is_found(copy: Path, module: str, planted: str, contra
     try:
         code, output = lint_imports(copy)
     finally:
-        path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text, encoding="utf-8")
     assert code == 1, output
     broken = [line for line in output.splitlines() if " BROKEN" in line]
     assert any(contract in line for line in broken), output

@@ -60,7 +60,7 @@ def test_every_name_beside_a_place_stands_in_one_of_the_files_of_its_line() -> N
         assert [name for name in names if name not in WORDS and "NAME" not in name and name not in content] == [], block
 
 
-def test_a_place_that_is_not_there_is_noticed(tmp_path: Path) -> None:
+def test_a_place_that_is_not_there_is_noticed() -> None:
     assert not exists("geluless/engine/plan.py", ROOT / "impl" / "README.md")
     assert PLACE.findall("see `geluless/engine/plan.py`, [page](integer/FORMAT.md) and `tests/laws/`") == [
         "geluless/engine/plan.py",

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from geluless.bench.process import THREAD_VARIABLES
 from geluless.errors import GelulessError
 
 PARTS = ("impl", "pyproject.toml", "README.md", "LICENSE", "fixtures/data/LICENSE", "ci")  # what a build reads, and the records
@@ -158,7 +159,7 @@ def probe(revision: Revision, *arguments: str) -> dict[str, Any]:
 def environment(revision: Revision) -> dict[str, str]:
     """Of a process that runs this revision, which `launch.py` finds for it. Its cache is its own: two revisions that make
     different artifacts would throw away each other's, and the user's."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    threads = dict.fromkeys(THREAD_VARIABLES, "1")
     inherited = {name: value for name, value in os.environ.items() if name not in ("GELULESS_NATIVE", "PYTHONPATH")}
     return {**inherited, **threads, "PYTHONSAFEPATH": "1", "XDG_CACHE_HOME": str(revision.home / "cache")}
 

@@ -125,7 +125,7 @@ def test_a_real_run_verifies_times_and_writes(
     pytest.importorskip("onnxruntime")
     from rich.console import Console
 
-    monkeypatch.setattr(preparation, "environment_record", lambda: {"isa": []})
+    monkeypatch.setattr(preparation, "isa_flags", list)
     output = tmp_path / "tiny.baselines.json"
     line = ["--model", "swin_micro_tiny", "--baselines", "geluless,onnxruntime-dynamic,fastertransformer", "--threads", 1]
     more = [

@@ -31,8 +31,12 @@ def timed(
     return time_gain(subjects, baselines, outcomes, rounds=3, cores=[0], scratch=folder, announce=lambda line: None)
 
 
-def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _any_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
+
+
+def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path) -> None:
     slow = FakeBaseline("geluless-gelu-separate", seconds=0.012, activation="gelu")
     found = timed(tmp_path, [OURS, slow, FakeBaseline("openvino", seconds=0.002)])
     assert found.engines == ("geluless", "openvino")
@@ -46,8 +50,7 @@ def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path, monkeypa
     assert all("off the float logits" in row.correctness for row in found.found.rows)
 
 
-def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
+def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path) -> None:
     broken = {("relu", "openvino"): CandidateFailure(Status.FAILED, "no such layer")}
     found = timed(tmp_path, [OURS, FakeBaseline("openvino"), FakeBaseline("onnxruntime", "crashes")], broken)
     assert found.engines == ("geluless",)
@@ -55,8 +58,7 @@ def test_an_engine_that_lacks_one_network_has_no_gain(tmp_path: Path, monkeypatc
     assert {"onnxruntime gelu", "onnxruntime relu"} <= set(found.failures)
 
 
-def test_without_our_engine_nothing_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "TOO_MUCH", 64.0)
+def test_without_our_engine_nothing_is_judged(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="our own engine is missing"):
         timed(tmp_path, [FakeBaseline("geluless", "inexact"), FakeBaseline("openvino")])
 

@@ -31,7 +31,7 @@ def test_every_baseline_has_written_settings_with_their_sources(baseline: Baseli
     assert baseline.activation in (None, "gelu", "relu")
 
 
-def test_every_baseline_travels_to_its_process(tmp_path: Path):
+def test_every_baseline_travels_to_its_process():
     assert pickle.loads(pickle.dumps(BASELINES)) == BASELINES
     names = [baseline.name for baseline in BASELINES]
     assert len(set(names)) == len(names)

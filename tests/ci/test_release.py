@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import subprocess
 import sys
@@ -107,7 +106,7 @@ class Installed(PathFinder):
         return None if name.partition(".")[0] in {packages} else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
 """
-    return subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False, env={**os.environ})
+    return subprocess.run([sys.executable, "-c", absent + code], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("module", ["geluless.engine.engine", "geluless.engine.cpu", "geluless.integer.artifact", "geluless.cli"])

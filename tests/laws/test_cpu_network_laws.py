@@ -33,7 +33,7 @@ from tests.laws.strategies import random_artifact, random_images, seeds, share
 from tests.support.compiled import (
     FLOAT_VARIANTS,
     ISAS,
-    assert_same_network,
+    assert_same_in_every_variant,
     each_isa,
     first_difference,
     requires_native,
@@ -59,17 +59,15 @@ CASES = [(relu, profile) for relu in (True, False) for profile in ALL_PROFILES i
 def test_every_tensor_of_the_awkward_network_equals_the_reference(isa, relu, profile):
     """Padded and shifted windows, unequal sides, odd merging; every variant of every profile."""
     artifact = awkward_artifact(relu=relu, profile=profile)
-    for variant in available_variants(artifact.plan):
-        for image in awkward_images(2, seed=3).numpy()[:, None]:
-            assert_same_network(isa, artifact, variant, image)
+    for image in awkward_images(2, seed=3).numpy()[:, None]:
+        assert_same_in_every_variant(isa, artifact, image)
 
 
 @each_isa
 def test_every_tensor_of_the_network_without_fc1_bias_equals_the_reference(isa):
     artifact = awkward_artifact(relu=True, drop_bias=True)
     assert available_variants(artifact.plan)[0] is Variant.RELU_NOBIAS
-    for variant in available_variants(artifact.plan):
-        assert_same_network(isa, artifact, variant, awkward_images(1, seed=4).numpy())
+    assert_same_in_every_variant(isa, artifact, awkward_images(1, seed=4).numpy())
 
 
 @each_isa
@@ -80,8 +78,7 @@ def test_every_tensor_of_any_geometry_equals_the_reference(isa, seed):
     rng = np.random.default_rng(seed)
     artifact = random_artifact(rng)
     image = random_images(rng, artifact.plan, 1)
-    for variant in available_variants(artifact.plan):
-        assert_same_network(isa, artifact, variant, image)
+    assert_same_in_every_variant(isa, artifact, image)
 
 
 @lru_cache(maxsize=32)
@@ -119,8 +116,7 @@ def quantized_swin(
 def test_every_tensor_of_a_quantized_network_equals_the_reference(isa, heads, head_dim, depths, window, image, relu):
     artifact = quantized_swin(heads, head_dim, depths, window, image, relu)
     pixels = np.random.default_rng(0).normal(0, 1.5, (1, 3, *image)).astype(np.float32)
-    for variant in available_variants(artifact.plan):
-        assert_same_network(isa, artifact, variant, pixels)
+    assert_same_in_every_variant(isa, artifact, pixels)
 
 
 @share(4)

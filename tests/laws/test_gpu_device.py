@@ -19,8 +19,8 @@ from geluless.bench.telemetry import Telemetry, current_device
 from geluless.engine.gpu import GpuNetwork
 from geluless.integer import reference
 from geluless.integer.variants import Variant
-from tests.laws.strategies import share
 from tests.support.candidates import prepared
+from tests.support.examples import share
 from tests.support.gpu import executor
 from tests.support.networks import awkward_artifact, awkward_images
 

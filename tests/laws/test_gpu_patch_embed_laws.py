@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from geluless.engine.gpu.epilogues import OFFSET
 from geluless.integer import plan as p
 from geluless.integer.requantization import round_clip
-from tests.laws.strategies import seeds, share
+from tests.support.examples import seeds, share
 from tests.support.gpu import builder, each_executor, run_launches
 
 pytestmark = pytest.mark.property

@@ -14,7 +14,7 @@ from geluless.engine.cpu.lowering import Network, lower
 from geluless.errors import MissingResource
 from geluless.integer import reference
 from geluless.integer.artifact import Artifact
-from geluless.integer.variants import Variant
+from geluless.integer.variants import Variant, available_variants
 from tests.support.networks import awkward_artifact
 
 try:
@@ -73,3 +73,8 @@ def assert_same_network(isa: str, artifact: Artifact, variant: Variant, image: N
     name, difference = first_difference(want, got)
     last_bit = variant in FLOAT_VARIANTS and difference == 1 and name.endswith(".mlp.hidden")
     assert not name or last_bit, f"{variant.value} on {isa}: {name} is the first tensor to differ, by up to {difference}"
+
+
+def assert_same_in_every_variant(isa: str, artifact: Artifact, image: NDArray[np.float32]) -> None:
+    for variant in available_variants(artifact.plan):
+        assert_same_network(isa, artifact, variant, image)

@@ -16,6 +16,7 @@ from timm.models.swin_transformer import SwinTransformer
 
 from geluless.engine.gpu import make_executor
 from geluless.engine.gpu.builder import Builder
+from geluless.engine.gpu.executors.launch_args import POISON
 from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture, Tile, Tiles
 from geluless.integer import plan as p
@@ -89,11 +90,11 @@ class FakeDevice:
         return tensor.numpy().copy()
 
     def scratch(self, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.upload(np.full(shape, 77, dtype))
+        return self.upload(np.full(shape, POISON, dtype))
 
     def launch(self, launch: Launch, tensors: Mapping[str, torch.Tensor]) -> None:
         self.launches.append(launch)
-        used = {value: tensors[value].numpy() for value in launch.arguments.values() if isinstance(value, str)}
+        used = {name: tensors[name].numpy() for name in launch.buffers}
         for name, array in executor("interpreter").launch(launch, used).items():
             tensors[name].copy_(torch.from_numpy(array))
 

@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from geluless.baselines.baseline import Baseline, Executed, Runner, Shape
 from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.entries import peak_loop
+from geluless.bench.environment import package_version
 from geluless.bench.host import several
 from geluless.bench.memory import Memory, memory_now
 from geluless.bench.paired import Stopwatch, WallClock
@@ -112,7 +112,7 @@ class BaselineHost:
         return self._loaded.exact(self._images)
 
     def versions(self) -> dict[str, str]:
-        return {name: _version(name) for name in self._baseline.packages}
+        return {name: package_version(name) for name in self._baseline.packages}
 
     @property
     def _loaded(self) -> Runner:
@@ -128,10 +128,3 @@ def best_peak_loop() -> Callable[[], float] | None:
 
         return peak_loop(choose_isa(None))
     return None
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from geluless.baselines.baseline import Baseline, Shape
 from geluless.baselines.host import BaselineHost
 from geluless.baselines.subject_network import SubjectNetwork
-from geluless.bench.environment import cpu_model, environment_record
+from geluless.bench.environment import cpu_model, isa_flags, package_version
 from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.files import read_json
 from geluless.sources import comparison_sources
@@ -182,20 +181,13 @@ def _others(cache: Path, stem: str, folder: Path) -> Iterator[Path]:
 
 def _digest(subject: SubjectNetwork, family: tuple[Baseline, ...], shapes: Sequence[Shape]) -> str:
     packages = sorted({package for baseline in family for package in baseline.packages})
-    processor = (cpu_model(), environment_record()["isa"])
+    processor = (cpu_model(), isa_flags())
     parts = (
         subject.digest,
         family,
         sorted(shapes),
         comparison_sources(),
-        [(name, _version(name)) for name in packages],
+        [(name, package_version(name)) for name in packages],
         processor,
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

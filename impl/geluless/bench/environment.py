@@ -17,12 +17,12 @@ def environment_record(*, root: Path | None = None) -> dict[str, Any]:
     """JSON values: processor, operating system, versions, and the git revision of `root` (default: where the package lies)."""
     return {
         "cpu": cpu_model(),
-        "isa": [flag for flag in ISA_FLAGS if flag in _cpu_flags()],
+        "isa": isa_flags(),
         "cores": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "git": git_state(root or Path(__file__).parent),
     }
 
@@ -34,11 +34,13 @@ def cpu_model() -> str:
     return platform.processor() or "unknown"
 
 
-def _cpu_flags() -> set[str]:
+def isa_flags() -> list[str]:
+    """The instruction sets that matter here and that this processor has."""
     for line in _cpuinfo():
         if line.startswith(("flags", "Features")):
-            return set(line.partition(":")[2].split())
-    return set()
+            flags = set(line.partition(":")[2].split())
+            return [flag for flag in ISA_FLAGS if flag in flags]
+    return []
 
 
 def _cpuinfo() -> list[str]:
@@ -48,7 +50,7 @@ def _cpuinfo() -> list[str]:
         return []
 
 
-def _version(name: str) -> str:
+def package_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:

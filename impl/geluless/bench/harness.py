@@ -149,20 +149,22 @@ def time_round(ready: Round, protocol: Protocol, *, number: int = 0) -> tuple[Sa
 def quiet_findings(samples: Samples, foreign: NDArray[np.float64], rows: Sequence[Row], protocol: Protocol) -> Findings:
     """The blocks that nothing disturbed. Raises StudyError where too few are left and the protocol is strict."""
     sizes = samples.processes or (samples.blocks,)
-    parts = np.split(foreign <= TOO_MUCH, np.cumsum(sizes)[:-1])
     # A round that lost most of its blocks is lost: what is left of it is a figure of one moment, not of a process.
-    quiet = np.concatenate([part if 2 * part.sum() >= len(part) else np.zeros(len(part), bool) for part in parts])
-    rounds = sum(bool(part.sum() and 2 * part.sum() >= len(part)) for part in parts)
-    left, dropped = samples, 0
-    if rounds >= min(FEWEST, len(sizes)) and 2 * quiet.sum() >= len(quiet):
-        left, dropped = kept(samples, quiet), int((~quiet).sum())
+    parts = [
+        part if 2 * part.sum() >= len(part) else np.zeros(len(part), bool)
+        for part in np.split(foreign <= TOO_MUCH, np.cumsum(sizes)[:-1])
+    ]
+    quiet, dropped, disturbed = np.concatenate(parts), 0, 0
+    if sum(bool(part.any()) for part in parts) >= min(FEWEST, len(sizes)) and 2 * quiet.sum() >= len(quiet):
+        samples, dropped = kept(samples, quiet), int((~quiet).sum())
     elif protocol.strict:
-        disturbed = f"{(~quiet).sum()} of {len(quiet)} blocks"
-        raise StudyError(f"other processes disturbed {disturbed}: nothing can be timed here while they run")
-    seconds = float(sum(values.sum() for values in left.seconds.values()))
-    timed = tuple(row for row in rows if row.name in left.seconds)
-    loud = 0 if dropped or left is not samples else int((foreign > TOO_MUCH).sum())
-    return Findings(left, dropped, timed, seconds, loud, environment_record())
+        lost = f"{(~quiet).sum()} of {len(quiet)} blocks"
+        raise StudyError(f"other processes disturbed {lost}: nothing can be timed here while they run")
+    else:
+        disturbed = int((foreign > TOO_MUCH).sum())
+    seconds = float(sum(values.sum() for values in samples.seconds.values()))
+    timed = tuple(row for row in rows if row.name in samples.seconds)
+    return Findings(samples, dropped, timed, seconds, disturbed, environment_record())
 
 
 def its_own(sampler: Callable[..., object]) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from geluless.bench.load import process_seconds
 
 WORKER = (sys.executable, "-m", "geluless.bench.worker")
 EXIT_TIMEOUT = 10.0  # seconds
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # what numerical libraries read
 POLITE = {  # for every process: neither downloads nor usage statistics leave this machine
     "HF_HUB_OFFLINE": "1",
     "NNCF_CI": "1",
@@ -87,7 +88,7 @@ class TimingProcess:
         self._connection, theirs = Pipe()
         self.started = perf_counter()
         arguments = (f"{theirs.fileno():06d}", ",".join(map(str, cores)), str(os.getpid()))
-        counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        counts = dict.fromkeys(THREAD_VARIABLES, str(threads))
         with log.open("wb") as stream, theirs:
             self._process = subprocess.Popen(
                 [*command, *arguments],

@@ -65,6 +65,15 @@ def gelu_shift(q: NDArray[np.int64], scale: float) -> NDArray[np.float64]:
     return q * scale * sigmoid / 2.0**7
 
 
+def gelu_shift_constants(q: NDArray[np.int64], scale: float) -> tuple[int, int, int]:
+    """What is the same for all elements of `gelu_shift`: (the largest 1.702 q; one, in steps of `scale`; exp(-largest))."""
+    top = max(int((q + (q >> 1) + (q >> 3) + (q >> 4)).max()), 0)
+    unit = min(max(round(1.0 / scale), 1), 2**32)
+    exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
+    whole, rest = -exponent // unit, -(-exponent % unit)
+    return top, unit, (((rest >> 1) + unit) << EXPONENT_BITS) >> whole
+
+
 def gelu_table(
     pre_scale: float,
     pre_zero_point: int,

@@ -20,10 +20,11 @@ from geluless.integer.requantization import (
     INT16_MIN,
     Int32,
     Requant,
-    TwoStageRequant,
+    requant_of,
     requantize,
     requantize_two_stage,
     round_clip,
+    two_stage_requant_of,
 )
 from geluless.integer.variants import hidden_activation
 
@@ -52,16 +53,6 @@ def linear(x: Int32, name: str, spec: Linear, tensors: Tensors) -> Int32:
     if spec.rounding is Rounding.SINGLE:
         return requantize(acc, requant_of(name, spec, tensors), low=spec.low, high=spec.high)
     return requantize_two_stage(acc, two_stage_requant_of(name, spec, tensors), low=spec.low, high=spec.high)
-
-
-def requant_of(name: str, spec: Linear, tensors: Tensors) -> Requant:
-    bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
-    return Requant(bias, multiplier.astype(np.int32), shift, spec.zero_point)
-
-
-def two_stage_requant_of(name: str, spec: Linear, tensors: Tensors) -> TwoStageRequant:
-    bias, alpha, gain, offset = (tensors[f"{name}.{part}"] for part in ("bias", "alpha", "gain", "offset"))
-    return TwoStageRequant(bias, alpha, gain, offset, spec.zero_point)
 
 
 def add_residual(stream: Int32, branch: Int32) -> Int32:

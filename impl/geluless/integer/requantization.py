@@ -16,10 +16,14 @@ lower clamp at the zero point and costs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geluless.integer.plan import Linear
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -94,3 +98,15 @@ def requantize_two_stage(acc: Int32, requant: TwoStageRequant, *, low: int, high
 def round_clip(values: NDArray[np.floating], low: int, high: int, zero_point: int = 0) -> Int32:
     """rint (half to even), plus the zero point, clamped: float -> int32. Clamps first so that the cast cannot overflow."""
     return np.clip(np.rint(values), low - zero_point, high - zero_point).astype(np.int32) + np.int32(zero_point)
+
+
+def requant_of(name: str, spec: Linear, tensors: Mapping[str, NDArray[Any]]) -> Requant:
+    """Of one linear layer that rounds once, from an artifact's tensors."""
+    bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
+    return Requant(bias, multiplier.astype(np.int32), shift, spec.zero_point)
+
+
+def two_stage_requant_of(name: str, spec: Linear, tensors: Mapping[str, NDArray[Any]]) -> TwoStageRequant:
+    """Of one linear layer that rounds twice."""
+    bias, alpha, gain, offset = (tensors[f"{name}.{part}"] for part in ("bias", "alpha", "gain", "offset"))
+    return TwoStageRequant(bias, alpha, gain, offset, spec.zero_point)

@@ -13,6 +13,7 @@ MAX_FACTOR = 2.0**16  # |n| / sqrt(V) <= 182 for 32767 channels: a normalised va
 SCALES = (2.0**-40, 2.0**40)  # of every real step a plan names
 FLOAT_LIMIT = 2**32  # no product of two such floats and an int32 leaves the range of fp32
 SOFTMAX_STEPS = 128
+SOFTMAX_STEP = 1 / 20  # of the exponent, per entry of the softmax table: 128 entries reach exp(-6.35) = 0.45 / 255
 MAX_TOKENS = 1 << 22  # of one stage: engines count tokens and stream rows in int32
 MAX_ELEMENTS = 1 << 28  # of one intermediate tensor per image: a forged plan must not ask for all memory (Swin-L at 384: 2^23)
 MAX_POOLED = (INT32_MAX - 2**29) // 2**15  # the sum over int16 tokens and the rounding half fit int32

@@ -21,11 +21,11 @@ from geluless.integer.requantization import (
     INT16_MAX,
     INT16_MIN,
     Int32,
-    Requant,
-    TwoStageRequant,
+    requant_of,
     requantize,
     requantize_two_stage,
     round_clip,
+    two_stage_requant_of,
 )
 
 
@@ -81,13 +81,13 @@ def hidden_activation(acc: Int32, name: str, mlp: Mlp, tensors: Mapping[str, NDA
         return tensors[f"{name}.fc1.{part}"]
 
     if mlp.fc1.rounding is Rounding.TWO_STAGE:
-        twice = TwoStageRequant(get("bias"), get("alpha"), get("gain"), get("offset"), mlp.fc1.zero_point)
+        twice = two_stage_requant_of(f"{name}.fc1", mlp.fc1, tensors)
         if variant == Variant.RELU_SEPARATE:  # gain and offset already lead to the hidden scale: ReLU is the clamp at zero
             return requantize_two_stage(acc, twice, low=max(low, 0), high=high)
         if variant != Variant.GELU_SEPARATE:
             raise VariantError(f"variant {variant} needs an fc1 that rounds once: this artifact rounds twice")
         return _gelu_after_gemm(acc, get("bias"), get("alpha"), get("real_bias"), mlp)
-    fixed = Requant(get("bias"), get("multiplier").astype(np.int32), get("shift"), mlp.fc1.zero_point)
+    fixed = requant_of(f"{name}.fc1", mlp.fc1, tensors)
     match Variant(variant):
         case Variant.RELU | Variant.RELU_NOBIAS:
             return requantize(acc, fixed, low=0, high=high)

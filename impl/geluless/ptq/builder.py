@@ -15,7 +15,7 @@ from geluless.integer import plan as p
 from geluless.integer.artifact import Artifact
 from geluless.integer.gelu import gelu_erf, gelu_table
 from geluless.integer.requantization import encode_multiplier
-from geluless.integer.schema import MAX_SHIFT, POOLED, SOFTMAX_STEPS
+from geluless.integer.schema import MAX_SHIFT, POOLED, SOFTMAX_STEP, SOFTMAX_STEPS
 from geluless.ptq.calibrate import Observations
 from geluless.ptq.folding import (
     ACCUMULATOR_MARGIN,
@@ -40,7 +40,6 @@ INT8, UINT8, INT16 = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
 # multiplier, which lies between half of int16 and all of it, so a branch has at least half of this headroom.
 HEADROOM = 4.0
 POOLED_HEADROOM = 1.25  # of the pooled features over everything calibration saw
-SOFTMAX_STEP = 1 / 20  # of the exponent, per table entry: 128 entries reach exp(-6.35) = 0.45 / 255
 SCORE_RESOLUTION = 0.25  # a score step is at most this part of a table step
 
 

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from typing import Any
 
+from geluless.bench.process import THREAD_VARIABLES
 from geluless.errors import GelulessError
 from geluless.verdicts.micro_networks import Task, TaskResult
 from geluless.verdicts.worker import run_task
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 POLL_SECONDS = 0.5
 
 _lines: Any = None  # the queue of this worker's progress lines

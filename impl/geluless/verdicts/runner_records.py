@@ -94,7 +94,6 @@ def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
         raise GelulessError(f"the runner's records of {model} are no evidence: {'; '.join(problems)}")
     found = {batch: meant[RIVAL, batch] for batch in BATCHES}
     first = found[BATCHES[0]]
-    others = [(one.found, one.rival, f"batch {one.batch}, {one.mode}") for one in of_size if one.found is not None]
     evidence = Evidence(
         ran=f"{model}: relu against {RIVAL}, FasterTransformer's structure in our engine, "
         f"batches {', '.join(map(str, BATCHES))}, {len(first.samples.processes)} processes each, on the runner",
@@ -105,9 +104,9 @@ def judged(folder: Path, size: str) -> tuple[Judgement, Evidence]:
         ),
         artifacts={row.name: row.artifact for row in first.rows},
         numbers=tuple(
-            ratio_estimate(one, OURS, rival, label=f"time of relu over {rival}, {how}")
-            for one, rival, how in others
-            if (rival, how) not in [(RIVAL, f"batch {batch}, {MEANT}") for batch in BATCHES]
+            ratio_estimate(one.found, OURS, one.rival, label=f"time of relu over {one.rival}, batch {one.batch}, {one.mode}")
+            for one in of_size
+            if one.found is not None and not (one.rival == RIVAL and one.mode == MEANT and one.batch in BATCHES)
         ),
         details=tuple(f"verified: {text}" for text in sorted({row.correctness for row in first.rows})),
     )

@@ -354,7 +354,6 @@ class Worker:
 
 def calibration_indices(labels: np.ndarray, count: int, *, draw: int) -> list[int]:
     """Ascending indices of `count` class-balanced images: draw 0 in file order, draw d in an order shuffled with seed d."""
-
     if draw == 0:
         return balanced_indices(labels, count)
     order = np.random.default_rng(draw).permutation(len(labels))

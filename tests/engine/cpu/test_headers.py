@@ -21,7 +21,8 @@ def why_not() -> str:
     return "" if os.environ.get("CXX") or shutil.which("c++") else "there is no C++ compiler"
 
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+WHY_NOT = why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 
 def cmake(*arguments: str) -> subprocess.CompletedProcess[str]:

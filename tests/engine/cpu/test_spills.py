@@ -120,7 +120,10 @@ def why_no_disassembly() -> str:
         return str(missing)
 
 
-@pytest.mark.skipif(bool(why_no_disassembly()), reason=why_no_disassembly())
+NO_DISASSEMBLY = why_no_disassembly()
+
+
+@pytest.mark.skipif(bool(NO_DISASSEMBLY), reason=NO_DISASSEMBLY)
 def test_no_accumulator_of_a_gemm_tile_is_spilled_inside_its_loop():
     """24 accumulators, 4 weights and an input fill 29 of 32 registers; some compilers put part of them on the stack."""
     path = native().__file__

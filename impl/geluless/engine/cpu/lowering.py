@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geluless.errors import VariantError
 from geluless.integer import plan as p
-from geluless.integer.gelu import EXPONENT_BITS, gelu_shift
+from geluless.integer.gelu import EXPONENT_BITS, gelu_shift, gelu_shift_constants
 from geluless.integer.requantization import Requant, round_clip
 from geluless.integer.variants import Variant
 
@@ -294,11 +294,7 @@ def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
     q = np.arange(256, dtype=np.int64) - mlp.pre_zero_point
     values = gelu_shift(q, mlp.pre_scale) / mlp.hidden_scale
     lut = round_clip(values, mlp.fc2.input_low, mlp.fc2.input_high, mlp.hidden_zero_point).astype(np.uint8)
-    scaled = q + (q >> 1) + (q >> 3) + (q >> 4)
-    top, unit = max(int(scaled.max()), 0), min(max(round(1.0 / mlp.pre_scale), 1), 2**32)
-    exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
-    whole, rest = -exponent // unit, -(-exponent % unit)
-    negative = (((rest >> 1) + unit) << EXPONENT_BITS) >> whole
+    top, unit, negative = gelu_shift_constants(q, mlp.pre_scale)
     constants = ShiftGelu(
         zero_point=mlp.pre_zero_point,
         top=top,

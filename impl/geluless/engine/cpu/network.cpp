@@ -19,11 +19,11 @@ size_t stride_of(int channels) { return static_cast<size_t>(round_up(channels, k
 void give(const Tap& tap, const std::string& name, Type type, const void* data, size_t stride, int columns, int count,
           const int32_t* tokens, int token_count) {
   std::vector<int32_t> row(static_cast<size_t>(columns));
+  const int offset = type == Type::kS8 ? kSignedOffset : 0;
   for (int r = 0; r < count; ++r) {
     if (tokens[r] >= token_count) continue;
     for (int c = 0; c < columns; ++c) {
       const size_t at = static_cast<size_t>(r) * stride + static_cast<size_t>(c);
-      const int offset = type == Type::kS8 ? kSignedOffset : 0;
       const int value = type == Type::kS16 ? static_cast<const int16_t*>(data)[at] : static_cast<const uint8_t*>(data)[at];
       row[static_cast<size_t>(c)] = value - offset;
     }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geluless.engine.gpu.program import Float
 from geluless.errors import VariantError
 from geluless.integer import plan as p
-from geluless.integer.gelu import EXPONENT_BITS
+from geluless.integer.gelu import gelu_shift_constants
 from geluless.integer.requantization import Requant
 from geluless.integer.variants import Variant
 
@@ -120,13 +120,10 @@ def _fixed(formula: str, name: str, tensors: Tensors, **constants: Any) -> Epilo
 
 def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
     """ShiftGELU's constants; see integer.gelu.gelu_shift. Units above 255 would leave 32 bits."""
-    zero, unit = mlp.pre_zero_point, max(round(1.0 / mlp.pre_scale), 1)
+    zero = mlp.pre_zero_point
+    top, unit, negative = gelu_shift_constants(np.arange(256, dtype=np.int64) - zero, mlp.pre_scale)
     if unit > 255:
         raise VariantError(f"{name}: variant gelu-shift needs a pre-activation scale above 1/256 on the GPU: use backend='cpu'")
-    q = np.arange(256, dtype=np.int64) - zero
-    top = max(int((q + (q >> 1) + (q >> 3) + (q >> 4)).max()), 0)
-    exponent = max(-top + (-top >> 1) - (-top >> 4), -EXPONENT_BITS * unit)
-    whole, rest = -exponent // unit, -(-exponent % unit)
     return _fixed(
         "gelu-shift",
         f"{name}.fc1",
@@ -137,7 +134,7 @@ def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
         inverse_scale=mlp.pre_scale / 2.0**7 / mlp.hidden_scale,
         top=top,
         unit=unit,
-        negative=min((((rest >> 1) + unit) << EXPONENT_BITS) >> whole, 2**31 - 1),
+        negative=min(negative, 2**31 - 1),
     )
 
 

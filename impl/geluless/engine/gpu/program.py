@@ -55,6 +55,11 @@ class Launch:
             raise ValueError(f"{self.name}: a grid of {self.grid} where a device takes {GRID_LIMITS} blocks: use smaller batches")
 
     @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the buffers among its arguments, each once, in their order."""
+        return tuple(dict.fromkeys(value for value in self.arguments.values() if isinstance(value, str)))
+
+    @property
     def programs(self) -> int:
         return self.grid[0] * self.grid[1] * self.grid[2]
 

@@ -19,8 +19,7 @@ from onnx import TensorProto
 
 from geluless.errors import ExportError
 from geluless.integer import plan as p
-from geluless.integer.reference import requant_of, two_stage_requant_of
-from geluless.integer.requantization import INT16_MAX, INT16_MIN, MULTIPLIER_BITS
+from geluless.integer.requantization import INT16_MAX, INT16_MIN, MULTIPLIER_BITS, requant_of, two_stage_requant_of
 from geluless.integer.schema import POOLED, SOFTMAX_STEPS
 from geluless.integer.variants import Variant
 from geluless.interop.onnx_export.graph import Tap

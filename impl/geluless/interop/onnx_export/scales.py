@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from geluless.errors import ExportError
 from geluless.integer import plan as p
+from geluless.integer.schema import SOFTMAX_STEP
 
 Tensors = Mapping[str, NDArray[Any]]
 Reals = NDArray[np.float64]
 Scale = float | Reals  # of a whole tensor, or per channel
 
 UNIT = 2.0**-4
-SOFTMAX_STEP = 1 / 20  # of the exponent, per entry of the softmax table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from geluless.errors import ArtifactError
 from geluless.integer.gelu import gelu_erf
 from geluless.integer.plan import Activation
-from geluless.interop.onnx_import.ir import Call, Linear, Move, Round, Term
+from geluless.interop.onnx_import.ir import Call, Linear, Move, Round, Term, refusal
 from geluless.interop.onnx_import.subgraphs import evaluate, roundings, sources, subgraph
 from geluless.interop.onnx_import.trace_back import constant_factor
 
@@ -52,7 +52,7 @@ def read_activation(end: Term) -> ReadActivation:
     fed_by = sources(current)
     fc1 = fed_by[0]
     if len(fed_by) != 1 or not isinstance(fc1, Linear) or not (vector is None or (vector > 0).all()):
-        raise ArtifactError(f"{end.where}: fc2's input is no function of one linear layer; is this a Swin v1, as timm has it?")
+        raise refusal(end, "fc2's input is no function of one linear layer")
     inside = roundings(current, fc1)
     pre = next((step for step in inside if step.of is fc1 and subgraph(current, {step}) is not None), None)
     values = evaluate(current, {fc1: GRID}, rounding=False, in_place=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from geluless.integer.plan import encode
 from geluless.interop.onnx_import.ir import Round, Term, children, inner_roundings
 
 
@@ -112,8 +113,8 @@ class ImportReport:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-        return plain | {"changes": [{"tensor": change.tensor, "reason": change.reason.value} for change in self.changes]}
+        content: dict[str, Any] = encode(self)
+        return content
 
     def __str__(self) -> str:
         others = self.quantized_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,19 +20,11 @@ from geluless.interop.onnx_import.rebuilding import linear_layers, rebuild
 from geluless.interop.onnx_import.recognition import recognise
 from geluless.ptq.builder import Builder
 from geluless.ptq.overrides import QuantOverrides
-from geluless.ptq.profiles import Profile, RangeRule
+from geluless.ptq.profiles import PROFILES
 
 # What the file leaves open is chosen as in profile `per-channel`. LayerNorms are not folded: the file's weights do not contain
 # them.
-IMPORTED = Profile(
-    name="imported",
-    range_rule=RangeRule.MSE,
-    per_channel_weights=True,
-    per_head_scales=True,
-    fold_norms=False,
-    unsigned_hidden=True,
-    two_stage_layers=frozenset(),
-)
+IMPORTED = replace(PROFILES["per-channel"], name="imported", fold_norms=False)
 
 
 def import_onnx(

@@ -13,8 +13,8 @@ import numpy as np
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.constants import computable, compute
 from geluless.interop.onnx_import.data_movement import MOVING, concatenate, move
-from geluless.interop.onnx_import.ir import Image, Known, Move, Rounding, Term, children, moved, positions
-from geluless.interop.onnx_import.operators import ANOTHER, OPERATORS
+from geluless.interop.onnx_import.ir import ANOTHER, Image, Known, Move, Rounding, Term, children, moved, positions
+from geluless.interop.onnx_import.operators import OPERATORS
 from geluless.interop.onnx_import.quantizing import Stored, dequantized, quantized
 from geluless.interop.onnx_import.reading import MAX_ELEMENTS, Node, OnnxFile
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
 
+ANOTHER = "is this a Swin v1, as timm has it?"  # how a refusal ends
+
 Index = NDArray[np.int32]
 Movement = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -226,4 +228,4 @@ def positions(term: Term) -> Index:
 
 def refusal(term: Term, reason: str) -> ArtifactError:
     """The error for a term that is not what a Swin has in its place."""
-    return ArtifactError(f"{term.where}: {reason}; is this a Swin v1, as timm has it?")
+    return ArtifactError(f"{term.where}: {reason}; {ANOTHER}")

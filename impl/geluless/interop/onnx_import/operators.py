@@ -11,14 +11,26 @@ from numpy.typing import NDArray
 
 from geluless.errors import ArtifactError
 from geluless.interop.onnx_import.constants import reduction_axes
-from geluless.interop.onnx_import.ir import Call, Known, LayerNorm, Linear, Mean, Product, Round, Softmax, Term, moved, positions
+from geluless.interop.onnx_import.ir import (
+    ANOTHER,
+    Call,
+    Known,
+    LayerNorm,
+    Linear,
+    Mean,
+    Product,
+    Round,
+    Softmax,
+    Term,
+    moved,
+    positions,
+)
 from geluless.interop.onnx_import.norms import collapsed
 from geluless.interop.onnx_import.reading import Node
 from geluless.interop.onnx_import.subgraphs import BINARY, FUNCTIONS
 
 Value = Known | Term
 Inputs = Sequence["Value | None"]
-ANOTHER = "is this a Swin v1, as timm has it?"
 
 
 def _term(node: Node, value: Value | None) -> Term:

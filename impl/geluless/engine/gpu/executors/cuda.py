@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -27,7 +27,7 @@ class Loaded:
 
     launches: tuple[Launch, ...]
     tensors: dict[str, Any]
-    graph: Callable[[], object] | None = field(default=None)
+    graph: Callable[[], object] | None = None
 
 
 class CudaExecutor:
@@ -75,9 +75,8 @@ class CudaExecutor:
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
-        used = {value for value in launch.arguments.values() if isinstance(value, str)}
         with DEVICE_LOCK, self.device.active():
-            tensors = {name: self.device.upload(buffers[name].copy()) for name in used}
+            tensors = {name: self.device.upload(buffers[name].copy()) for name in launch.buffers}
             self.device.launch(launch, tensors)
             return {name: self.device.download(tensor) for name, tensor in tensors.items()}
 

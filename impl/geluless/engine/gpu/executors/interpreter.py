@@ -32,15 +32,14 @@ class InterpreterExecutor:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._end: weakref.finalize[[subprocess.Popen[bytes]], InterpreterExecutor] | None = (
-            None  # also when this object is forgotten, or Python ends
-        )
+        # Ends the process also when this object is forgotten, or Python ends.
+        self._end: weakref.finalize[[subprocess.Popen[bytes]], InterpreterExecutor] | None = None
         self._lock = threading.Lock()
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
-        used = {value for value in launch.arguments.values() if isinstance(value, str)}
-        result: dict[str, NDArray[Any]] = self._ask(("launch", launch, {name: buffers[name] for name in used}))
+        used = {name: buffers[name] for name in launch.buffers}
+        result: dict[str, NDArray[Any]] = self._ask(("launch", launch, used))
         return result
 
     def run(self, program: Program, images: NDArray[np.float32], tap: Tap | None = None) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -38,7 +38,7 @@ class PtxExecutor:
 
     def launch(self, launch: Launch, buffers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One launch on copies of the named arrays; the arrays as it leaves them."""
-        used = {value: buffers[value] for value in launch.arguments.values() if isinstance(value, str)}
+        used = {name: buffers[name] for name in launch.buffers}
         described = {name: Buffer(array.dtype.name, array.shape) for name, array in used.items()}
         memory = GlobalMemory()
         addresses = {name: memory.put(array) for name, array in used.items()}

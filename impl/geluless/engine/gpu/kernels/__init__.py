@@ -7,6 +7,6 @@ from geluless.engine.gpu.kernels.layer_norm import layer_norm
 from geluless.engine.gpu.kernels.linear import int8_linear
 from geluless.engine.gpu.kernels.patch_embed import quantize_patches
 
-_LINEAR_AND_NORM = (quantize_patches, int8_linear, layer_norm, window_attention, pool, classifier)
+_LAYERS = (quantize_patches, int8_linear, layer_norm, window_attention, pool, classifier)
 _ACTIVATIONS = (gelu_after_gemm, relu_after_gemm, relu_s16)
-KERNELS = {kernel.__name__: kernel for kernel in (*_LINEAR_AND_NORM, *_ACTIVATIONS)}
+KERNELS = {kernel.__name__: kernel for kernel in (*_LAYERS, *_ACTIVATIONS)}
