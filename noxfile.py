@@ -162,6 +162,12 @@ def property_(session: nox.Session) -> None:
 
 
 @nox.session
+def redteam(session: nox.Session) -> None:
+    """Attack the verdicts: something false is planted in what every claim's test reads, and none may be called REPRODUCED."""
+    run_pytest(session, "tests/redteam", profile="ci")
+
+
+@nox.session
 def sanitize(session: nox.Session) -> None:
     """The CPU engine's tests with its C++ under AddressSanitizer and UndefinedBehaviorSanitizer. Needs GCC on Linux."""
     python = environment(session)

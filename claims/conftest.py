@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from geluless.verdicts.imagenet import ImageNet
 from geluless.verdicts.micro_networks import Task
 from geluless.verdicts.pool import EvidencePool
+from geluless.verdicts.protocols import load_protocols
 from geluless.verdicts.report_data import micro_network_data
 from geluless.verdicts.timing_session import TimingSession
 
@@ -18,10 +20,6 @@ pytest_plugins = ("geluless.pytest_plugin",)
 
 # For trying the machinery only; the report of such a run is marked as partial.
 REDUCED = "GELULESS_CLAIM_IMAGES"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "evidence(*tasks): the live evidence this test reads, as 'kind:size'")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +49,8 @@ def timing_session(request: pytest.FixtureRequest, announce: Callable[[str], Non
             pool: EvidencePool = request.getfixturevalue("micro_networks")
             pool.wait()
 
-    return TimingSession(announce=announce, quiet=quiet, report_data=report_data)
+    protocols = load_protocols(Path(__file__).with_name("claims.toml"))
+    return TimingSession(protocols, announce=announce, quiet=quiet, report_data=report_data)
 
 
 @pytest.fixture(scope="session")

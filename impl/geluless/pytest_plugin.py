@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from geluless.verdicts.claim_fixture import ClaimFixture, ClaimProtocolError
+from geluless.verdicts.constant_controls import constant_controls
 from geluless.verdicts.registry import Claim, claim_of_file, load_registry
 from geluless.verdicts.verdict import Record
 
@@ -118,6 +119,9 @@ def claim(request: pytest.FixtureRequest) -> ClaimFixture:
     row = request.config.stash[RUN].row_of(request.node)
     if row is None:
         raise ClaimProtocolError(f"{request.node.path.name}: the claim fixture works in test_cNN_*.py beside a claims.toml")
+    if lines := constant_controls(request.node.path):
+        where = f"{request.node.path.name}, line {', '.join(map(str, lines))}"
+        raise ClaimProtocolError(f"{where}: a control whose outcome is written down cannot fail: let it be found")
     name = request.node.name.removeprefix("test_")
     fixture = ClaimFixture(row, item=name, node=request.node.nodeid, full=request.config.getoption("full"))
     request.node.stash[FIXTURE] = fixture

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from geluless.bench.entries import Entry
-from geluless.bench.harness import Findings, Row
-from geluless.bench.paired import Samples
+from geluless.bench.harness import Findings
 from geluless.bench.study import Study
-from geluless.verdicts.latency import at_every, at_most, contrast_above_one, equivalent, holm_at_every, saves_time
-from geluless.verdicts.timing_session import CONTROL, TimingSession, conditions, kernels_study, pair_study, variants_study
+from geluless.verdicts.latency import at_every, at_most, contrast_above_one, equivalent, same_ratio, saves_time
+from geluless.verdicts.protocols import Protocols, TimingProtocol
+from geluless.verdicts.registry import RegistryError
+from geluless.verdicts.timed import AGAIN, RELU, SLOWED
+from geluless.verdicts.timing_session import RIVALS, TimingSession, conditions, engines, kernels, variants
 from geluless.verdicts.verdict import Verdict
-
-PROCESSES, BLOCKS = 5, 16
-
-
-def findings(times: dict[str, float], *, noise: float = 0.01, layout: float = 0.002, seed: int = 0) -> Findings:
-    """Log-normal noise per block, a layout per process and entry, and a drift that all share."""
-    rng = np.random.default_rng(seed)
-    blocks = PROCESSES * BLOCKS
-    drift = np.cumsum(rng.standard_normal(blocks)) * 0.01
-    seconds = {
-        name: value
-        * np.exp(drift + noise * rng.standard_normal(blocks) + np.repeat(layout * rng.standard_normal(PROCESSES), BLOCKS))
-        for name, value in times.items()
-    }
-    rows = tuple(Row(name, name, "test", "0", "equal", isa="test") for name in times)
-    return Findings(Samples(seconds, {}, processes=(BLOCKS,) * PROCESSES), 0, rows, 1.0)
+from tests.support.timing import BLOCKS, PROCESSES, findings
 
 
 def test_a_gain_of_twelve_per_cent_is_the_papers_gain_and_one_of_eight_is_not() -> None:
@@ -64,19 +50,22 @@ def test_shares_and_contrasts_have_the_sign_that_their_words_have() -> None:
     assert contrast_above_one(found, {"gelu": -1.0, "relu": 1.0}, label="effect").verdict is Verdict.REFUTED
 
 
-def test_holm_asks_more_of_each_condition_the_more_there_are() -> None:
-    clear = {f"c{i}": findings({"relu": 0.97, "gelu": 1.0}, seed=i) for i in range(6)}
-    assert holm_at_every(clear, "relu", "gelu").verdict is Verdict.REPRODUCED
-    nothing = {**clear, "same": findings({"relu": 1.0, "gelu": 1.0}, seed=9)}
-    assert holm_at_every(nothing, "relu", "gelu").verdict is not Verdict.REPRODUCED
-    slower = {**clear, "slower": findings({"relu": 1.05, "gelu": 1.0}, seed=9)}
-    assert holm_at_every(slower, "relu", "gelu").verdict is Verdict.REFUTED
+def test_a_ratio_elsewhere_is_compared_with_the_one_here() -> None:
+    here = findings({"relu": 0.87, "gelu": 1.0}, seed=1)
+    pair = ("relu", "gelu")
+    same = same_ratio(findings({"relu": 0.871, "gelu": 1.0}, seed=2), pair, here, pair, label="change")
+    assert same.verdict is Verdict.REPRODUCED
+    other = same_ratio(findings({"relu": 0.93, "gelu": 1.0}, seed=3), pair, here, pair, label="change")
+    assert other.verdict is Verdict.REFUTED
+    assert other.estimates[0].value == pytest.approx(0.93 / 0.87, rel=0.01)
+    near = same_ratio(findings({"relu": 0.887, "gelu": 1.0}, layout=0.02, seed=4), pair, here, pair, label="change")
+    assert near.verdict is Verdict.UNDECIDED
 
 
 def test_identical_variants_are_rarely_called_different() -> None:
     """A bound errs in one of twenty: over 1,000 simulated A/A studies, within what chance allows."""
     calls = sum(
-        at_most(findings({"relu": 1.0, CONTROL: 1.0}, seed=i), CONTROL, "relu", bound=1.0).verdict is Verdict.REPRODUCED
+        at_most(findings({RELU: 1.0, AGAIN: 1.0}, seed=i), AGAIN, RELU, bound=1.0).verdict is Verdict.REPRODUCED
         for i in range(1000)
     )
     assert calls <= 72  # 50 expected; 72 is three standard deviations above
@@ -93,30 +82,58 @@ def test_a_slowdown_of_three_per_cent_is_found() -> None:
 # ------------------------------------------------------------------------------------------------------------ the timing session
 
 
+PAIR = TimingProtocol(runs=2, processes=PROCESSES, blocks=BLOCKS, warm_up=1.0, foreign_load=0.25)
+
+
 def test_studies_hold_what_the_claims_ask_for() -> None:
-    names = {entry.name for entry in variants_study("tiny").entries}
-    assert {"relu", CONTROL, "relu-separate", "gelu-separate", "gelu-lut", "relu-nobias without bias"} <= names
+    names = {entry.name for entry in variants("tiny")}
+    assert {RELU, AGAIN, SLOWED, *RIVALS, "relu-separate", "gelu-lut", "relu-nobias without bias"} <= names
     every = conditions(2, ("avx512vnni", "avx2", "portable"))
-    assert list(every) == ["isa avx2", "2 threads", "batch 8", "batch 32", "base at 384"]
-    assert all({"relu", CONTROL, "gelu-separate"} == {entry.name for entry in study.entries} for study in every.values())
-    assert len(kernels_study().entries) == 12
+    assert list(every) == ["isa avx2", "threads 2", "batch 8", "batch 32", "base at 384"]
+    assert all({RELU, AGAIN, SLOWED, *RIVALS} == {entry.name for entry in entries} for entries in every.values())
+    assert len(kernels()) == 20
 
 
-def test_a_study_runs_once_and_waits_for_quiet() -> None:
+def test_only_the_planted_engine_is_slowed() -> None:
+    assert {entry.name for entry in variants("tiny") if isinstance(entry, Entry) and entry.handicap} == {SLOWED}
+    assert {entry.name.partition(" ")[2].partition(" ")[2] for entry in kernels() if entry.handicap} == {SLOWED}
+
+
+def test_a_study_runs_twice_in_other_orders_and_waits_for_quiet() -> None:
     log: list[str] = []
+    studies: list[Study] = []
 
     def run(study: Study, *, announce: Any) -> Findings:
         log.append("timed")
-        return findings({entry.name: 1.0 for entry in study.entries})
+        studies.append(study)
+        return findings({entry.name: 1.0 for entry in study.entries}, seed=study.seed)
 
     report_data: dict[str, Any] = {}
     timing_session = TimingSession(
-        announce=lambda line: None, quiet=lambda: log.append("quiet"), report_data=report_data, run=run
+        Protocols({"pair": PAIR}, "digest"),
+        announce=log.append,
+        quiet=lambda: log.append("quiet"),
+        report_data=report_data,
+        run=run,
     )
-    first = timing_session.study("pair", pair_study("swin_micro_tiny"))
-    assert timing_session.study("pair", pair_study("swin_micro_tiny")) is first
-    assert log == ["quiet", "timed"]
-    assert report_data["latency"]["pair"]["processes"] == [BLOCKS] * PROCESSES
+    first = timing_session.study("pair", engines("swin_micro_tiny"))
+    assert timing_session.study("pair", engines("swin_micro_tiny")) is first
+    assert log == ["quiet", f"timing pair: 5 entries, {PAIR}", "timed", "timed"]
+    assert [study.seed for study in studies] == [0, 1]
+    assert {(study.processes, study.blocks, study.warm_up, study.too_much) for study in studies} == {
+        (PROCESSES, BLOCKS, 1.0, 0.25)
+    }
+    assert report_data["latency"]["pair"]["processes"] == [BLOCKS] * PROCESSES * 2
+    assert report_data["latency"]["pair"]["protocol"] == str(PAIR)
+    assert report_data["protocols"] == "digest"
+
+
+def test_a_study_without_a_protocol_is_not_timed() -> None:
+    timing_session = TimingSession(
+        Protocols({"pair": PAIR}, ""), announce=lambda line: None, quiet=lambda: None, report_data={}, run=pytest.fail
+    )
+    with pytest.raises(RegistryError, match=r"no protocol for the timing of 'other'.*\[timing.studies\]"):
+        timing_session.study("other", engines("swin_micro_tiny"))
 
 
 def test_two_entries_of_one_name_are_refused() -> None:

@@ -17,8 +17,8 @@ HEAD = """
 import pytest
 from geluless.verdicts import Control, Estimate, Evidence, Judgement, Resource, Verdict
 
-def evidence(caught=True):
-    return Evidence(ran="a fair coin", tier="any CPU", seconds=1.0, control=Control("two heads", "seen", caught),
+def evidence(held=True):
+    return Evidence(ran="a fair coin", tier="any CPU", seconds=1.0, control=Control("two heads", "seen", held),
                     artifacts={"coin": "ab" * 32})
 
 def judgement(verdict, n_needed=None):
@@ -36,7 +36,10 @@ BODIES = {
     "raises": "raise RuntimeError('worker died')",
     "fails": "assert 1 == 2",
     "twice": "claim.needs(Resource.CHECK, would_run='x'); claim.needs(Resource.CHECK, would_run='x')",
-    "control": "claim.decide(judgement(Verdict.REPRODUCED), evidence(caught=False))",
+    "control": "claim.decide(judgement(Verdict.REPRODUCED), evidence(held=False))",
+    "unclear": "claim.decide(judgement(Verdict.REPRODUCED), evidence(held=None))",
+    "unclear refutation": "claim.decide(judgement(Verdict.REFUTED), evidence(held=None))",
+    "written down": "claim.decide(judgement(Verdict.REPRODUCED), evidence(held=Control('a', 'b', 1 == 1).held))",
 }
 
 
@@ -87,6 +90,9 @@ def suite(pytester: pytest.Pytester) -> Suite:
         ("fails", "ERROR", "E", False),
         ("twice", "ERROR", "E", False),
         ("control", "ERROR", "E", False),
+        ("unclear", "UNDECIDED", "U", True),
+        ("unclear refutation", "UNDECIDED", "U", True),
+        ("written down", "ERROR", "E", False),
     ],
 )
 def test_each_outcome_has_its_letter_and_exit_status(suite: Suite, body: str, status: str, letter: str, passes: bool) -> None:
@@ -105,12 +111,19 @@ def test_each_outcome_has_its_letter_and_exit_status(suite: Suite, body: str, st
         ("xfails", "a claim is never marked xfail"),
         ("raises", "RuntimeError: worker died"),
         ("twice", "a test delivers one verdict"),
-        ("control", "the negative control did not fail"),
+        ("written down", "line 13: a control whose outcome is written down cannot fail"),
+        ("control", "the control did not hold"),
     ],
 )
 def test_an_error_says_what_is_broken(suite: Suite, body: str, reason: str) -> None:
     suite.run(body).stdout.fnmatch_lines([f"*{reason}*"])
     assert reason in suite.report()["claims"][0]["records"][0]["sentence"]
+
+
+def test_a_control_that_could_not_tell_says_so(suite: Suite) -> None:
+    suite.run("unclear")
+    sentence = suite.report()["claims"][0]["records"][0]["sentence"]
+    assert sentence == "drop 0.1 pp; not called REPRODUCED, because its control could not tell: seen"
 
 
 def test_verbose_words_are_the_verdicts(suite: Suite) -> None:
@@ -219,7 +232,7 @@ def test_the_record_keeps_numbers_hashes_and_the_control(suite: Suite) -> None:
     }  # fmt: skip
     assert record["n_needed"] == 12345
     assert record["evidence"]["artifacts"] == {"coin": "ab" * 32}
-    assert record["evidence"]["control"] == {"what": "two heads", "observed": "seen", "failed_as_it_must": True}
+    assert record["evidence"]["control"] == {"what": "two heads", "observed": "seen", "held": True}
 
 
 def test_needs_probes_and_is_honest_when_only_the_check_is_missing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_a_valid_record_is_judged_by_the_papers_bound(tmp_path: Path, factor: fl
     judgement, evidence = judged(tmp_path, "tiny")
     assert judgement.verdict.value == verdict
     assert judgement.estimates[0].value == pytest.approx(factor, rel=0.01)
-    assert evidence.control.failed_as_it_must
+    assert evidence.control.held
     assert evidence.tier.startswith("transfer: NVIDIA GeForce RTX 4090")
 
 

@@ -29,7 +29,6 @@ MODEL = SIZES["tiny"]
 ENGINES = (OURS, "openvino", "onnxruntime", "inductor")
 SEPARATE = "geluless-gelu-separate"
 CONTROL = f"{OURS} relu again"
-ROUNDS, BLOCKS = 4, 12
 
 SHAPES = shapes_of()  # with the seed and the images all that `nox -s baselines` prepares, so that its cache serves here
 
@@ -47,7 +46,7 @@ class Gain:
 
 
 def measure_gain(
-    cache: Path, *, cores: Sequence[int], prepare: bool, announce: Announce = lambda line: None, rounds: int = ROUNDS
+    cache: Path, protocol: Protocol, *, cores: Sequence[int], prepare: bool, announce: Announce = lambda line: None
 ) -> Gain | None:
     """On one thread, batch 1. None where the networks are not prepared and `prepare` is not set; preparing takes minutes.
 
@@ -65,7 +64,7 @@ def measure_gain(
         if not prepare and not are_prepared(every, wanted, SHAPES, cache=cache):
             return None
         outcomes = prepare_all(every, wanted, SHAPES, cache=cache, scratch=scratch, cores=cores)
-        return time_gain(subjects, baselines, outcomes, rounds=rounds, cores=cores[-1:], scratch=scratch, announce=announce)
+        return time_gain(subjects, baselines, outcomes, protocol, cores=cores[-1:], scratch=scratch, announce=announce)
 
 
 def _subject(scratch: Path, activation: str) -> SubjectNetwork:
@@ -80,8 +79,8 @@ def time_gain(
     subjects: Mapping[str, SubjectNetwork],
     baselines: Sequence[Baseline],
     outcomes: Outcomes,
+    protocol: Protocol,
     *,
-    rounds: int,
     cores: Sequence[int],
     scratch: Path,
     announce: Announce,
@@ -101,7 +100,7 @@ def time_gain(
         running: dict[str, RunningBaseline] = {}
         with on_cores(cores):
             try:
-                for name in np.random.default_rng([SEED, number]).permutation(list(every)).tolist():
+                for name in np.random.default_rng([protocol.seed, number]).permutation(list(every)).tolist():
                     baseline, activation = every[name]
                     if name in failures:
                         continue
@@ -118,7 +117,7 @@ def time_gain(
                     one.process.close()
 
     try:
-        found = time_rounds(start_all, Protocol(rounds, BLOCKS, seed=SEED), announce=announce)
+        found = time_rounds(start_all, protocol, announce=announce)
     except Dropped as dropped:
         raise StudyError(f"{dropped.running.baseline.name} failed while it was timed: {dropped.failure.reason}") from dropped
     names = found.samples.seconds

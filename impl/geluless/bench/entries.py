@@ -78,6 +78,7 @@ class Entry:
     verify: bool = True
     graph: bool = True  # on a GPU: one CUDA graph instead of launch by launch
     cold: bool = False  # on a GPU: with nothing in its level-2 cache
+    blocked: bool | None = None
     handicap: float = 0.0  # time added to each call, as a fraction of it: for judging the harness itself
 
     @property

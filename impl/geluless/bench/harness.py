@@ -6,7 +6,7 @@ What it measures and how is fixed here; who calls it fixes how much, before look
   The interval of a result is over rounds.
 - What is built first lies elsewhere than what is built last, so callers build in another order in every round.
 - Every block asks every candidate for one sample, in random order. A CPU's samples have a peak loop before and after.
-- Other processes' load is looked at every WINDOW. Blocks during which they kept more than `load.TOO_MUCH` cores busy are dropped,
+- Other processes' load is looked at every WINDOW. Blocks during which they kept more than `too_much` cores busy are dropped,
   with all their samples, and counted; a round that lost most of its blocks is dropped whole. Nothing else is dropped. Where most
   blocks, or too many rounds, are lost nothing is said; or, where a person asked and reads the answer (`strict` is not set),
   everything is kept and said to be disturbed.
@@ -85,6 +85,7 @@ class Protocol:
     warm_up: int = 1  # blocks that are not counted
     strict: bool = True  # nothing is said of a machine that is too busy
     foreign_load: bool = True  # whether what else runs on the processor matters
+    too_much: float | None = None  # of it, in cores, above which a block is dropped; None: load.TOO_MUCH
     together: Callable[[str], str] = str  # names that are timed one right after the other
 
 
@@ -148,11 +149,11 @@ def time_round(ready: Round, protocol: Protocol, *, number: int = 0) -> tuple[Sa
 
 def quiet_findings(samples: Samples, foreign: NDArray[np.float64], rows: Sequence[Row], protocol: Protocol) -> Findings:
     """The blocks that nothing disturbed. Raises StudyError where too few are left and the protocol is strict."""
-    sizes = samples.processes or (samples.blocks,)
+    sizes, too_much = samples.processes or (samples.blocks,), TOO_MUCH if protocol.too_much is None else protocol.too_much
     # A round that lost most of its blocks is lost: what is left of it is a figure of one moment, not of a process.
     parts = [
         part if 2 * part.sum() >= len(part) else np.zeros(len(part), bool)
-        for part in np.split(foreign <= TOO_MUCH, np.cumsum(sizes)[:-1])
+        for part in np.split(foreign <= too_much, np.cumsum(sizes)[:-1])
     ]
     quiet, dropped, disturbed = np.concatenate(parts), 0, 0
     if sum(bool(part.any()) for part in parts) >= min(FEWEST, len(sizes)) and 2 * quiet.sum() >= len(quiet):
@@ -161,7 +162,7 @@ def quiet_findings(samples: Samples, foreign: NDArray[np.float64], rows: Sequenc
         lost = f"{(~quiet).sum()} of {len(quiet)} blocks"
         raise StudyError(f"other processes disturbed {lost}: nothing can be timed here while they run")
     else:
-        disturbed = int((foreign > TOO_MUCH).sum())
+        disturbed = int((foreign > too_much).sum())
     seconds = float(sum(values.sum() for values in samples.seconds.values()))
     timed = tuple(row for row in rows if row.name in samples.seconds)
     return Findings(samples, dropped, timed, seconds, disturbed, environment_record())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.bench.entries import Loaded, Verified, peak_loop
+from geluless.bench.entries import Loaded, Verified, peak_loop, slowed
 from geluless.bench.harness import Row
 from geluless.bench.paired import WallClock
 from geluless.bench.process import CandidateFailure, Status
@@ -30,6 +30,7 @@ class KernelEntry:
     outputs: int
     inputs: int
     repeats: int = 1
+    handicap: float = 0.0  # time added to each call, as a fraction of it
 
     @property
     def shared(self) -> object:
@@ -82,7 +83,7 @@ class KernelEntry:
             verified=True,
             memory_bytes=weight.nbytes,
         )
-        return Loaded(call, row, WallClock(peak=peak_loop(isa)))
+        return Loaded(slowed(call, self.handicap) if self.handicap else call, row, WallClock(peak=peak_loop(isa)))
 
     def _specified(self, stored: NDArray[np.uint8], weight: NDArray[np.int8]) -> NDArray[Any]:
         acc = (stored.astype(np.float64) - 128) @ weight.T.astype(np.float64)  # exact: a signed byte is stored plus 128

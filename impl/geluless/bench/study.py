@@ -1,7 +1,7 @@
 """Several variants or networks together in each of several fresh processes: what the claims about latency read.
 
 A process loads every entry, in an order of its own, verifies it (the first process against the reference, the others against the
-logits that were verified there, bit for bit), warms up for WARM_UP seconds, and is then asked for one sample at a time. Entries
+logits that were verified there, bit for bit), warms up, and is then asked for one sample at a time. Entries
 of one process share no weights, so each starts its call with whatever the others left in the caches, all alike.
 """
 
@@ -37,6 +37,8 @@ class Study:
     seed: int = 0
     seconds: float = 0.0  # of each process, where they last longer than its blocks
     strict: bool = True  # nothing is said of a machine that is too busy
+    warm_up: float = WARM_UP  # seconds
+    too_much: float | None = None  # as in harness.Protocol
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
@@ -52,7 +54,9 @@ def run_study(
 ) -> Findings:
     """Time everything, `around` entered meanwhile. Raises StudyError when a process fails, an entry is wrong, or most blocks were
     disturbed; MissingResource for what this machine lacks."""
-    protocol = Protocol(study.processes, study.blocks, seconds=study.seconds, seed=study.seed, strict=study.strict)
+    protocol = Protocol(
+        study.processes, study.blocks, seconds=study.seconds, seed=study.seed, strict=study.strict, too_much=study.too_much
+    )
     expected: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="geluless-study-") as folder:
         try:
@@ -73,7 +77,7 @@ def _process(study: Study, expected: dict[str, str], folder: Path, number: int) 
         for entry in building_order(study.entries, seed=[study.seed, number]):
             rows[entry.name] = process.ask("load", entry, expected.get(entry.name), timeout=TIMEOUT)
         expected.update((name, row.output) for name, row in rows.items())
-        process.ask("warm_up", WARM_UP, timeout=TIMEOUT)
+        process.ask("warm_up", study.warm_up, timeout=TIMEOUT)
         names = [entry.name for entry in study.entries]
         samplers = {name: partial(process.ask, "sample", name, 1, 0, timeout=TIMEOUT) for name in names}
         yield Round(samplers, [rows[name] for name in names], [process])

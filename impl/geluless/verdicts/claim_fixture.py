@@ -9,14 +9,15 @@ from geluless.verdicts.verdict import Estimate, Evidence, Judgement, Record, Ver
 
 
 class ClaimProtocolError(GelulessError):
-    """A claim test broke the rules: no verdict, two verdicts, or a negative control that did not fail."""
+    """A claim test broke the rules: no verdict, two verdicts, or a control that did not hold."""
 
 
 class ClaimFixture:
     """Bound to one row and one test item; takes exactly one verdict.
 
-    Evidence is compulsory for everything that was measured, and its negative control must have failed: a check that
-    would also accept something wrong has shown nothing, so it raises ClaimProtocolError instead of reporting.
+    Evidence is compulsory for everything that was measured, and its control must have held: a check that would also accept
+    something wrong has shown nothing, so it raises ClaimProtocolError instead of reporting. Where the control could not tell,
+    the verdict is UNDECIDED whatever else the check found.
     """
 
     def __init__(self, row: Claim, *, item: str, node: str, full: bool = False) -> None:
@@ -68,11 +69,15 @@ class ClaimFixture:
     def _measured(
         self, verdict: Verdict, sentence: str, evidence: Evidence, numbers: tuple[Estimate, ...], n_needed: int | None
     ) -> None:
-        if not evidence.control.failed_as_it_must:
+        control = evidence.control
+        if control.held is False:
             raise ClaimProtocolError(
-                f"{self.row.id}: the negative control did not fail ({evidence.control.what}: {evidence.control.observed}); "
-                "the check cannot tell right from wrong, mend it before believing any verdict"
+                f"{self.row.id}: the control did not hold ({control.what}: {control.observed}); the check cannot tell right from "
+                "wrong, mend it before believing any verdict"
             )
+        if control.held is None and verdict is not Verdict.UNDECIDED:
+            sentence = f"{sentence}; not called {verdict.value}, because its control could not tell: {control.observed}"
+            verdict = Verdict.UNDECIDED
         if not (evidence.ran.strip() and evidence.tier.strip() and sentence.strip()):
             raise ClaimProtocolError(f"{self.row.id}: a verdict needs a sentence, what was run, and the tier")
         self._deliver(

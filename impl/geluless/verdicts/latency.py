@@ -1,7 +1,8 @@
 """From a timing study to a verdict: ratios of processes yet to come, with one-sided 95 % bounds.
 
-A ratio is judged like every other number: wholly on the good side of its bound, wholly on the bad side, or undecided. Beside each
-verdict stands the same judgement of a variant against itself, timed in the same blocks: what the harness would say about nothing.
+A ratio is judged like every other number: wholly on the good side of its bound, wholly on the bad side, or undecided. What is
+judged here is one run; `timed.agreed` asks for the same of another run and of another engine of the variant, and
+`timing_controls` puts nothing, and planted effects, to the same judge.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 from collections.abc import Mapping
 
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from geluless.bench import intervals
 from geluless.bench.harness import Findings
@@ -76,15 +76,34 @@ def saves_time(findings: Findings, costly: str, cheap: str, *, label: str) -> Ju
 def equivalent(findings: Findings, name: str, against: str, *, percent: float = EQUIVALENT_PERCENT) -> Judgement:
     """Do the times differ by less than `percent`: two one-sided tests, of which both must pass."""
     estimate = ratio_estimate(findings, name, against)
+    nearest = 1 + math.copysign(percent / 100, estimate.value - 1)
+    wanted = f"within {percent:g} % of one"
+    return _judgement(_near_one(estimate, percent), estimate, findings, {name: 1.0, against: -1.0}, nearest, wanted)
+
+
+def _near_one(estimate: Estimate, percent: float) -> Verdict:
     low, high = 1 - percent / 100, 1 + percent / 100
     if low < estimate.low and estimate.high < high:
-        verdict = Verdict.REPRODUCED
-    elif estimate.low > high or estimate.high < low:
-        verdict = Verdict.REFUTED
-    else:
-        verdict = Verdict.UNDECIDED
-    nearest = high if estimate.value > 1 else low
-    return _judgement(verdict, estimate, findings, {name: 1.0, against: -1.0}, nearest, f"within {percent:g} % of one")
+        return Verdict.REPRODUCED
+    return Verdict.REFUTED if estimate.low > high or estimate.high < low else Verdict.UNDECIDED
+
+
+def same_ratio(
+    findings: Findings, pair: tuple[str, str], elsewhere: Findings, other: tuple[str, str], *, label: str
+) -> Judgement:
+    """Is the ratio of the two times of `pair` what that of `other` is in a study of its own, within EQUIVALENT_PERCENT?
+
+    The two studies share no process: the change is a difference of two means of logarithms over processes (Welch's interval).
+    """
+    logs, others = (
+        intervals.process_contrasts(found.samples, {name: 1.0, against: -1.0})
+        for found, (name, against) in ((findings, pair), (elsewhere, other))
+    )
+    bounds = stats.ttest_ind(logs, others, equal_var=False).confidence_interval(TWO_SIDED)
+    value, low, high = (math.exp(x) for x in (logs.mean() - others.mean(), bounds.low, bounds.high))
+    estimate = Estimate(label, value, low, high, "ratio", findings.samples.blocks)
+    verdict, ratio = _near_one(estimate, EQUIVALENT_PERCENT), math.exp(logs.mean())
+    return Judgement(verdict, f"{pair[0]} takes {ratio:.3f} of {pair[1]}; {estimate}", (estimate,))
 
 
 def at_every(judgements: Mapping[str, Judgement]) -> Judgement:
@@ -113,23 +132,3 @@ def contrast_above_one(findings: Findings, weights: Mapping[str, float], *, labe
     estimate = contrast_estimate(findings, weights, label=label, margin=RESOLUTION)
     interval = Interval(estimate.value, estimate.low, estimate.high)
     return _judgement(decide_above(interval, RESOLUTION), estimate, findings, weights, RESOLUTION)
-
-
-def holm_at_every(findings: Mapping[str, Findings], name: str, against: str) -> Judgement:
-    """Is `name` faster than `against` under every condition, by more than can be told from nothing? Each p-value is Student's
-    over processes, Holm-corrected."""
-    p_values = [_one_sided_p(found, name, against) for found in findings.values()]
-    faster, corrected, _, _ = multipletests(p_values, alpha=1 - ONE_SIDED, method="holm")
-    estimates, parts = [], []
-    for (condition, found), p in zip(findings.items(), corrected, strict=True):
-        estimate = ratio_estimate(found, name, against, margin=1 / RESOLUTION, label=condition)
-        estimates.append(estimate)
-        parts.append(f"{condition} {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] (p {p:.2g})")
-    slower = any(estimate.low > 1 / RESOLUTION for estimate in estimates)
-    verdict = Verdict.REPRODUCED if faster.all() else Verdict.REFUTED if slower else Verdict.UNDECIDED
-    return Judgement(verdict, f"time of {name} over {against}: {'; '.join(parts)}", tuple(estimates))
-
-
-def _one_sided_p(found: Findings, name: str, against: str) -> float:
-    logs = intervals.process_contrasts(found.samples, {name: 1.0, against: -1.0})
-    return float(stats.ttest_1samp(logs, -math.log(RESOLUTION), alternative="less").pvalue)

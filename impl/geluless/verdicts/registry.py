@@ -72,8 +72,8 @@ def load_registry(path: str | Path) -> tuple[Claim, ...]:
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RegistryError(f"{path} is no readable TOML file: {error}") from error
-    if unknown := sorted(set(document) - {"claim"}):
-        raise RegistryError(f"{path}: unknown table {unknown[0]!r}; rows are [[claim]]")
+    if unknown := sorted(set(document) - {"claim", "timing"}):
+        raise RegistryError(f"{path}: unknown table {unknown[0]!r}; rows are [[claim]], protocols [timing]")
     rows = document.get("claim", [])
     if not isinstance(rows, list) or not rows:
         raise RegistryError(f"{path} holds no [[claim]] row")

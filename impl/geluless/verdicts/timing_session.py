@@ -5,66 +5,79 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from geluless.baselines.fastertransformer import VARIABLE
-from geluless.baselines.gain import Gain, measure_gain
+from geluless.baselines.gain import measure_gain
 from geluless.bench.entries import Entry
-from geluless.bench.harness import Findings
+from geluless.bench.harness import Findings, Protocol
 from geluless.bench.kernels import STAGES, KernelEntry
 from geluless.bench.networks import SIZES
-from geluless.bench.study import BLOCKS, Study, run_study
+from geluless.bench.study import Study, run_study
 from geluless.cache import default_cache
+from geluless.verdicts.protocols import Protocols, TimingProtocol
 from geluless.verdicts.rtx4090 import BATCHES, race
+from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed
 
-CONTROL = "relu again"  # the A/A control: a second engine of the variant relu
-GELU_VARIANTS = ("gelu-separate", "gelu-fused", "gelu-lut", "gelu-poly", "gelu-shift")
+# FasterTransformer's structure, with its activation pass over the whole layer, as on a GPU, and over the strips of rows in which
+# the fused variants work. The faster one is the rival.
+IN_STRIPS = "{} in strips"
+GELU_SEPARATE, RELU_SEPARATE = IN_STRIPS.format("gelu-separate"), IN_STRIPS.format("relu-separate")
+RIVALS = ("gelu-separate", GELU_SEPARATE)
+OTHER_GELUS = ("gelu-fused", "gelu-lut", "gelu-poly", "gelu-ibert", "gelu-shift")
 LARGE_IMAGES = "swin_base_patch4_window12_384"
-# A process differs from the next one by more than a block from the next one: long calls need few blocks, always all processes.
-BLOCKS_OF = {"tiny": BLOCKS, "small": 12, "base": 8, "large": 5}
-BLOCKS_OF_BATCH = {8: 6, 32: 3}
-BLOCKS_AT_384 = 5
-MORE = 24  # processes, for kernels: two seconds each, a bound that is near, and memory that lies elsewhere in each
-FEWER = 4  # processes, where only `relu` against FasterTransformer's structure is asked, far from any bound
+BATCHES_OF_A_CPU = (8, 32)
+
+Entries = tuple[Entry | KernelEntry, ...]
 
 
-def variants_study(size: str) -> Study:
+def engines(model: str, **condition: Any) -> tuple[Entry, ...]:
+    """RELU, its A/A control, the planted slowdown, and the rivals, under one condition."""
+    relu = Entry(RELU, model, "relu", **condition)
+    rivals = (Entry(name, model, "gelu-separate", blocked=name == GELU_SEPARATE, **condition) for name in RIVALS)
+    return (relu, replace(relu, name=AGAIN), replace(relu, name=SLOWED, handicap=HANDICAP), *rivals)
+
+
+def variants(size: str) -> Entries:
     """Every variant of one network at batch 1 on one thread, with and without fc1's bias, all in the same blocks."""
     model = SIZES[size]
-    variants = [Entry(variant, model, variant) for variant in ("relu", "relu-separate", "relu-float", *GELU_VARIANTS)]
-    without = [Entry(f"{variant} without bias", model, variant, drop_bias=True) for variant in ("relu-nobias", "relu-separate")]
-    return Study((*variants, Entry(CONTROL, model, "relu"), *without), blocks=BLOCKS_OF[size])
-
-
-def pair_study(model: str, *, threads: int = 1, batch: int = 1, isa: str | None = None, blocks: int = BLOCKS) -> Study:
-    """`relu`, its A/A control and FasterTransformer's structure under one condition."""
-    names = (("relu", "relu"), (CONTROL, "relu"), ("gelu-separate", "gelu-separate"))
-    entries = tuple(Entry(name, model, variant, threads=threads, batch=batch, isa=isa) for name, variant in names)
-    return Study(entries, processes=FEWER, blocks=blocks)
+    others = (Entry(variant, model, variant) for variant in ("relu-separate", "relu-float", *OTHER_GELUS))
+    strips = Entry(RELU_SEPARATE, model, "relu-separate", blocked=True)
+    without = (Entry(f"{variant} without bias", model, variant, drop_bias=True) for variant in ("relu-nobias", "relu-separate"))
+    return (*engines(model), *others, strips, *without)
 
 
 KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
 
 
-def kernels_study() -> Study:
-    """fc1 of every stage of Swin-T: with ReLU in its epilogue, the same again, and bare."""
+def kernels() -> Entries:
+    """fc1 of every stage of Swin-T: with ReLU in its epilogue and bare, each twice, and with ReLU slowed down."""
     entries = []
     for stage, (rows, channels) in enumerate(STAGES, start=1):
-        repeats = max(1, KERNEL_MACS // (rows * 4 * channels * channels))
-        for name, epilogue in (("relu", "fixed_relu"), (CONTROL, "fixed_relu"), ("bare", "fixed_s8")):
-            entries.append(KernelEntry(f"stage {stage} {name}", epilogue, rows, 4 * channels, channels, repeats))
-    return Study(tuple(entries), processes=MORE, blocks=2 * BLOCKS)
+        shape = (rows, 4 * channels, channels, max(1, KERNEL_MACS // (rows * 4 * channels * channels)))
+        for name, epilogue in ((RELU, "fixed_relu"), (AGAIN, "fixed_relu"), ("bare", "fixed_s8"), ("bare again", "fixed_s8")):
+            entries.append(KernelEntry(f"stage {stage} {name}", epilogue, *shape))
+        entries.append(KernelEntry(f"stage {stage} {SLOWED}", "fixed_relu", *shape, handicap=HANDICAP))
+    return tuple(entries)
 
 
-def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Study]:
+def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Entries]:
     """c10 and c12: other instruction sets, threads, batches and resolutions, by name."""
     tiny = SIZES["tiny"]
-    studies = {f"isa {isa}": pair_study(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
-    studies |= {f"{cores} threads": pair_study(tiny, threads=cores)} if cores > 1 else {}
-    studies |= {f"batch {batch}": pair_study(tiny, batch=batch, blocks=blocks) for batch, blocks in BLOCKS_OF_BATCH.items()}
-    return studies | {"base at 384": pair_study(LARGE_IMAGES, blocks=BLOCKS_AT_384)}
+    found = {f"isa {isa}": engines(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
+    found |= {f"threads {cores}": engines(tiny, threads=cores)} if cores > 1 else {}
+    found |= {f"batch {batch}": engines(tiny, batch=batch) for batch in BATCHES_OF_A_CPU}
+    return found | {"base at 384": engines(LARGE_IMAGES)}
+
+
+@dataclass(frozen=True)
+class Gains:
+    """ReLU against GELU within each of `engines`; samples are named "openvino relu"."""
+
+    timed: Timed
+    engines: tuple[str, ...]
 
 
 class TimingSession:
@@ -72,6 +85,7 @@ class TimingSession:
 
     def __init__(
         self,
+        protocols: Protocols,
         *,
         announce: Callable[[str], None],
         quiet: Callable[[], None],
@@ -79,59 +93,90 @@ class TimingSession:
         run: Callable[..., Findings] = run_study,
     ) -> None:
         self._announce, self._quiet, self._report_data, self._run = announce, quiet, report_data, run
-        self._found: dict[str, Findings] = {}
-        self._gain: Gain | None = None
+        self._protocols = protocols
+        self._found: dict[str, Timed] = {}
+        self._gains: Gains | None = None
 
-    def variants(self, size: str) -> Findings:
+    def variants(self, size: str) -> Timed:
         """Every variant of the network of one size."""
-        return self.study(size, variants_study(size))
+        return self.study(size, variants(size))
 
-    def study(self, name: str, study: Study) -> Findings:
-        """Raises StudyError as `run_study` does; the next claim that needs it will try again."""
+    def study(self, name: str, entries: Entries) -> Timed:
+        """Raises StudyError as `run_study` does; the next claim that needs it will try again. RegistryError for a study without
+        a protocol."""
         if name not in self._found:
+            protocol = self._protocols.of(name)
             self._quiet()
-            self._announce(f"timing {name}: {len(study.entries)} engines, {study.processes} x {study.blocks} blocks")
+            self._announce(f"timing {name}: {len(entries)} entries, {protocol}")
             started = time.perf_counter()
-            found = self._run(study, announce=self._announce)
-            self._found[name] = found
-            self._keep(name, found, [asdict(entry) for entry in study.entries], started)
+            runs = tuple(self._run(_study(entries, protocol, run), announce=self._announce) for run in range(protocol.runs))
+            self._found[name] = timed = Timed(runs)
+            self._keep(name, timed, [asdict(entry) for entry in entries], started, protocol)
         return self._found[name]
 
-    def engines(self, *, prepare: bool) -> Gain | None:
+    def gains(self, *, prepare: bool) -> Gains | None:
         """Both networks in every engine; None where they are not prepared and `prepare`, which takes minutes, is not set."""
-        if self._gain is None:
+        if self._gains is None:
+            protocol = self._protocols.of("engines")
             self._quiet()
-            self._announce("timing the gain within each engine, where `nox -s baselines` has prepared them")
-            started = time.perf_counter()
-            cores = sorted(os.sched_getaffinity(0))
-            self._gain = measure_gain(default_cache() / "baselines", cores=cores, prepare=prepare, announce=self._announce)
-            if self._gain is not None:
-                self._keep("engines", self._gain.found, [], started)
-        return self._gain
+            self._announce(f"timing the gain within each engine, where `nox -s baselines` has prepared them: {protocol}")
+            started, cores, found = time.perf_counter(), sorted(os.sched_getaffinity(0)), []
+            for run in range(protocol.runs):
+                how_much = Protocol(protocol.processes, protocol.blocks, seed=run, too_much=protocol.foreign_load)
+                gain = measure_gain(
+                    default_cache() / "baselines", how_much, cores=cores, prepare=prepare, announce=self._announce
+                )
+                if gain is None:
+                    return None
+                found.append(gain)
+            timed = Timed(tuple(gain.found for gain in found))
+            everywhere = tuple(name for name in found[0].engines if all(name in gain.engines for gain in found))
+            self._gains = Gains(timed, everywhere)
+            self._keep("engines", timed, [], started, protocol)
+        return self._gains
 
-    def race(self, size: str) -> dict[int, Findings]:
+    def race(self, size: str) -> dict[int, Timed]:
         """geluless against FasterTransformer on this device, by batch size."""
+        protocol = self._protocols.of("race")
         self._quiet()
-        self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}")
+        self._announce(f"timing Swin-{size} against FasterTransformer, batches {', '.join(map(str, BATCHES))}: {protocol}")
         build = Path(os.environ[VARIABLE])
-        found = {batch: race(size, batch, build) for batch in BATCHES}
+        found = {
+            batch: Timed(tuple(race(size, batch, build, rounds=protocol.processes, seed=run) for run in range(protocol.runs)))
+            for batch in BATCHES
+        }
         self._report_data.setdefault("races", {})[size] = {
             str(batch): {
-                "samples": {name: values.tolist() for name, values in one.samples.seconds.items()},
-                "rows": [row.record() for row in one.rows],
-                "environment": one.environment,
+                "samples": {name: values.tolist() for name, values in one.together.samples.seconds.items()},
+                "rows": [row.record() for row in one.together.rows],
+                "environment": one.together.environment,
             }
             for batch, one in found.items()
         }
         return found
 
-    def _keep(self, name: str, found: Findings, entries: list[dict[str, Any]], started: float) -> None:
+    def _keep(self, name: str, timed: Timed, entries: list[dict[str, Any]], started: float, protocol: TimingProtocol) -> None:
+        found = timed.together
         self._report_data.setdefault("latency", {})[name] = {
             "rows": [row.record() for row in found.rows],
             "samples": {entry: values.tolist() for entry, values in found.samples.seconds.items()},
             "processes": list(found.samples.processes),
+            "protocol": str(protocol),
             "dropped": found.dropped,
             "peak_spread": found.samples.peak_spread,
             "entries": entries,
             "seconds": round(time.perf_counter() - started, 1),
         }
+        self._report_data["protocols"] = self._protocols.digest
+
+
+def _study(entries: Entries, protocol: TimingProtocol, run: int) -> Study:
+    """One run: it builds and asks in another order than the others."""
+    return Study(
+        entries,
+        processes=protocol.processes,
+        blocks=protocol.blocks,
+        seed=run,
+        warm_up=protocol.warm_up,
+        too_much=protocol.foreign_load,
+    )

@@ -1,7 +1,7 @@
 """What a verdict is, and what must be stated with it.
 
 A number never travels alone: an `Estimate` has its interval, unit and sample count, an `Evidence` says what was run and
-whether the negative control failed as it must, a `Record` is one test item's outcome as the report stores it.
+whether its control held, a `Record` is one test item's outcome as the report stores it.
 """
 
 from __future__ import annotations
@@ -65,16 +65,39 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Control:
-    """A negative control: something wrong on purpose, that the same check must not accept."""
+    """A control: something whose truth is known, put to the same check.
+
+    `held` is None where the check could not tell: then it could not have told right from wrong in its own matter either.
+    """
 
     what: str
     observed: str
-    failed_as_it_must: bool
+    held: bool | None
 
     @staticmethod
     def refused(what: str, judgement: Judgement) -> Control:
-        """The same judgement of something wrong: it must be anything but REPRODUCED."""
-        return Control(what, judgement.sentence, judgement.verdict is not Verdict.REPRODUCED)
+        """The same judgement of something wrong on purpose: it must be REFUTED, and UNDECIDED is no refusal."""
+        return Control._of(what, judgement, Verdict.REFUTED)
+
+    @staticmethod
+    def accepted(what: str, judgement: Judgement) -> Control:
+        """The same judgement of something right on purpose, a planted effect: it must be REPRODUCED."""
+        return Control._of(what, judgement, Verdict.REPRODUCED)
+
+    @staticmethod
+    def _of(what: str, judgement: Judgement, wanted: Verdict) -> Control:
+        held = None if judgement.verdict is Verdict.UNDECIDED else judgement.verdict is wanted
+        return Control(what, judgement.sentence, held)
+
+    @staticmethod
+    def every(controls: Sequence[Control]) -> Control:
+        """All of them: one that did not hold speaks for the whole, then one that could not tell."""
+        if not controls:
+            raise ValueError("no control to combine: a verdict needs at least one")
+        outcomes = [control.held for control in controls]
+        held = False if False in outcomes else None if None in outcomes else True
+        told = [control for control in controls if control.held is held] if held is not True else controls
+        return Control("; ".join(c.what for c in controls), "; ".join(c.observed for c in told), held)
 
 
 @dataclass(frozen=True)
