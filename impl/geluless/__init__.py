@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geluless.distillation import distill as distill
     from geluless.engine.engine import Engine as Engine
     from geluless.integer.artifact import Artifact as Artifact
+    from geluless.integer.artifact import artifact_from_bytes as artifact_from_bytes
     from geluless.integer.artifact import load_artifact as load_artifact
     from geluless.models.activations import replace_gelu as replace_gelu
     from geluless.models.swin import create_model as create_model
@@ -29,6 +30,7 @@ _HOME = {
     "Artifact": "geluless.integer.artifact",
     "Engine": "geluless.engine.engine",
     "Profile": "geluless.ptq.profiles",
+    "artifact_from_bytes": "geluless.integer.artifact",
     "create_model": "geluless.models.swin",
     "distill": "geluless.distillation",
     "load_artifact": "geluless.integer.artifact",
@@ -40,6 +42,7 @@ __all__ = [
     "Artifact",
     "Engine",
     "Profile",
+    "artifact_from_bytes",
     "create_model",
     "distill",
     "load_artifact",

@@ -35,3 +35,15 @@ class ExportError(GelulessError):
 
 class MissingResource(GelulessError):
     """Something this machine lacks (a package, a GPU, a data set); exit code 3."""
+
+
+class SettingError(GelulessError):
+    """An environment variable holds what it cannot mean."""
+
+
+class OutputError(GelulessError):
+    """A file cannot be written: no space, no permission, no such place."""
+
+
+class BusyError(GelulessError):
+    """Another run is at work in the same folder."""

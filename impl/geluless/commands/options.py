@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from geluless.commands.result import OptionError
 from geluless.errors import CheckpointError
+from geluless.processors import MAX_THREADS, requested_threads, usable_processors
 
 if TYPE_CHECKING:
     from timm.models.swin_transformer import SwinTransformer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from geluless.data.source import ImageSource
 
 ACTIVATIONS = ("auto", "gelu", "relu")
+THREADS_HELP = "CPU threads (default: $GELULESS_THREADS, or the processors that this process may use: affinity, cgroup quota)"
 
 
 def positive(text: str) -> int:
@@ -25,9 +27,17 @@ def positive(text: str) -> int:
     return value
 
 
+def threads(text: str) -> int:
+    """argparse type: a number of threads."""
+    value = positive(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} threads are too many: 1 to {MAX_THREADS}")
+    return value
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=threads, metavar="N", help=THREADS_HELP)
 
 
 def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -73,10 +83,10 @@ def add_output(parser: argparse.ArgumentParser, *, suffix: str) -> None:
 
 
 def set_threads(options: argparse.Namespace) -> None:
-    if options.threads is not None:
-        import torch
+    """torch's. Its own default ($OMP_NUM_THREADS, affinity) stands where it is no more than this process may use."""
+    import torch
 
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or requested_threads() or min(torch.get_num_threads(), usable_processors()))
 
 
 def open_model(options: argparse.Namespace, *, activation: str = "gelu") -> SwinTransformer:

@@ -8,7 +8,6 @@ replaced by the next one (`ImageDataset.__getitem__`), and an empty class folder
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import nn
 from geluless.data.source import checked_batch_size, checked_indices
 from geluless.errors import DataError
 from geluless.models.micro import MICRO_MEAN, MICRO_STD
+from geluless.processors import usable_processors
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -58,7 +58,7 @@ class FolderImages:
 
     def _read(self, chosen: np.ndarray, *, step: int) -> Iterator[torch.Tensor]:
         # Pillow decodes outside the interpreter's lock, so threads suffice; map() keeps the order.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, usable_processors())) as pool:
             for start in range(0, len(chosen), step):
                 yield torch.stack(list(pool.map(self._load, chosen[start : start + step].tolist())))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,13 @@ from numpy.typing import NDArray
 from geluless.errors import DataError, MissingResource
 from geluless.integer import reference
 from geluless.integer.variants import Variant, choose_variant
+from geluless.processors import MAX_THREADS, default_threads
 
 if TYPE_CHECKING:
     from geluless.engine.cpu import CpuNetwork
     from geluless.engine.gpu import GpuNetwork
     from geluless.integer.artifact import Artifact
 
-MAX_THREADS = 1024
 CHUNK = 32  # images per piece of the reference's work: enough to pay for widening the weights, few enough for the cache
 
 
@@ -29,13 +28,17 @@ class Engine:
 
     `backend` is "cpu" (compiled kernels), "gpu" (Triton kernels) or "reference" (numpy; the exact meaning of an artifact). All
     give the same bits; variants that compute GELU in fp32 may differ in a last bit of the hidden tensor. `variant=None` means the
-    artifact's own fused variant; `threads=None` all cores; `isa=None` the best instruction set of this processor (`engine.isa`
-    names it); `executor` is what runs the GPU's kernels: "cuda", or for verification without a GPU "interpreter" or "ptx".
-    A threaded run gives the bits of a single-threaded one. Engines may be used from several threads.
+    artifact's own fused variant; `threads=None` $GELULESS_THREADS, or a thread per processor that this process may use;
+    `isa=None` the best instruction set of this processor (`engine.isa` names it); `executor` is what runs the GPU's kernels:
+    "cuda", or for verification without a GPU "interpreter" or "ptx". A threaded run gives the bits of a single-threaded one.
+
+    Threads may share an engine: their calls are served one after the other. Forked processes may use an engine of their parent's;
+    each starts threads of its own. An engine is pickled as its artifact and options, and made anew where it is loaded.
 
     Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
     `engine.backend` before timing anything. Raises VariantError for a variant that does not fit the artifact, MissingResource for
-    a backend this version lacks, ValueError for an instruction set this processor lacks.
+    a backend this version lacks, ValueError for an instruction set this processor lacks, SettingError for a wrong
+    $GELULESS_THREADS.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class Engine:
             raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
         if isa is not None and backend != "cpu":
             raise ValueError("isa= chooses among the compiled kernels: it needs backend='cpu'")
+        self._options = {"variant": variant, "threads": threads, "isa": isa, "executor": executor}
+        self._asked_backend = backend
         chosen = choose_variant(artifact.plan, variant)
         self.artifact = artifact
         self.variant = chosen.value
-        self.threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+        self.threads = threads or default_threads()
         self._compiled: CpuNetwork | GpuNetwork | None = None
         self.backend, self.isa = "reference", "numpy"
         if backend == "cpu" and (cpu := _cpu_network(artifact, chosen, self.threads, isa)):
@@ -81,6 +86,9 @@ class Engine:
             with ThreadPoolExecutor(self.threads) as pool:
                 logits = list(pool.map(self._reference, pieces))
         return np.concatenate(logits)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_anew, (self.artifact, self._asked_backend, self._options)
 
     def trace(self, images: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], None]) -> NDArray[np.float32]:
         """The logits of one image [1, C, H, W], after `tap` got every intermediate tensor by its name in the reference."""
@@ -106,6 +114,10 @@ class Engine:
         if array.dtype != np.float32:
             raise DataError(f"images of dtype {array.dtype}: pass float32, normalised as in training")
         return array
+
+
+def _made_anew(artifact: Artifact, backend: str, options: dict[str, Any]) -> Engine:
+    return Engine(artifact, backend, **options)
 
 
 def _refuse_non_finite(batch: NDArray[np.float32]) -> None:

@@ -50,6 +50,15 @@ class Artifact:
         for tensor in self.tensors.values():
             tensor.flags.writeable = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return artifact_from_bytes, (self.to_bytes(),)  # pickled as a file is written, and checked as one is read
+
+    def __copy__(self) -> Artifact:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Artifact:
+        return self  # nothing in it can change
+
     @property
     def activation(self) -> str:
         """'gelu' or 'relu'."""
@@ -140,7 +149,7 @@ def load_artifact(path: str | Path) -> Artifact:
 
 
 def artifact_from_bytes(raw: bytes, *, name: str = "artifact") -> Artifact:
-    """`load_artifact` for bytes in memory."""
+    """`load_artifact` for bytes in memory, those of `Artifact.to_bytes`. Raises ArtifactError, which calls them `name`."""
     redo = "make it again with `geluless quantize`, or fetch it again"
     try:
         content = _metadata(raw)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geluless import processors
 from geluless.engine.cpu.lowering import lower
 from geluless.errors import DataError, MissingResource
 from geluless.integer.plan import Plan
@@ -84,7 +85,7 @@ class CpuNetwork:
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 [B, C, H, W] -> float32 logits [B, classes]. Raises DataError for NaN or infinite pixels."""
         logits = np.empty((len(images), self._classes), np.float32)
-        _refuse(self._network.run(np.ascontiguousarray(images), logits))
+        _refuse(_started(self._network.run, np.ascontiguousarray(images), logits))
         return logits
 
     def trace(self, image: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], Any]) -> NDArray[np.float32]:
@@ -95,10 +96,18 @@ class CpuNetwork:
             rows.setdefault(name, {})[token] = np.frombuffer(raw, np.int32)
 
         logits = np.empty((1, self._classes), np.float32)
-        _refuse(self._network.trace(np.ascontiguousarray(image), logits, keep))
+        _refuse(_started(self._network.trace, np.ascontiguousarray(image), logits, keep))
         for name, tokens in rows.items():
             tap(name, np.stack([tokens[token] for token in range(len(tokens))]))
         return logits
+
+
+def _started(call: Callable[..., int], *arguments: Any) -> int:
+    """The engine starts its threads at the first call in a process. Raises MissingResource where the system starts no more."""
+    try:
+        return call(*arguments)
+    except native().NoThreads as error:
+        raise MissingResource(f"{error}: give the engine fewer by threads= or {processors.VARIABLE}") from None
 
 
 def _refuse(first_bad: int) -> None:

@@ -228,6 +228,7 @@ void define(nb::module_& m) {
         return kernels.peak(repetitions);
       },
       "isa"_a, "repetitions"_a, "Run a loop of nothing but dot products; returns how many multiply-accumulates it did.");
+  nb::exception<NoThreads>(m, "NoThreads", PyExc_RuntimeError);
   nb::class_<Network>(m, "Network")
       .def(
           "__init__",

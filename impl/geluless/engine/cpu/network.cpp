@@ -34,12 +34,19 @@ void give(const Tap& tap, const std::string& name, Type type, const void* data, 
 }  // namespace
 
 Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads)
-    : kernels_(kernels), pool_(threads), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)), all_(threads) {
+    : kernels_(kernels), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)) {
   for (Buffers& b : buffers_) b.arena.lay_out([&] { lay_out(b); });
-  for (const Stage& stage : model_.stages) {
-    teams_.emplace_back();
-    for (int team = 0; team < stage.teams; ++team) teams_.back().emplace_back(threads / stage.teams);
+}
+
+Network::Workers::Workers(const Model& model, int threads) : pool(threads, spins_for(threads)), all(threads, spins_for(threads)) {
+  for (const Stage& stage : model.stages) {
+    teams.emplace_back();
+    for (int team = 0; team < stage.teams; ++team) teams.back().emplace_back(threads / stage.teams, spins_for(threads));
   }
+}
+
+Network::Workers& Network::workers() {
+  return workers_.get([&] { return std::make_unique<Workers>(model_, static_cast<int>(buffers_.size())); });
 }
 
 size_t Network::bytes() const {
@@ -57,7 +64,7 @@ void Network::lay_out(Buffers& b) const {
   grow(s16, static_cast<size_t>(patches), stride_of(model_.patch_layer.outputs));
   for (const Stage& stage : model_.stages) {
     const StreamRows rows{stage.tokens};
-    grow(stream, static_cast<size_t>(rows.count(pool_.threads())), stride_of(stage.channels));
+    grow(stream, static_cast<size_t>(rows.count(static_cast<int>(buffers_.size()))), stride_of(stage.channels));
     if (stage.merge) grow(normed, kRowsAtOnce, stride_of(stage.merge->norm.channels()));
     for (const Block& block : stage.blocks) {
       const int tokens = block.windows->tokens;
@@ -90,12 +97,13 @@ void Network::lay_out(Buffers& b) const {
 // ------------------------------------------------------------------------------------------------------- who does what
 
 int Network::run(const float* images, int batch, float* logits) {
-  const std::lock_guard lock(mutex_);
-  const int threads = pool_.threads();
+  Workers& w = workers();
+  const std::lock_guard lock(w.mutex);
+  const int threads = w.pool.threads();
   const size_t pixels = static_cast<size_t>(model_.channels) * model_.height * model_.width;
   const int alone = batch / threads * threads;  // a thread per image; what is left over is done together
   std::atomic<int> bad{batch};
-  pool_.run([&](int thread) {
+  w.pool.run([&](int thread) {
     auto image = [&](int i, Buffers& shared, const Crew& crew) {
       if (forward(images + static_cast<size_t>(i) * pixels, logits + static_cast<size_t>(i) * model_.head.classes, shared, crew,
                   nullptr))
@@ -105,14 +113,14 @@ int Network::run(const float* images, int batch, float* logits) {
       }
     };
     for (int i = thread; i < alone; i += threads) image(i, buffers_[static_cast<size_t>(thread)], {0, 1, nullptr, nullptr});
-    if (alone < batch) all_.wait();  // nobody may touch the first thread's buffers before it has left them
-    for (int i = alone; i < batch; ++i) image(i, buffers_[0], {thread, threads, &all_, &teams_});
+    if (alone < batch) w.all.wait();  // nobody may touch the first thread's buffers before it has left them
+    for (int i = alone; i < batch; ++i) image(i, buffers_[0], {thread, threads, &w.all, &w.teams});
   });
   return bad.load() == batch ? -1 : bad.load();
 }
 
 int Network::trace(const float* image, float* logits, const Tap& tap) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(workers().mutex);
   return forward(image, logits, buffers_[0], {0, 1, nullptr, nullptr}, &tap) ? -1 : 0;
 }
 

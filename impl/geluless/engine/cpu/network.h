@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -26,7 +27,7 @@ class Network {
   Network(const NetworkSpec& spec, const Kernels& kernels, int threads);
 
   // images: float32 [batch, channels, height, width]; logits: [batch, classes]. Returns the index of the first image with a
-  // NaN or infinite pixel, or -1. Simultaneous calls are served one after the other.
+  // NaN or infinite pixel, or -1. Simultaneous calls are served one after the other. Works in forked processes, too.
   int run(const float* images, int batch, float* logits);
 
   // One image on one thread; `tap` receives every intermediate tensor. Returns as run() does.
@@ -44,6 +45,14 @@ class Network {
     int32_t* sums;
     int16_t* pooled;
     uint32_t not_finite;
+  };
+  struct Workers {  // of one process
+    Workers(const Model& model, int threads);
+
+    std::mutex mutex;  // held during a pass
+    Pool pool;
+    Barrier all;
+    std::vector<std::deque<Barrier>> teams;  // per stage and team
   };
   struct Crew {  // who works on an image together
     int thread, threads;
@@ -71,6 +80,7 @@ class Network {
   };
 
   void lay_out(Buffers& b) const;
+  Workers& workers();  // starts their threads at the first call in a process. Throws NoThreads.
   Place place_of(size_t stage, const Crew& crew) const;
   bool forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Tap* tap);
   void embed(const float* image, Buffers& shared, Buffers& own, Share share) const;
@@ -86,12 +96,9 @@ class Network {
             const int32_t* row_index = nullptr) const;
 
   const Kernels& kernels_;
-  Pool pool_;
-  std::mutex mutex_;
   Model model_;
   std::vector<Buffers> buffers_;  // one set per thread
-  Barrier all_;
-  std::vector<std::deque<Barrier>> teams_;
+  PerProcess<Workers> workers_;
 };
 
 }  // namespace geluless
