@@ -1,6 +1,6 @@
 """The command `geluless`: parses, runs one verb, prints its result, and turns errors into one line and an exit code.
 
-Exit codes: 0 ok, 1 failed check or unusable input, 2 usage, 3 missing resource, 130 interrupted. Set
+Exit codes: 0 ok, 1 failed check or unusable input, 2 usage, 3 missing resource, 130 interrupted, 143 terminated. Set
 GELULESS_TRACEBACK=1 to see where an error came from.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 
 from geluless.commands import (
     baselines,
@@ -56,10 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         # With --json stdout belongs to the one object at the end; whatever a library prints goes to stderr.
-        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        with termination_as_exception(), redirect_stdout(sys.stderr) if options.json else nullcontext():
             result: Result = options.run(options)
-        _print(result, as_json=options.json)
-        return result.code
+        return _print(result, as_json=options.json)
     except (GelulessError, OSError) as error:
         return _fail(error, as_json=options.json)
     except ModuleNotFoundError as error:
@@ -67,18 +68,50 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         missing = MissingResource(f"{options.verb} needs {package}: pip install 'geluless[claims]'")
         return _fail(missing, as_json=options.json)
+    except Terminated:
+        print("geluless: terminated", file=sys.stderr)
+        return ExitCode.TERMINATED
     except KeyboardInterrupt:
         print("geluless: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 
-def _print(result: Result, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result.data, indent=1, allow_nan=False))
-    else:
-        from rich.console import Console
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send before they kill: as an exception it lets half-written files and processes be removed."""
 
-        result.show(Console(markup=False, highlight=False))  # a file name may hold what looks like markup
+
+@contextmanager
+def termination_as_exception() -> Iterator[None]:
+    """Where nobody else handles the signal, and in the main thread, which alone can."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _print(result: Result, *, as_json: bool) -> ExitCode:
+    try:
+        if as_json:
+            print(json.dumps(result.data, indent=1, allow_nan=False))
+        else:
+            from rich.console import Console
+
+            result.show(Console(markup=False, highlight=False))  # a file name may hold what looks like markup
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try once more, and complain, as it ends
+        if not isinstance(error, BrokenPipeError):  # who closed the pipe has seen enough
+            print(f"geluless: error: cannot write the result to standard output ({error.strerror})", file=sys.stderr)
+        return ExitCode.FAILED
+    return result.code
 
 
 def _fail(error: GelulessError | OSError, *, as_json: bool) -> ExitCode:

@@ -24,6 +24,7 @@ from geluless.baselines.host import BaselineHost
 from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.environment import cpu_model, isa_flags, package_version
 from geluless.bench.process import CandidateFailure, TimingProcess
+from geluless.cache import made_cache
 from geluless.files import read_json
 from geluless.sources import comparison_sources
 
@@ -57,7 +58,7 @@ def prepare_all(
 ) -> Result:
     """Prepare every baseline for every subject that it can run. `scratch` takes logs and compilers' files; `done` is told how
     many baselines each finished family had."""
-    cache.mkdir(parents=True, exist_ok=True)
+    made_cache(cache)
     _sweep(cache)
     jobs = [(subject, family) for subject in subjects for family in families_of(baselines, subject)]
     place = _Place(cache, scratch, tuple(cores), [])

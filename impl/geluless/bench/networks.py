@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geluless import sizes
-from geluless.cache import default_cache
+from geluless.cache import default_cache, made_cache
 from geluless.sources import artifact_sources
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int
     With `drop_bias` a ReLU network has no fc1 bias: the variant relu-nobias. For timing and for comparing engines only; its
     predictions mean nothing. Kept in `cache` (default: the user's cache folder), one file per network, kind and seed: 29 MB
     for Swin-T, 198 MB for Swin-L. Making it takes 5 to 20 s on two cores and up to 2.2 GB of memory, reading it again a
-    second. Raises ModelError for an unknown name, OSError where the cache cannot be written.
+    second. Raises ModelError for an unknown name, OutputError where the cache cannot be written.
     """
     from geluless.errors import ArtifactError
     from geluless.integer.artifact import SUFFIX, load_artifact
@@ -40,7 +40,7 @@ def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int
             return load_artifact(path)
         except ArtifactError:
             path.unlink(missing_ok=True)  # damaged or of an older format: made anew
-    folder.mkdir(parents=True, exist_ok=True)
+    made_cache(folder)
     artifact = _make(name, relu=relu, drop_bias=drop_bias, seed=seed)
     artifact.save(path)
     for old in folder.glob(f"{glob.escape(stem)}_*{SUFFIX}"):

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from geluless.baselines.defaults import BATCH, SEED, THREADS, THROUGHPUT_BATCH
 from geluless.commands.options import positive, recorded_activation
-from geluless.commands.output import checked_output
+from geluless.commands.output import checked_output, keep
 from geluless.commands.result import OptionError, Result
 from geluless.errors import GelulessError
-from geluless.files import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -222,8 +221,7 @@ def _write(record: BaselinesRecord, output: Path) -> str:
     if plot := baselines_plot(record.summary(), salt="baselines"):
         files[output.with_name(f"{stem}.baselines.svg")] = standalone(plot)
     for path, text in files.items():
-        with atomic_output(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        keep(path, text.encode())
     return str(output)
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import check_isa, positive
-from geluless.commands.output import checked_output
+from geluless.commands.output import checked_output, keep
 from geluless.commands.result import OptionError, Result
 from geluless.errors import GelulessError, VariantError
-from geluless.files import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,8 +82,7 @@ def run(options: argparse.Namespace) -> Result:
         how = {"graph": not options.eager, "cold_l2": options.cold}
         record.environment["gpu"] = telemetry.record() | how
     if output:
-        with atomic_output(output) as partial:
-            partial.write_text(record.to_json() + "\n", encoding="utf-8")
+        keep(output, f"{record.to_json()}\n".encode())
     data = record.summary()
     ratios = data.pop("ratios")
     notes = _notes(record)

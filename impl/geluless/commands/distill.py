@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
-from geluless.commands.output import checked_folder, checked_output
+from geluless.commands.output import checked_folder, checked_output, keep
 from geluless.commands.result import OptionError, Result
-from geluless.files import atomic_output
+from geluless.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,10 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--recipe", default="local+kd", metavar="NAME", help="paper, local, or local+kd (default)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--checkpoint-dir", type=Path, metavar="DIR", help="keep progress here: the same command continues a killed run"
+        "--checkpoint-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep progress here: the same command continues a killed run, with as many threads as that had",
     )
     add_output(parser, suffix=SUFFIX)
     parser.set_defaults(run=run)
@@ -34,11 +37,13 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.distillation import RECIPES, BlockRecord, distill, format_record
+    from geluless.distillation.student_file import student_file
 
     if options.recipe not in RECIPES:
         raise OptionError(f"no recipe is called {options.recipe!r}; choose one of {', '.join(RECIPES)}")
     output = checked_output(options.output, suffix=SUFFIX, force=options.force)
     progress = checked_folder(options.checkpoint_dir, option="--checkpoint-dir") if options.checkpoint_dir else None
+    continue_with_its_threads(options, progress)
     set_threads(options)
     teacher = open_model(options)
     images = open_images(options, model=teacher)
@@ -54,7 +59,12 @@ def run(options: argparse.Namespace) -> Result:
         "seed": str(options.seed),
         "images": images.digest,
     }
-    _save(done.student, output, metadata=facts)
+    try:
+        keep(output, *student_file(done.student, facts))
+    except OutputError as error:
+        if progress is None:
+            raise
+        raise OutputError(f"{error}. The run is whole in {progress}: the same command writes the file from there") from None
     for warning in done.warnings:
         print(f"geluless: warning: {warning}", file=sys.stderr)
 
@@ -64,9 +74,11 @@ def run(options: argparse.Namespace) -> Result:
     return Result({"output": str(output), **facts, "seed": options.seed, "distillation": done.to_json()}, show)
 
 
-def _save(student: Any, output: Path, *, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save_file
+def continue_with_its_threads(options: argparse.Namespace, progress: Path | None) -> None:
+    """The order of float additions depends on the threads: a run goes on with those that it began with, wherever it goes on."""
+    from geluless.distillation.checkpoints import threads_begun_with
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    with atomic_output(output) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+    if progress is None or options.threads is not None or (begun := threads_begun_with(progress)) is None:
+        return
+    options.threads = begun
+    print(f"geluless: {progress} was begun with --threads {begun} and goes on with that", file=sys.stderr)

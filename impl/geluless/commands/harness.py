@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geluless.commands.options import positive
+from geluless.commands.output import checked_folder, checked_output, keep
 from geluless.commands.result import ExitCode, Result
 
 if TYPE_CHECKING:
@@ -25,16 +26,17 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> Result:
     import sys
 
-    from geluless.files import atomic_output
     from geluless.verdicts.harness import run_self_test
 
+    output = options.output
+    if output is not None:  # now, rather than after the hours that the test takes
+        checked_folder(output.parent, option="--output")
+        checked_output(output, suffix=".json", force=True)
     test = run_self_test(studies=options.studies, announce=lambda line: print(line, file=sys.stderr, flush=True))
     data = test.record()
     failures = test.failures()
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_output(options.output) as partial:
-            partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if output is not None:
+        keep(output, f"{json.dumps(data, indent=1, allow_nan=False)}\n".encode())
     return Result(data, lambda console: _show(console, data, failures), ExitCode.FAILED if failures else ExitCode.OK)
 
 

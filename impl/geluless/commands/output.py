@@ -1,11 +1,15 @@
-"""Output files and folders that cannot be written are refused before hours of work rather than after."""
+"""Output files and folders that cannot be written are refused before hours of work rather than after; what becomes of the work of
+hours where they cannot be written then."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
 from geluless.commands.result import OptionError
+from geluless.errors import OutputError
+from geluless.files import write_whole
 
 
 def checked_output(path: Path, *, suffix: str, force: bool) -> Path:
@@ -36,3 +40,18 @@ def checked_folder(path: Path, *, option: str) -> Path:
     except OSError as error:
         raise OptionError(f"{option} {path}: cannot write there ({error.strerror}); choose another folder") from error
     return path
+
+
+def keep(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write the pieces to `path`, and where that fails to another folder. Raises OutputError, which says to which."""
+    try:
+        write_whole(path, *pieces)
+    except OutputError as error:
+        for folder in (Path(tempfile.gettempdir()), Path.cwd()):
+            elsewhere = folder / f"{os.getpid()}-{path.name}"
+            try:
+                write_whole(elsewhere, *pieces)
+            except OutputError:
+                continue
+            raise OutputError(f"{error}. What was to be written is in {elsewhere}") from None
+        raise

@@ -18,7 +18,7 @@ from geluless.commands.options import (
     positive,
     set_threads,
 )
-from geluless.commands.output import checked_output
+from geluless.commands.output import checked_output, keep
 from geluless.commands.result import OptionError, Result
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> Result:
     chosen = balanced_indices(images.labels, options.calibration_images)
     batches = images.batches(options.batch_size, indices=chosen)
     artifact = quantize(model, batches, profile=profile, name=options.model)
-    artifact.save(output)
+    keep(output, artifact.to_bytes())
     precisions = Counter(row["dtype"] for row in artifact.precision_manifest())
     data = {
         "output": str(output),

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """The process's exit codes; 130 is the shell's own for an interrupt."""
+    """The process's exit codes; 130 is the shell's own for an interrupt, 143 for SIGTERM."""
 
     OK = 0
     FAILED = 1
     USAGE = 2
     MISSING_RESOURCE = 3
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class OptionError(GelulessError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from geluless.errors import CheckpointError
+from geluless.files import write_whole
 
-FILE = "distillation.pt"
+NAME = "distillation"
+FILE = f"{NAME}.pt"
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,10 @@ class RunCheckpoint:
         self.identity = identity
 
     def save(self, student: dict[str, torch.Tensor], records: list[dict[str, Any]]) -> None:
-        """Write beside, flush to disk, rename: at every moment the file is the old one or the new one, whole."""
-        temporary = self.path.with_suffix(".tmp")
-        with open(temporary, "wb") as stream:
-            torch.save({"identity": vars(self.identity), "student": student, "records": records}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.path)
+        """At every moment the file is the old one or the new one, whole. Raises OutputError."""
+        content = io.BytesIO()
+        torch.save({"identity": vars(self.identity), "student": student, "records": records}, content)
+        write_whole(self.path, content.getbuffer())
 
     def load(self) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]] | None:
         """None when there is nothing yet. Raises CheckpointError for another run's or an unreadable file."""
@@ -57,6 +56,21 @@ class RunCheckpoint:
             student, records = state["student"], state["records"]
         except Exception as error:  # torch.load of damaged bytes raises many kinds; all mean the same to the user
             raise CheckpointError(f"{self.path} cannot be read ({type(error).__name__}): {fix}") from error
+        if different == ["threads"]:
+            begun = state["identity"].get("threads")
+            raise CheckpointError(
+                f"{self.path} was begun with --threads {begun}, on which the order of float additions depends: continue it with "
+                f"that (in Python torch.set_num_threads({begun})), or {fix}"
+            )
         if different:
             raise CheckpointError(f"{self.path} belongs to a run with another {', '.join(different)}: {fix}")
         return student, records
+
+
+def threads_begun_with(folder: Path) -> int | None:
+    """Of the run whose progress lies in the folder; None where there is none, or none that can be read, as `load` will say."""
+    try:
+        state = torch.load(folder / FILE, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["identity"]["threads"])
+    except Exception:
+        return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from geluless.distillation.checkpoints import RunCheckpoint, RunIdentity
+from geluless.distillation.checkpoints import NAME, RunCheckpoint, RunIdentity
 from geluless.distillation.networks import Networks, SplitImages
-from geluless.distillation.phases import phases_of
+from geluless.distillation.phases import Phase, phases_of
 from geluless.distillation.recipes import Recipe, RecipeError, resolve_recipe
 from geluless.distillation.records import BlockRecord, Distillation, Status
 from geluless.errors import ModelError
+from geluless.files import one_run_in
 from geluless.models.activations import activation_of, replace_gelu
 from geluless.models.swin import weights_digest
 
@@ -59,24 +61,26 @@ def distill(
         threads=torch.get_num_threads(),
     )
     checkpoint = RunCheckpoint(Path(checkpoint_dir), identity) if checkpoint_dir is not None else None
-    records = _resume(networks, checkpoint)
-    done = len(records)  # steps, counted from the phase at hand
-    for phase in phases:
-        if done >= len(phase.steps):
-            done -= len(phase.steps)
-            continue
-        bar = tqdm(phase.run(done), total=len(phase.steps), initial=done, desc=chosen.name, disable=None, leave=False)
-        for record in bar:
+    with one_run_in(checkpoint.path.parent, name=NAME) if checkpoint else nullcontext():
+        records = _resume(networks, checkpoint)
+        for record in _steps(phases, done=len(records), name=chosen.name):
             records.append(record)
             if checkpoint:
                 checkpoint.save(networks.student.state_dict(), [r.to_json() for r in records])
             if on_block:
                 on_block(record)
-        done = 0
     replace_gelu(networks.student)  # raises if a GELU were left
     warnings = [f"{r.block} ({r.phase}): {r.status.value}" for r in records if r.status is not Status.OK]
     student = networks.student.eval().requires_grad_(False)
     return Distillation(student, chosen.name, seed, tuple(records), tuple(warnings))
+
+
+def _steps(phases: Sequence[Phase], *, done: int, name: str) -> Iterator[BlockRecord]:
+    """Take those after the first `done` of all phases, with a progress bar for each phase."""
+    for phase in phases:
+        if done < len(phase.steps):
+            yield from tqdm(phase.run(done), total=len(phase.steps), initial=done, desc=name, disable=None, leave=False)
+        done = max(0, done - len(phase.steps))
 
 
 def _resume(networks: Networks, checkpoint: RunCheckpoint | None) -> list[BlockRecord]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from geluless.cache import made_cache
 from geluless.engine.gpu.program import GRID_LIMITS, Launch, Program
 from geluless.engine.gpu.tiles import Architecture, Tile
 from geluless.files import atomic_output, read_json
@@ -112,7 +113,7 @@ def record_path(folder: Path, device: str, triton: str) -> Path:
 def write_record(path: Path, device: str, triton: str, best: Mapping[Shape, Tile]) -> None:
     """Atomically: the file appears whole or not at all."""
     rows = [{"shape": list(shape), "tile": asdict(tile)} for shape, tile in sorted(best.items())]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_cache(path.parent)
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps({"format": FORMAT, "device": device, "triton": triton, "tiles": rows}, indent=1) + "\n")
 

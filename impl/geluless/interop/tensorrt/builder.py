@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 
+from geluless.cache import made_cache
 from geluless.errors import ExportError
 from geluless.files import atomic_output
 from geluless.interop.fusion import Layer, fusion_report
@@ -126,7 +127,7 @@ def compile_engine(model: onnx.ModelProto, content: bytes, library: Library, tar
     if serialized is None:
         raise ExportError(f"{library} cannot build the network for {target}: {reasons(logger)}")
     if library.flavour is Flavour.TENSORRT:
-        timings.parent.mkdir(parents=True, exist_ok=True)
+        made_cache(timings.parent)
         with atomic_output(timings) as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     engine = bytes(serialized)
