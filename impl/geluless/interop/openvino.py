@@ -61,7 +61,11 @@ def export_openvino(exported: Exported, path: str | Path) -> OpenVinoReport:
         expected = _logits(core.compile_model(network, OPENVINO_DEVICE, OPENVINO_CONFIG), image)
         # The .bin takes its place first, and an older .xml is gone by then: no .xml ever lies beside another network's weights.
         with atomic_output(path) as xml, atomic_output(path.with_suffix(".bin")) as weights:
-            openvino.save_model(network, str(xml), compress_to_fp16=False)
+            try:
+                openvino.save_model(network, str(xml), compress_to_fp16=False)
+            except RuntimeError:
+                xml.write_bytes(bytes(1 << 20))  # C++ streams do not say why they fail: Python's do, where it is the disk
+                raise
             compiled = core.compile_model(core.read_model(str(xml)), OPENVINO_DEVICE, OPENVINO_CONFIG)
             if not np.array_equal(_logits(compiled, image), expected):
                 raise ExportError("OpenVINO reads other weights from the IR than from the ONNX file: nothing was written")
