@@ -269,28 +269,31 @@ def test_a_student_s_file_is_what_safetensors_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_distillation_ends_in_the_same_bytes_each_time(tmp_path: Path) -> None:
-    """Two processes, one of them killed between two steps and continued where fewer processors may be used."""
+def test_a_run_that_goes_on_with_fewer_processors_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    """Two processes with two threads; one is killed after a step and continued where it is bound to one processor."""
     script = """
 import os, signal, sys
-from geluless import cli
-from geluless.distillation import checkpoints
-if len(sys.argv) > 2:
-    save = checkpoints.RunCheckpoint.save
-    def save_and_die(*arguments):
-        save(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-    checkpoints.RunCheckpoint.save = save_and_die
-command = "distill --model swin_micro_tiny --embedded --recipe local".split()
-sys.exit(cli.main([*command, "--checkpoint-dir", sys.argv[1] + "/run", "--output", sys.argv[1] + "/student.safetensors"]))
+from pathlib import Path
+import torch
+from geluless.distillation import distill
+from geluless.distillation.checkpoints import threads_begun_with
+from geluless.distillation.student_file import student_file
+from tests.distillation.test_distillation import LOCAL
+from tests.support.networks import MemoryImages, awkward_swin
+
+folder, what = Path(sys.argv[1]), sys.argv[2]
+if what == "continue":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+torch.set_num_threads(threads_begun_with(folder) or 2)
+die = (lambda record: os.kill(os.getpid(), signal.SIGKILL)) if what == "die" else None
+done = distill(awkward_swin(), MemoryImages(120), recipe=LOCAL, checkpoint_dir=folder, on_block=die)
+(folder / "student.safetensors").write_bytes(b"".join(student_file(done.student, {"recipe": "local"})))
 """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    environment = {"OMP_NUM_THREADS": "2"}
-    run_script(script, whole, environment=environment, timeout=600)
+    run_script(script, whole, "whole", timeout=600)
     with pytest.raises(AssertionError, match="exit code -9"):
-        run_script(script, killed, "die", environment=environment, timeout=600)
-    bound = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    run_script(bound + script, killed, environment={"OMP_NUM_THREADS": "1"}, timeout=600)
+        run_script(script, killed, "die", timeout=600)
+    assert sorted(entry.name for entry in killed.iterdir()) == [f"{NAME}.lock", FILE]
+    run_script(script, killed, "continue", timeout=600)
+    assert sorted(entry.name for entry in killed.iterdir()) == [FILE, "student.safetensors"]
     assert (whole / "student.safetensors").read_bytes() == (killed / "student.safetensors").read_bytes()
