@@ -449,5 +449,9 @@ def fixtures(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Render report/claims.json to Markdown and HTML again, without judging anything anew."""
+    """Render report/claims.json to Markdown and HTML again, without judging anything anew.
+
+    `-- --readme README.md` writes the README's figures, with `--outdated` only above them that they are of other code;
+    `-- --record` adds a whole run to claims/history.json.
+    """
     session.run(environment(session), "-m", "geluless.cli", "report", *session.posargs)
