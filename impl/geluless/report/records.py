@@ -30,7 +30,10 @@ def read_document(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ReportError(f"{source} is not of schema {SCHEMA}: run `nox -s claims` with this version")
     if document.get("sources") != verdict_sources():
-        raise ReportError(f"{source} was made by other code than this: its verdicts are stale, run `nox -s claims` again")
+        raise ReportError(
+            f"{source} was made by other code than this, or with other networks, images or packages: its verdicts are stale, "
+            "run `nox -s claims` again"
+        )
     return document
 
 
