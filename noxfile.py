@@ -112,7 +112,7 @@ def claims(session: nox.Session) -> None:
     report.mkdir(parents=True, exist_ok=True)
     started = time.time()
     try:
-        # Verdicts never come from a cache of an earlier run, pytest's own included.
+        # Without pytest's cache: what an earlier run found neither orders nor chooses the tests of this one.
         arguments = ("-p", "no:cacheprovider", f"--junitxml={report / 'junit.xml'}")
         session.run(python, "-m", "pytest", "claims", *arguments, *session.posargs)
     finally:
@@ -202,24 +202,7 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def neon(session: nox.Session) -> None:
     """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator."""
-    compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
-    if not (shutil.which(compiler) and shutil.which(emulator)):
-        session.error(f"{compiler} or {emulator} is missing: `apt-get install g++-aarch64-linux-gnu qemu-user` (Debian, Ubuntu)")
-    python, home = environment(session), HERE / ".build" / "neon"
-    dump, program = home / "awkward.bin", home / "check_kernels"
-    env = {"PATH": os.pathsep.join((str(Path(python).parent), os.environ["PATH"]))}  # cmake and ninja are Python packages
-    cmake = shutil.which("cmake", path=env["PATH"])
-    if cmake is None:
-        session.error("cmake is missing: `pip install cmake ninja`")
-    target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}")
-    options = ("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_BUILD_TYPE=Release")
-    folders = ("-G", "Ninja", "-S", str(HERE / "tests" / "engine" / "cpu" / "cpp"), "-B", str(home))
-    session.run(cmake, *folders, *target, *options, env=env, external=True)
-    session.run(cmake, "--build", str(home), "--target", "check_headers", "check_kernels", env=env, external=True)
-    session.run(python, "-m", "tests.support.native_dump", str(dump))
-    session.run(emulator, str(program), str(dump))
-    # Control: on a processor without dot products NEON must be left out, and with nothing to compare the program must fail.
-    session.run(emulator, "-cpu", "cortex-a57", str(program), success_codes=[1])
+    session.run(environment(session), "-m", "tests.support.neon")
 
 
 def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:

@@ -12,20 +12,26 @@ import torch
 from scipy.stats import ttest_1samp
 
 import geluless
+from geluless.bench.identity import require_network
 from geluless.distillation import RECIPES, Distillation, RecipeError, SoftLabelSettings, distill
 from geluless.distillation.recipes import LocalSettings, Recipe
+from geluless.engine.engine import Engine
+from geluless.errors import MissingResource
+from geluless.integer.artifact import Artifact
 from geluless.models import named_blocks
 from geluless.ptq.quantize import quantize
+from geluless.verdicts import worker as worker_module
 from geluless.verdicts.ablation import CONTROL, SETTINGS, recipe_of, setting_of, table
 from geluless.verdicts.accuracy import ablation_table, accuracy_report_data, bias_drop, draw_drops, failure_sign_details, spread
 from geluless.verdicts.equivalence import paired_drop
 from geluless.verdicts.failure_signs import agreement, curve_shape, dead_units
 from geluless.verdicts.layer_errors import LayerError, layer_errors
-from geluless.verdicts.micro_networks import DRAWS, Kind, Task, TaskResult
+from geluless.verdicts.micro_networks import DRAWS, FLOAT_GELUS, Kind, Task, TaskResult
 from geluless.verdicts.predictions import pack_predictions, read_predictions
 from geluless.verdicts.report_data import micro_network_data
 from geluless.verdicts.statistics import deviation, mean_difference, student
-from geluless.verdicts.worker import calibration_indices, run_task
+from geluless.verdicts.worker import TWO_STAGE, Worker, calibration_indices, run_task
+from tests.support.compiled import requires_native
 from tests.support.networks import MemoryImages, awkward_images, awkward_swin
 
 LOCAL = Recipe("quick", 0.2, local=LocalSettings(96, 1e-3, 10, 128, 2e-3, 0.95))
@@ -342,6 +348,68 @@ def test_drops_over_draws_and_biases_pair_the_images_both_have_seen() -> None:
     assert "99.50 %" in text
     assert "90.00 %" in text
     assert "dead hidden units: 25.00 %" in text
+
+
+@pytest.fixture(scope="module")
+def quantized() -> tuple[Worker, Artifact]:
+    """A worker of the base task on few images, and its INT8 GELU network."""
+    worker = Worker(Task(Kind.BASE, "tiny"), images=24, report=lambda _: None)
+    return worker, worker._calibrated(worker._teacher(), profile="per-channel", draw=0)
+
+
+@requires_native
+def test_the_timed_gelus_have_predictions_too(quantized: tuple[Worker, Artifact]) -> None:
+    """Of the very artifact and engine that would be timed, once its tensors were verified."""
+    worker, artifact = quantized
+    found = worker._float_gelu(artifact)
+    assert set(found) == {"int8-gelu-separate", "int8-gelu-fused"} == {f"int8-{variant}" for variant in FLOAT_GELUS}
+    for variant in FLOAT_GELUS:
+        expected = worker._run(Engine(artifact, variant=variant, threads=1), worker.indices).argmax(1)
+        assert (found[f"int8-{variant}"] != expected).sum() <= 1, "a value on a tie may tip an image that lies on an edge"
+        assert worker.seconds[f"INT8 {variant}"] > 0
+
+
+@requires_native
+def test_a_wrong_gelu_has_no_accuracy(quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, artifact = quantized
+    right = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda self, images: right(self, images) + (self.variant == "gelu-fused"))
+    with pytest.raises(RuntimeError, match="INT8 gelu-fused: WRONG"):
+        worker._float_gelu(artifact)
+
+
+def test_without_compiled_kernels_they_are_left_out(quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, artifact = quantized
+    monkeypatch.setattr(worker, "_compiled", lambda _: None)
+    assert worker._float_gelu(artifact) == {}
+
+
+def test_an_artifact_bears_the_name_of_its_task(quantized: tuple[Worker, Artifact]) -> None:
+    worker, artifact = quantized
+    require_network(artifact, worker.task.model, activation="gelu")
+
+
+@requires_native
+def test_the_code_of_the_mlp_is_read_of_three_networks_and_left_out_where_it_cannot_be(
+    quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = quantized
+    student = worker._teacher()
+    geluless.replace_gelu(student)
+    artifact = worker._calibrated(student, profile="per-channel", draw=0)
+    seen: list[tuple[str, str | None]] = []
+
+    def read(made: Artifact, *_: object, variant: str | None = None, **__: object) -> tuple[object, ...]:
+        seen.append((made.plan.profile, variant))
+        return ()
+
+    def missing(*_: object, **__: object) -> None:
+        raise MissingResource("objdump is missing")
+
+    monkeypatch.setattr(worker_module, "cpu_mlp_code", missing)
+    monkeypatch.setattr(worker_module, "gpu_mlp_code", read)
+    assert set(worker._mlp_code(student, artifact)) == {"gpu relu", "gpu relu-float", "gpu two-stage"}
+    assert seen == [("per-channel", None), ("per-channel", "relu-float"), (TWO_STAGE.name, None)]
 
 
 @pytest.mark.nightly

@@ -144,9 +144,23 @@ def _of_other_variants(folder: Path) -> None:
     path.write_text(json.dumps(data))
 
 
+def _other(**changes: object) -> Spoil:
+    """A record whose second candidate is another thing than the record says."""
+
+    def spoil(folder: Path) -> None:
+        data = json.loads((folder / MAIN).read_text())
+        data["candidates"][1] |= changes
+        (folder / MAIN).write_text(json.dumps(data))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (_other(model="swin-large (random)"), "gelu-separate is of swin-large (random), the record of swin"),
+        (_other(macs=7), "different numbers of multiply-accumulates are not compared"),
+        (_other(artifact=""), "gelu-separate names no artifact"),
         (_of_other_code, "it was made by other code"),
         (_of_other_variants, "not relu with a variant"),
         (lambda folder: shutil.copy(folder / MAIN, folder / "x.bench.json"), "was measured twice"),

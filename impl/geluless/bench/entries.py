@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.bench.harness import Row
+from geluless.bench.identity import require_network
 from geluless.bench.networks import random_artifact, random_images
 from geluless.bench.paired import Stopwatch, WallClock
 from geluless.bench.process import CandidateFailure, Status
 from geluless.bench.verification import Run, verify_call
+from geluless.bench.work import macs
+from geluless.errors import ArtifactError
 
 if TYPE_CHECKING:
     from geluless.bench.gpu_timing import GpuTiming
@@ -89,6 +92,11 @@ class Entry:
         from geluless.engine.engine import Engine
 
         artifact = self._artifact()
+        if self.model:
+            try:
+                require_network(artifact, self.model, activation=self.variant and ("relu" if self._relu else "gelu"))
+            except ArtifactError as error:
+                raise CandidateFailure(Status.WRONG, f"{self.name} is not timed: {error}") from error
         engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa)
         if engine.backend != self.backend:
             raise CandidateFailure(Status.MISSING, "the compiled engine is missing: nothing would be timed but numpy")
@@ -97,9 +105,13 @@ class Entry:
         found = prepare(engine, images, name=self.name, verify=self.verify, expected=expected, verified=verified, gpu=gpu)
         return replace(found, call=slowed(found.call, self.handicap)) if self.handicap else found
 
+    @property
+    def _relu(self) -> bool:
+        return (self.variant or "relu").startswith("relu")
+
     def _artifact(self) -> Artifact:
         if self.artifact is None:
-            return _random(self.model, (self.variant or "relu").startswith("relu"), self.drop_bias)
+            return _random(self.model, self._relu, self.drop_bias)
         return _read(self.artifact)
 
 
@@ -135,6 +147,7 @@ def prepare(
         variant=engine.variant,
         model=engine.artifact.plan.model,
         artifact=engine.artifact.content_hash,
+        macs=macs(engine.artifact.plan),
         correctness=correctness,
         isa=engine.isa,
         backend=engine.backend,

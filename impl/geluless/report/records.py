@@ -32,7 +32,10 @@ def read_document(folder: Path) -> dict[str, Any]:
         found = f"of schema {schema}" if isinstance(schema, str) else "no record of claims"
         raise ReportError(f"{source} is {found[:60]}, and this version reads {SCHEMA}: run `nox -s claims` again")
     if document.get("sources") != verdict_sources():
-        raise ReportError(f"{source} was made by other code than this: its verdicts are stale, run `nox -s claims` again")
+        raise ReportError(
+            f"{source} was made by other code than this, or with other networks, images or packages: its verdicts are stale, "
+            "run `nox -s claims` again"
+        )
     return document
 
 

@@ -12,8 +12,9 @@ A task is a function of one size that a worker process (geluless.verdicts.worker
     nobias    local with fc1's biases dropped, then INT8; the naive swap without them beside it -> predictions
     varied    a recipe with one factor changed ("varied:tiny/rate-quarter#1", see ablation) -> predictions
 
-base and local are quantized with further draws of calibration images, with each layer's distance from the float network.
-Nothing is read from earlier runs. Prediction vectors of different tasks are paired by image.
+base and local are quantized with further draws of calibration images, with each layer's distance from the float network; base
+also runs the INT8 GELU network with each of FLOAT_GELUS. What earlier runs have left and this one reads: claims/README.md.
+Prediction vectors of different tasks are paired by image.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from geluless.verdicts.ablation import setting_of
 if TYPE_CHECKING:
     from geluless.models.description import BlockDescription
     from geluless.verdicts.layer_errors import LayerError
+    from geluless.verdicts.mlp_path import MlpCode
 
 SIZES = tuple(sizes.SIZES)
 INT8_NAIVE_SIZES = ("tiny",)  # elsewhere the naive swap in FP32 is control enough, at a third of the time
+FLOAT_GELUS = ("gelu-separate", "gelu-fused")  # variants of the INT8 GELU network: FasterTransformer's structure, and erf fused
 SEED = 0
 SEEDS = (SEED, 1, 2)  # of distillation, where several are run
 CALIBRATION_IMAGES = 256
@@ -140,6 +143,7 @@ class TaskResult:
     # by engine. ENGINE_CONTROL is the negative control: one weight changed by one step.
     engines: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     gpu_code: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # the same for the GPU engine's compiled PTX
+    mlp_code: Mapping[str, tuple[MlpCode, ...]] = field(default_factory=dict, repr=False)  # by "cpu relu", "gpu two-stage", ...
     distillation: Mapping[str, Any] | None = None
     dead_units: Mapping[str, float] = field(default_factory=dict, repr=False)  # by block: share of hidden units that never fire
     # By variant: one vector per entry of DRAWS.

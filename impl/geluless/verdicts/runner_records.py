@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from geluless.bench.harness import Findings, Row
+from geluless.bench.identity import RANDOM, problem_of
 from geluless.bench.intervals import FEWEST
-from geluless.bench.networks import RANDOM, SIZES
+from geluless.bench.networks import SIZES
 from geluless.bench.record import Record, read_record
 from geluless.bench.telemetry import HARMLESS
 from geluless.errors import GelulessError
@@ -134,6 +135,8 @@ def _comparison(path: Path, machine: Machine) -> Comparison:
         if not all((values > 0).all() and math.isfinite(values.sum()) for values in samples.seconds.values()):
             raise ValueError("its samples are no times")
         rows = tuple(Row(**{key: row[key] for key in Row.__dataclass_fields__}) for row in record.candidates)
+        reasons += [f"{row.name} is of {row.model}, the record of {record.model}" for row in rows if row.model != record.model]
+        reasons += [problem] if (problem := problem_of(rows)) else []
         seconds = float(sum(values.sum() for values in samples.seconds.values()))
         found = Findings(samples, record.dropped, rows, seconds, environment=record.environment)
         model = str(record.model).removesuffix(RANDOM)

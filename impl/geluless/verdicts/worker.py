@@ -7,11 +7,13 @@ import functools
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from geluless.bench.verification import verify_call
 from geluless.data import embedded_images, teacher_path
 from geluless.data.balance import balanced_indices
 from geluless.distillation import RECIPES, Recipe, distill, format_record
@@ -34,6 +36,7 @@ from geluless.verdicts.micro_networks import (
     DESCRIBED_IMAGES,
     DRAWS,
     ENGINE_CONTROL,
+    FLOAT_GELUS,
     INT8_NAIVE_SIZES,
     LAYER_ERROR_IMAGES,
     OTHER_ISA_IMAGES,
@@ -46,6 +49,7 @@ from geluless.verdicts.micro_networks import (
     Task,
     TaskResult,
 )
+from geluless.verdicts.mlp_path import MlpCode, cpu_mlp_code, gpu_mlp_code
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +57,9 @@ if TYPE_CHECKING:
     from geluless.integer.artifact import Artifact
 
 Report = Callable[[str], None]
+
+# The best profile but for its rounding: FasterTransformer's two in every linear layer.
+TWO_STAGE = dataclasses.replace(PROFILES["per-channel"], name="best-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers)
 
 
 def run_task(task: Task, *, images: int | None = None, report: Report = print) -> TaskResult:
@@ -102,6 +109,7 @@ class Worker:
         predictions, artifacts = {"fp32-gelu": self._float("FP32 GELU", teacher)}, {}
         predictions["int8-gelu"], artifact = self._integer("INT8 GELU", teacher)
         artifacts["int8-gelu"], gelu_manifest = artifact.content_hash, _manifest(artifact)
+        predictions |= self._float_gelu(artifact)
         further = self._further("int8-gelu", "INT8 GELU", teacher, artifact, predictions["int8-gelu"])
         naive = self._teacher()
         replace_gelu(naive)
@@ -129,6 +137,7 @@ class Worker:
         gpu_code = self._timed(f"{name}, PTX", lambda: self._gpu_code_differences(artifact, logits))
         predictions["int8-relu"] = self._predicted(name, logits)
         errors, artifacts, manifests = self._rounding(student) if self.task.size == ROUNDING_SIZE else ({}, {}, {})
+        mlp_code = self._mlp_code(student, artifact) if self.task.size == ROUNDING_SIZE else {}
         return {
             "predictions": predictions,
             "errors": errors,
@@ -136,6 +145,7 @@ class Worker:
             "manifests": {"int8-relu": _manifest(artifact), **manifests},
             "engines": engines,
             "gpu_code": gpu_code,
+            "mlp_code": mlp_code,
             **self._further("int8-relu", "INT8 ReLU", student, artifact, predictions["int8-relu"]),
             **record,
         }
@@ -181,7 +191,7 @@ class Worker:
         variants: dict[str, Profile] = {
             "one-stage": best,
             "one-stage again": best,
-            "two-stage": dataclasses.replace(best, name="best-two-stage", two_stage_layers=PROFILES["ft1"].two_stage_layers),
+            "two-stage": TWO_STAGE,
             "ft1": PROFILES["ft1"],
             "ft2": PROFILES["ft2"],
         }
@@ -275,7 +285,7 @@ class Worker:
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
         chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
-        return quantize(model, self.train.batches(64, indices=chosen), profile=profile)
+        return quantize(model, self.train.batches(64, indices=chosen), profile=profile, name=self.task.model)
 
     def _quick_integer(self, name: str, model: nn.Module, *, draw: int) -> tuple[np.ndarray, str, str]:
         """(predictions, artifact, engine) by compiled kernels; without them by the reference on the first images only.
@@ -289,6 +299,24 @@ class Worker:
             engine, indices = Engine(artifact, backend="reference", threads=1), self.indices[:REFERENCE_DRAW_IMAGES]
         predictions = self._predicted(step, self._timed(step, lambda: self._run(engine, indices)))
         return predictions, artifact.content_hash, f"{engine.backend} ({engine.isa}), {len(indices):,} images"
+
+    def _float_gelu(self, artifact: Artifact) -> dict[str, np.ndarray]:
+        """The INT8 GELU network with the fp32 GELUs that are timed: FasterTransformer's structure, and erf fused.
+
+        One value on a tie may be a step off the reference's, so a second engine verifies each tensor of an image
+        (`verify_call`). Raises RuntimeError where it finds another GELU. Empty without compiled kernels.
+        """
+        found = {}
+        for variant in FLOAT_GELUS if self._compiled(artifact) is not None else ():
+            engine, name = Engine(artifact, "cpu", variant=variant, threads=1), f"INT8 {variant}"
+            image = next(iter(self.test.batches(1, indices=self.indices[:1]))).numpy()
+            correctness, good = verify_call(engine, image, functools.partial(engine, image))
+            if not good:
+                raise RuntimeError(f"{name}: {correctness}")
+            found[f"int8-{variant}"] = self._predicted(
+                name, self._timed(name, functools.partial(self._run, engine, self.indices))
+            )
+        return found
 
     def _further(self, variant: str, name: str, model: nn.Module, artifact: Artifact, first: np.ndarray) -> dict[str, Any]:
         """Fields of TaskResult: other draws of calibration images, and each layer's distance from the float network."""
@@ -343,6 +371,32 @@ class Worker:
         for name, made in ((f"relu, PTX for {PTX_TARGET}", artifact), (ENGINE_CONTROL, _one_weight_changed(artifact))):
             logits = GpuNetwork(made.plan, made.tensors, Variant.RELU, executor=executor).run(images)
             found[name] = (int((logits != expected[: len(images)]).any(axis=1).sum()), len(images))
+        return found
+
+    def _mlp_code(self, student: nn.Module, artifact: Artifact) -> dict[str, tuple[MlpCode, ...]]:
+        """The machine code of the MLP of `artifact` and of two that must show floating point, on "cpu" and on "gpu" (named so
+        before the variant); without what is needed to compile or to read it, nothing."""
+        two_stage = self._calibrated(student, profile=TWO_STAGE, draw=0)
+        compared: dict[str, tuple[Artifact, str | None]] = {
+            "relu": (artifact, None),
+            "relu-float": (artifact, "relu-float"),
+            "two-stage": (two_stage, None),
+        }
+        image = next(iter(self.test.batches(1, indices=self.indices[:1]))).numpy()
+
+        def on_cpu() -> dict[str, tuple[MlpCode, ...]]:
+            return {f"cpu {name}": cpu_mlp_code(made, image, variant=variant) for name, (made, variant) in compared.items()}
+
+        def on_gpu() -> dict[str, tuple[MlpCode, ...]]:
+            return {
+                f"gpu {name}": (gpu_mlp_code(made, PTX_TARGET, batch=PTX_IMAGES, variant=variant),)
+                for name, (made, variant) in compared.items()
+            }
+
+        found: dict[str, tuple[MlpCode, ...]] = {}
+        for where, read in (("cpu", on_cpu), ("gpu", on_gpu)):
+            with suppress(MissingResource):
+                found |= self._timed(f"MLP's code, {where}", read)
         return found
 
     def _timed(self, step: str, work: Callable[[], Any]) -> Any:

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,15 @@ def choose_isa(isa: str | None) -> str:
     return isa
 
 
+@dataclass(frozen=True)
+class KernelRun:
+    """`part` as the reference names it ("layers.0.blocks.1.mlp.fc1"); `entry`: address of the kernel's code in the extension."""
+
+    part: str
+    kernel: str
+    entry: int
+
+
 class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
@@ -86,6 +96,12 @@ class CpuNetwork:
         logits = np.empty((len(images), self._classes), np.float32)
         _refuse(self._network.run(np.ascontiguousarray(images), logits))
         return logits
+
+    def kernel_runs(self, image: NDArray[np.float32]) -> list[KernelRun]:
+        """Every kernel call of the blocks' norms, linear layers and activations for one image [1, C, H, W], in order, noted by
+        the engine where it makes the call."""
+        logits = np.empty((1, self._classes), np.float32)
+        return [KernelRun(*run) for run in self._network.kernel_runs(np.ascontiguousarray(image), logits)]
 
     def trace(self, image: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], Any]) -> NDArray[np.float32]:
         """Like `run` for one image [1, C, H, W] on one thread; `tap` gets every intermediate tensor, int32 [tokens, C]."""

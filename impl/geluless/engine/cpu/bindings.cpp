@@ -1,9 +1,11 @@
 // The Python module: networks, and single kernels for the laws and the benchmarks. read_spec.h checks what it is given.
 
+#include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -108,6 +110,21 @@ int trace(Network& network, const Images& images, const Logits& logits, const nb
     const nb::bytes raw(reinterpret_cast<const char*>(values), static_cast<size_t>(columns) * sizeof(int32_t));
     tap(name, token, raw);
   });
+}
+
+// (part, kernel, place of its first instruction in this module's file) of every call.
+std::vector<std::tuple<std::string, std::string, uint64_t>> kernel_runs(Network& network, const Images& images,
+                                                                        const Logits& logits) {
+  check_shapes(network, images, logits);
+  if (images.shape(0) != 1) throw std::invalid_argument("kernel_runs takes one image");
+  std::vector<std::tuple<std::string, std::string, uint64_t>> found;
+  for (const KernelRun& run : network.kernel_runs(images.data(), logits.data())) {
+    Dl_info file;
+    if (!dladdr(run.code, &file)) throw std::runtime_error("the loader does not know where " + run.kernel + " lies");
+    const auto place = static_cast<const char*>(run.code) - static_cast<const char*>(file.dli_fbase);
+    found.emplace_back(run.part, run.kernel, static_cast<uint64_t>(place));
+  }
+  return found;
 }
 
 // --------------------------------------------------------------------- single kernels, for the laws and the benchmarks
@@ -238,6 +255,7 @@ void define(nb::module_& m) {
           "network"_a, "isa"_a, "threads"_a)
       .def("run", &run, "images"_a.noconvert(), "logits"_a.noconvert())
       .def("trace", &trace, "images"_a.noconvert(), "logits"_a.noconvert(), "tap"_a)
+      .def("kernel_runs", &kernel_runs, "images"_a.noconvert(), "logits"_a.noconvert())
       .def_prop_ro("bytes", &Network::bytes);
   nb::class_<KernelLayer>(m, "KernelLayer")
       .def(nb::init<const std::string&, nb::object>(), "isa"_a, "layer"_a)

@@ -20,6 +20,12 @@ namespace geluless {
 // Receives intermediate tensors row by row as int32.
 using Tap = std::function<void(const std::string& name, int token, const int32_t* values, int columns)>;
 
+// One kernel call of a norm, a linear layer or an activation of a block: which of them, the kernel's name, its first instruction.
+struct KernelRun {
+  std::string part, kernel;
+  const void* code;
+};
+
 class Network {
  public:
   // Copies all it needs out of the specification. Throws std::bad_alloc.
@@ -31,6 +37,9 @@ class Network {
 
   // One image on one thread; `tap` receives every intermediate tensor. Returns as run() does.
   int trace(const float* image, float* logits, const Tap& tap);
+
+  // One image on one thread: every kernel call of its blocks in order, attention's aside, noted where the call is made.
+  std::vector<KernelRun> kernel_runs(const float* image, float* logits);
 
   const Model& model() const { return model_; }
   size_t bytes() const;  // packed weights and all buffers
@@ -84,6 +93,7 @@ class Network {
                   size_t output_stride) const;
   void gemm(const PackedLinear& layer, const uint8_t* input, int rows, Share panels, void* output, size_t output_stride,
             const int32_t* row_index = nullptr) const;
+  void note(const void* part, const std::string& kernel, const void* code) const;
 
   const Kernels& kernels_;
   Pool pool_;
@@ -92,6 +102,7 @@ class Network {
   std::vector<Buffers> buffers_;  // one set per thread
   Barrier all_;
   std::vector<std::deque<Barrier>> teams_;
+  std::vector<KernelRun>* runs_ = nullptr;  // takes notes while kernel_runs() holds the mutex
 };
 
 }  // namespace geluless
