@@ -59,7 +59,7 @@ class Row:
     verified: bool = False
     memory_bytes: int = 0
     device: str = ""  # of a GPU
-    tiles: dict[str, Any] | None = None  # how a GPU's linear layers are cut, and which of that was measured
+    tiles: dict[str, Any] | None = None  # how a GPU's kernels are cut, and which of that was measured
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
