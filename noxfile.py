@@ -248,21 +248,23 @@ GPU_RIVALS = (
     "relu",  # against itself, the control
     *("relu-separate", "relu-float", "relu-nobias"),  # the last over an artifact of its own, without fc1's bias
 )
+GPU_PAIRS = (  # (model, batch, rival, flags): relu against each
+    *((model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS),
+    *((model, batch, "gelu-separate", (f,)) for f in ("--eager", "--cold") for model in GPU_MODELS for batch in ("1", "32")),
+)
+GPU_PROCESSES = "5"  # of each comparison, whose interval is over processes; ci/README.md says how long all of them take
 
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other variant, paired.
+    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other variant, paired,
+    in several processes each.
 
     What fails is told at the end and fails the session; everything else is run all the same. Without a device it says what it
     would do. Arguments after `--` go to `geluless bench`: `-- --seconds 3`.
     """
     python = environment(session)
     records = HERE / "report" / "gpu"
-    pairs: list[tuple[str, str, str, tuple[str, ...]]]
-    pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
-    for flag in (("--eager",), ("--cold",)):
-        pairs += [(model, batch, "gelu-separate", flag) for model in GPU_MODELS for batch in ("1", "32")]
     probe = "import torch; print('device' if torch.cuda.is_available() else 'none')"
     if str(session.run(python, "-c", probe, silent=True)).split()[-1] != "device":
         session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
@@ -270,7 +272,8 @@ def gpu(session: nox.Session) -> None:
         session.log("  geluless tune                   tiles by measurement, kept for later runs")
         session.log("  pytest tests/bench/bench_gpu_networks.py --gpu    whole networks, as pytest-benchmark's JSON")
         session.log(
-            f"  geluless bench --backend gpu    {len(pairs)} paired comparisons, records in {records.relative_to(HERE)}/:"
+            f"  geluless bench --backend gpu    {len(GPU_PAIRS)} paired comparisons of {GPU_PROCESSES} processes, "
+            f"records in {records.relative_to(HERE)}/:"
         )
         session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(GPU_BATCHES)};")
         session.log(f"      relu against {', '.join(GPU_RIVALS)}; graph and eager, hot and cold L2")
@@ -285,11 +288,11 @@ def gpu(session: nox.Session) -> None:
         "tuning": ("geluless.cli", "tune", *shapes),
         "networks": networks,
     }
-    for model, batch, rival, mode in pairs:
+    for model, batch, rival, mode in GPU_PAIRS:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
         options = ("--backend", "gpu", "--model", model, "--batch", batch, "--variant", "relu", "--against", rival, *mode)
         output = ("--force", "--output", str(records / f"{name}.bench.json"))
-        steps[name] = ("geluless.cli", "bench", *options, *session.posargs, *output)
+        steps[name] = ("geluless.cli", "bench", *options, "--processes", GPU_PROCESSES, *session.posargs, *output)
     failed = []
     for name, arguments in steps.items():
         try:

@@ -162,7 +162,7 @@ def test_a_count_that_does_not_see_its_controls_gives_no_verdict(
     c14: ModuleType, float_relu: list[MlpCode], two_roundings: list[MlpCode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClaimFixture, "lacks", lambda *_, **__: False)
-    assert not judged([path()], float_relu, two_roundings).control.failed_as_it_must
+    assert judged([path()], float_relu, two_roundings).control.held is False
     code = {"cpu relu": (path(),), "cpu relu-float": tuple(float_relu), "cpu two-stage": tuple(two_roundings)}
     with pytest.raises(ClaimProtocolError, match="negative control did not fail"):
         verdict(c14, code)

@@ -221,16 +221,21 @@ def gpu_timing(graph: bool, cold: bool) -> GpuTiming:
 
 
 def tiles(engine: Engine, images: NDArray[np.float32]) -> dict[str, Any] | None:
-    """What a record says of a GPU's tiles: every linear layer's by its shape, with whether they were measured or the table's."""
+    """What a record says of a GPU's tiles: those of every linear layer and separate activation by its shape, with whether they
+    were measured or are the table's."""
     from geluless.engine.gpu import GpuNetwork
-    from geluless.engine.gpu.tuning import tiles_of
+    from geluless.engine.gpu.tuning import in_order, tiles_of
 
     if not isinstance(engine.network, GpuNetwork):
         return None
     used = {shape: tile for program, _ in engine.network.pieces(images) for shape, tile in tiles_of(program).items()}
     measured = engine.network.tiles.tuned
     rows = [
-        {"layer": "{} x {} x {} {}".format(*shape), "tile": asdict(tile), "tuned": shape in measured}
-        for shape, tile in sorted(used.items())
+        {
+            "layer": f"{' x '.join(map(str, shape[:-1]))} {shape[-1]}",
+            "tile": asdict(used[shape]),
+            "tuned": shape in measured,
+        }
+        for shape in in_order(used)
     ]
     return {"architecture": engine.network.executor.architecture, "tuned": sum(row["tuned"] for row in rows), "layers": rows}

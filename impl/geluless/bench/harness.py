@@ -59,7 +59,7 @@ class Row:
     verified: bool = False
     memory_bytes: int = 0
     device: str = ""  # of a GPU
-    tiles: dict[str, Any] | None = None  # how a GPU's linear layers are cut, and which of that was measured
+    tiles: dict[str, Any] | None = None  # how a GPU's kernels are cut, and which of that was measured
     macs: int = 0  # multiply-accumulates: of a network per image, of a kernel per call
     group: str = ""  # rows of one group are compared with each other: equal work
 

@@ -60,10 +60,11 @@ def _programs(tiles: Tiles, sizes: Collection[str], images: Collection[int]) -> 
 
 def specializations(launch: Launch, batches: Collection[int], tiles: Tiles) -> Iterator[Launch]:
     """A launch of one image at every batch, with and without the clamp."""
-    if launch.kernel != "int8_linear":
+    shape = shape_of(launch)
+    if shape is None or len(shape) == 3:
         yield launch
         return
-    rows, outputs, inputs, epilogue = shape_of(launch)
+    rows, outputs, inputs, epilogue = shape
     for tile in dict.fromkeys(tiles.linear(batch * rows, outputs, inputs, epilogue) for batch in batches):
         tiled = with_tile(launch, tile)
         for saturate in (0, 1) if launch.arguments["shift"] is not None else (0,):
