@@ -61,6 +61,20 @@ def test_a_change_counts_where_it_can_change_the_record(package: Path, name: str
     assert {name for name in DIGESTS if before[name] != after[name]} == changed
 
 
+def test_the_code_alone_is_the_same_whatever_packages_there_are(package: Path) -> None:
+    """With the networks that lie beside it, and without what only shows."""
+    code = sources.code_sources.__wrapped__
+    before = code()
+    (package / "report" / "html.py").write_text("two")
+    assert code() == before
+    (package / "ptq" / "fold.py").write_text("two")
+    changed = code()
+    assert changed != before
+    (package.parents[1] / "fixtures").mkdir(exist_ok=True)
+    (package.parents[1] / "fixtures" / "MANIFEST.toml").write_text("another network")
+    assert code() not in (before, changed)
+
+
 def test_a_renamed_file_counts(package: Path) -> None:
     before = digests()
     (package / "bench" / "paired.py").rename(package / "bench" / "pairs.py")
