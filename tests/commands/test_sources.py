@@ -61,6 +61,12 @@ def test_a_change_counts_where_it_can_change_the_record(package: Path, name: str
     assert {name for name in DIGESTS if before[name] != after[name]} == changed
 
 
+def test_a_renamed_file_counts(package: Path) -> None:
+    before = digests()
+    (package / "bench" / "paired.py").rename(package / "bench" / "pairs.py")
+    assert digests()["verdict"] != before["verdict"]
+
+
 def test_the_code_alone_is_the_same_whatever_packages_there_are(package: Path) -> None:
     """With the networks that lie beside it, and without what only shows."""
     code = sources.code_sources.__wrapped__
@@ -73,12 +79,6 @@ def test_the_code_alone_is_the_same_whatever_packages_there_are(package: Path) -
     (package.parents[1] / "fixtures").mkdir(exist_ok=True)
     (package.parents[1] / "fixtures" / "MANIFEST.toml").write_text("another network")
     assert code() not in (before, changed)
-
-
-def test_a_renamed_file_counts(package: Path) -> None:
-    before = digests()
-    (package / "bench" / "paired.py").rename(package / "bench" / "pairs.py")
-    assert digests()["verdict"] != before["verdict"]
 
 
 @pytest.mark.parametrize("place", ["engine", "bench", "verdicts/harness.py"])
