@@ -82,3 +82,11 @@ def _files(place: Path) -> Iterator[Path]:
     if not place.exists():
         raise FileNotFoundError(f"{place} is not there: if it was renamed, name it anew in {Path(__file__).name}")
     return (path for path in ([place] if place.is_file() else place.rglob("*")) if path.suffix in SUFFIXES)
+
+
+@cache
+def code_sources() -> str:
+    """What decides a verdict as far as it lies in the repository: the same on every machine, whatever packages it has."""
+    names = [path.name for path in PACKAGE.iterdir() if path.name not in ONLY_SHOW]
+    beside = (CLAIMS, PACKAGE.parent.parent / "fixtures" / "MANIFEST.toml")
+    return digest(*(PACKAGE / name for name in names), *(place for place in beside if place.exists()))

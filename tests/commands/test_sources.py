@@ -101,6 +101,20 @@ def test_a_renamed_file_counts(package: Path) -> None:
     assert digests()["verdict"] != before["verdict"]
 
 
+def test_the_code_alone_is_the_same_whatever_packages_there_are(package: Path) -> None:
+    """With the networks that lie beside it, and without what only shows."""
+    code = sources.code_sources.__wrapped__
+    before = code()
+    (package / "report" / "html.py").write_text("two")
+    assert code() == before
+    (package / "ptq" / "fold.py").write_text("two")
+    changed = code()
+    assert changed != before
+    (package.parents[1] / "fixtures").mkdir(exist_ok=True)
+    (package.parents[1] / "fixtures" / "MANIFEST.toml").write_text("another network")
+    assert code() not in (before, changed)
+
+
 @pytest.mark.parametrize("place", ["engine", "bench", "verdicts/harness.py"])
 def test_a_place_that_was_renamed_is_an_error_and_not_left_out(package: Path, place: str) -> None:
     (package / place).rename(package / "elsewhere")

@@ -16,7 +16,7 @@ from geluless.report.baselines import Found
 from geluless.report.history import HistoryError, PastRun, read_history, record_run, run_of, spread, with_this
 from geluless.report.outdated import changed_files, decides_verdicts, mark_outdated, problem
 from geluless.report.readme import BEGIN, END, ReadmeError, figures, update_readme
-from geluless.sources import verdict_sources
+from geluless.sources import code_sources
 from tests.report.test_report import NASTY, claim, write
 from tests.report.test_report import record as claim_record
 
@@ -46,7 +46,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "partial": [],
         "created": "2026-11-26T10:00:00+00:00",
         "seconds": 1500.0,
-        "sources": "abcdef012345" + "0" * 52,
+        "code": "abcdef012345" + "0" * 52,
         "totals": {"paper": {"NEEDS_GPU": 3, "OURS": 1}, "here": {"transfer": {"REPRODUCED": 5, "REFUTED": 2}}},
         "environment": {"cpu": "Zen", "cores": 2, "git": {"revision": "0123456789abcdef", "dirty": False}},
         "claims": [{"id": "c03", "records": lost}, {"id": "c06", "records": [time]}, {"id": "c10", "records": [engines]}],
@@ -143,7 +143,7 @@ def readme(*lines: str) -> str:
 
 def test_the_figures_of_the_readme_are_of_this_code_or_say_that_they_are_not() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert problem(text, this=verdict_sources()[:12]) == ""
+    assert problem(text, this=code_sources()[:12]) == ""
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,21 @@ def test_the_notice_is_put_there_once_and_only_where_it_is_true(tmp_path: Path, 
     assert problem(once, this=outdated.code()) == ""
     mark_outdated(path)
     assert path.read_text() == once
-    update_readme(path, document(sources=verdict_sources()), BASELINES, HARNESS)
+    update_readme(path, document(code=code_sources()), BASELINES, HARNESS)
     assert "another code" not in path.read_text()
     assert problem(path.read_text(), this=outdated.code()) == ""
     with pytest.raises(ReadmeError, match="of this very code"):
         mark_outdated(path)
+
+
+def test_a_processor_with_a_hostile_name_is_no_markup_and_no_other_head() -> None:
+    cpu = f"{NASTY}\n, 2 cores, 2020-01-01, revision 99999999, code 999999999999, 1 minutes.\n{NOTICE}"
+    made = document()
+    lines = figures(made | {"environment": made["environment"] | {"cpu": cpu}}, BASELINES, HARNESS)
+    text = readme(*lines)
+    assert problem(text, this="abcdef012345") == ""
+    assert "revision 0123456789, another code" in problem(text, this="999999999999")
+    assert "<script" not in text.replace("\\<script", "")
 
 
 @pytest.mark.parametrize("head", ["no revision", OLD_HEAD.replace("revision", "version")])
@@ -231,6 +241,8 @@ def test_changed_files_are_those_that_decide_verdicts(tmp_path: Path) -> None:
         ("impl/geluless/report/html.py", False),
         ("impl/geluless/cli.py", False),
         ("claims/history.json", False),
+        ("fixtures/MANIFEST.toml", True),
+        ("fixtures/make_data.py", False),
         ("tests/test_map.py", False),
         ("", False),
     ],
@@ -254,7 +266,7 @@ RATIO = "c06 transfer_to_this_cpu[tiny]: time of relu over gelu-separate"
 def past(value: float, name: str = "time of relu over gelu-separate", **changes: Any) -> PastRun:
     ratios = {f"c06 transfer_to_this_cpu[tiny]: {name}": (value, value - 0.01, value + 0.01)}
     values: dict[str, Any] = {
-        "created": None, "cpu": "Zen 4", "revision": None, "sources": None, "source": "a letter", "ratios": ratios,
+        "created": None, "cpu": "Zen 4", "revision": None, "code": None, "source": "a letter", "ratios": ratios,
     }  # fmt: skip
     return PastRun(**{**values, **changes})
 
@@ -289,7 +301,7 @@ def test_a_whole_run_of_this_code_is_recorded_once(tmp_path: Path) -> None:
     (run, _) = read_history(history)
     assert run.ratios[RATIO] == (0.868, 0.858, 0.878)
     assert list(run.ratios) == [f"c06 transfer_to_this_cpu[tiny]: time of relu over {name}" for name in OVER]
-    assert (run.cpu, run.revision, run.sources) == ("Zen", "0123456789ab", "abcdef012345" + "0" * 52)
+    assert (run.cpu, run.revision, run.code) == ("Zen", "0123456789ab", "abcdef012345" + "0" * 52)
     with pytest.raises(HistoryError, match=r"whole runs.*only c06"):
         record_run(document(partial=["only c06"]), history)
     with pytest.raises(HistoryError, match="nothing to record"):
@@ -311,12 +323,12 @@ def test_a_whole_run_of_this_code_is_recorded_once(tmp_path: Path) -> None:
         ([{"ratios": {"a": [0.9, 0.95, 1.0]}}], "'ratios' maps"),
         ([{"ratios": {"a": ["0.9", 0.8, 1.0]}}], "'ratios' maps"),
         ([{"ratios": {"a": [True, True, True]}}], "'ratios' maps"),
-        ('[{"created": null, "cpu": "", "revision": null, "sources": null, "source": "s", "ratios": {"a": [1, 1, Infinity]}}]',
+        ('[{"created": null, "cpu": "", "revision": null, "code": null, "source": "s", "ratios": {"a": [1, 1, Infinity]}}]',
          "'ratios' maps"),
     ],
 )  # fmt: skip
 def test_a_damaged_history_is_refused(content: Any, words: str, tmp_path: Path) -> None:
-    whole = {"created": None, "cpu": "Zen", "revision": None, "sources": None, "source": "s", "ratios": {"a": [0.9, 0.8, 1.0]}}
+    whole = {"created": None, "cpu": "Zen", "revision": None, "code": None, "source": "s", "ratios": {"a": [0.9, 0.8, 1.0]}}
     if not isinstance(content, str):
         content = json.dumps([entry and {**whole, **entry} for entry in content])
     path = tmp_path / "history.json"
@@ -340,7 +352,7 @@ def test_quoting_and_recording_a_folder(tmp_path: Path) -> None:
     path.write_text(readme(HEAD))
     quote(tmp_path / "report", path)
     text = path.read_text()
-    assert f"code {verdict_sources()[:12]}" in text
+    assert f"code {code_sources()[:12]}" in text
     assert problem(text, this=outdated.code()) == ""
     assert made["totals"]["here"] == {"stand-in": {"REPRODUCED": 1}}
     assert "stand-in: 1 REPRODUCED" in text

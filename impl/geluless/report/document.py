@@ -11,7 +11,7 @@ from typing import Any
 
 from geluless.bench.environment import environment_record
 from geluless.report.board import here_cells, paper_cell, totals
-from geluless.sources import verdict_sources
+from geluless.sources import code_sources, verdict_sources
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
 
@@ -33,6 +33,7 @@ def build_document(
     document = {
         "schema": SCHEMA,
         "sources": verdict_sources(),
+        "code": code_sources(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "partial": list(partial),

@@ -1,7 +1,7 @@
 """Whole runs of the claims, a line each: what the interval of one run cannot tell, because it is of one machine and one day.
 
 The file is committed (claims/history.json) and written by `nox -s report -- --record`, never by a run itself: no verdict is made
-from it. A run's line has its date, processor, revision, digest of the sources, and every ratio of the claims in CLAIMS that it
+from it. A run's line has its date, processor, revision, digest of the code, and every ratio of the claims in CLAIMS that it
 measured, as [value, low, high]. What was not recorded is null: the first lines are of runs before this file.
 """
 
@@ -17,7 +17,7 @@ from geluless.errors import GelulessError
 from geluless.files import atomic_output, read_json
 from geluless.report.document import revision_text
 from geluless.report.markdown import escape
-from geluless.sources import verdict_sources
+from geluless.sources import code_sources
 
 NAME = "claims/history.json"
 CLAIMS = ("c06", "c07", "c09")  # those whose numbers are times of one variant over another
@@ -34,7 +34,7 @@ class PastRun:
     created: str | None
     cpu: str
     revision: str | None
-    sources: str | None
+    code: str | None
     source: str
     ratios: Mapping[str, tuple[float, float, float]]
 
@@ -59,7 +59,7 @@ def run_of(document: Mapping[str, Any]) -> PastRun:
         if number["unit"] == "ratio" and None not in (number["value"], number["low"], number["high"])
     }
     revision = revision_text(environment["git"])
-    return PastRun(document["created"], environment["cpu"], revision, document["sources"], "nox -s report -- --record", ratios)
+    return PastRun(document["created"], environment["cpu"], revision, document["code"], "nox -s report -- --record", ratios)
 
 
 def read_history(path: Path) -> tuple[PastRun, ...]:
@@ -78,7 +78,7 @@ def read_history(path: Path) -> tuple[PastRun, ...]:
 def _past_run(entry: Any, where: str) -> PastRun:
     if not isinstance(entry, dict) or set(entry) != set(KEYS):
         raise HistoryError(f"{where}: a run has {', '.join(KEYS)}")
-    for key in ("created", "revision", "sources"):
+    for key in ("created", "revision", "code"):
         if not isinstance(entry[key], str | None):
             raise HistoryError(f"{where}: {key!r} is a text, or null where it was not recorded")
     if not (isinstance(entry["cpu"], str) and isinstance(entry["source"], str) and entry["source"]):
@@ -124,7 +124,7 @@ def with_this(runs: Sequence[PastRun], document: Mapping[str, Any]) -> tuple[Pas
 
 def legend(runs: Sequence[PastRun]) -> str:
     """What the spreads are of: how many runs on how many processors, and how many of them of this code."""
-    same = sum(run.sources == verdict_sources() for run in runs)
+    same = sum(run.code == code_sources() for run in runs)
     processors = sorted({run.cpu for run in runs})
     return (
         f"Behind a semicolon: the least and the greatest estimate of so many whole runs. There are {len(runs)} in `{NAME}`, of "

@@ -1,6 +1,6 @@
 """Are the README's figures of this code? Figures of other code must say so, and figures of this code must not.
 
-The head line of the figures holds the digest of the sources they are of. `problem` is what a test asks of the README;
+The head line of the figures holds the digest of the code they are of. `problem` is what a test asks of the README;
 `mark_outdated` puts the notice there, with the number of files that have changed.
 """
 
@@ -13,18 +13,18 @@ from pathlib import Path, PurePosixPath
 
 from geluless.files import atomic_output
 from geluless.report.readme import DIGITS, ReadmeError, split
-from geluless.sources import ONLY_SHOW, SUFFIXES, verdict_sources
+from geluless.sources import ONLY_SHOW, SUFFIXES, code_sources
 
 HEAD = re.compile(
     r"^.*\b\d{4}-\d\d-\d\d, revision ([0-9a-f]{7,40}|none)( with local changes)?(?:, code ([0-9a-f]+))?, .*$", re.MULTILINE
 )
 NOTICE = re.compile(r"^> \*\*Figures of revision (\S+)\*\* \(another code than this one.*$", re.MULTILINE)
-PATHS = ("impl/geluless", "claims")
+PATHS = ("impl/geluless", "claims", "fixtures/MANIFEST.toml")
 
 
 def code() -> str:
     """The digest of this code as the README shows it."""
-    return verdict_sources()[:DIGITS]
+    return code_sources()[:DIGITS]
 
 
 def problem(text: str, *, this: str) -> str:
@@ -76,8 +76,9 @@ def changed_files(repository: Path, revision: str) -> int | None:
 
 
 def decides_verdicts(name: str) -> bool:
-    """As `verdict_sources` chooses its files, for a path from the root of the repository."""
-    parts = PurePosixPath(name).parts
-    if PurePosixPath(name).suffix not in SUFFIXES:
+    """As `code_sources` chooses its files, for a path from the root of the repository."""
+    path = PurePosixPath(name)
+    if path.suffix not in SUFFIXES:
         return False
-    return parts[0] == "claims" or (parts[:2] == ("impl", "geluless") and parts[2] not in ONLY_SHOW)
+    inside = path.parts[:2] == ("impl", "geluless") and path.parts[2] not in ONLY_SHOW
+    return inside or path.parts[0] == "claims" or name == "fixtures/MANIFEST.toml"

@@ -24,7 +24,7 @@ RIVALS = {
     "over a table": "gelu-lut",
 }
 NONE = "–"
-DIGITS = 12  # of the digest of the sources
+DIGITS = 12  # of the digest of the code
 
 
 class ReadmeError(GelulessError):
@@ -79,7 +79,7 @@ def head(document: Mapping[str, Any]) -> str:
     revision = (git["revision"] or "none")[:10] + (" with local changes" if git["dirty"] else "")
     return (
         f"{escape(environment['cpu'])}, {environment['cores']} cores, {document['created'][:10]}, revision {revision}, "
-        f"code {document['sources'][:DIGITS]}, {document['seconds'] / 60:.0f} minutes."
+        f"code {document['code'][:DIGITS]}, {document['seconds'] / 60:.0f} minutes."
     )
 
 
