@@ -78,6 +78,7 @@ class Entry:
     verify: bool = True
     graph: bool = True  # on a GPU: one CUDA graph instead of launch by launch
     cold: bool = False  # on a GPU: with nothing in its level-2 cache
+    blocked: bool = False  # on a CPU: an activation that is a pass of its own runs in strips of rows
     handicap: float = 0.0  # time added to each call, as a fraction of it: for judging the harness itself
 
     @property
@@ -88,7 +89,7 @@ class Entry:
         from geluless.engine.engine import Engine
 
         artifact = self._artifact()
-        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa)
+        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa, blocked=self.blocked)
         if engine.backend != self.backend:
             raise CandidateFailure(Status.MISSING, "the compiled engine is missing: nothing would be timed but numpy")
         images = random_images(artifact, self.batch, seed=self.seed)
@@ -139,6 +140,7 @@ def prepare(
         backend=engine.backend,
         threads=engine.threads,
         batch=len(images),
+        blocked=engine.blocked,
         input=hashlib.sha256(images.tobytes()).hexdigest(),
         output=digest,
         verified=verify,
