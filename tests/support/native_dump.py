@@ -29,8 +29,8 @@ from tests.support.networks import awkward_artifact, awkward_images
 MAGIC = b"GELULESS"
 IMAGES = 5
 VARIANTS = {
-    True: (Variant.RELU, Variant.RELU_FLOAT, Variant.RELU_SEPARATE),
-    False: (Variant.GELU_LUT, Variant.GELU_SHIFT, Variant.GELU_FUSED),
+    True: (Variant.RELU, Variant.RELU_FLOAT, Variant.RELU_SEPARATE, Variant.RELU_SEPARATE_INT8),
+    False: (Variant.GELU_LUT, Variant.GELU_IBERT, Variant.GELU_SHIFT, Variant.GELU_FUSED),
 }
 KINDS = {"int8": b"b", "uint8": b"B", "int16": b"h", "int32": b"i", "float32": b"f"}
 

@@ -81,7 +81,7 @@ class Entry:
     verify: bool = True
     graph: bool = True  # on a GPU: one CUDA graph instead of launch by launch
     cold: bool = False  # on a GPU: with nothing in its level-2 cache
-    blocked: bool | None = None
+    blocked: bool = False  # on a CPU: an activation that is a pass of its own runs in strips of rows
     handicap: float = 0.0  # time added to each call, as a fraction of it: for judging the harness itself
 
     @property
@@ -97,7 +97,7 @@ class Entry:
                 require_network(artifact, self.model, activation=self.variant and ("relu" if self._relu else "gelu"))
             except ArtifactError as error:
                 raise CandidateFailure(Status.WRONG, f"{self.name} is not timed: {error}") from error
-        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa)
+        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa, blocked=self.blocked)
         if engine.backend != self.backend:
             raise CandidateFailure(Status.MISSING, "the compiled engine is missing: nothing would be timed but numpy")
         images = random_images(artifact, self.batch, seed=self.seed)
@@ -153,6 +153,7 @@ def prepare(
         backend=engine.backend,
         threads=engine.threads,
         batch=len(images),
+        blocked=engine.blocked,
         input=hashlib.sha256(images.tobytes()).hexdigest(),
         output=digest,
         verified=verify,

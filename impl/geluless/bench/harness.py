@@ -54,6 +54,7 @@ class Row:
     backend: str = "cpu"
     threads: int = 1
     batch: int = 1
+    blocked: bool = False  # an activation that is a pass of its own ran in strips of rows
     input: str = ""  # sha256 of the images
     output: str = ""  # sha256 of the logits
     verified: bool = False

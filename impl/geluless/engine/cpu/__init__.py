@@ -80,11 +80,18 @@ class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
     def __init__(
-        self, plan: Plan, tensors: Mapping[str, NDArray[Any]], variant: Variant, *, isa: str | None = None, threads: int = 1
+        self,
+        plan: Plan,
+        tensors: Mapping[str, NDArray[Any]],
+        variant: Variant,
+        *,
+        isa: str | None = None,
+        threads: int = 1,
+        blocked: bool = False,
     ) -> None:
         self.isa = choose_isa(isa)
         self._classes = plan.head.fc.outputs
-        self._network = native().Network(lower(plan, tensors, variant), self.isa, threads)
+        self._network = native().Network(lower(plan, tensors, variant), self.isa, threads, blocked)
 
     @property
     def bytes(self) -> int:

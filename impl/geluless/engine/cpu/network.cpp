@@ -39,8 +39,13 @@ void give(const Tap& tap, const std::string& name, Type type, const void* data, 
 
 }  // namespace
 
-Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads)
-    : kernels_(kernels), pool_(threads), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)), all_(threads) {
+Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads, bool blocked)
+    : kernels_(kernels),
+      blocked_(blocked),
+      pool_(threads),
+      model_(spec, kernels, threads),
+      buffers_(static_cast<size_t>(threads)),
+      all_(threads) {
   for (Buffers& b : buffers_) b.arena.lay_out([&] { lay_out(b); });
   for (const Stage& stage : model_.stages) {
     teams_.emplace_back();
@@ -69,7 +74,7 @@ void Network::lay_out(Buffers& b) const {
       const int tokens = block.windows->tokens;
       const auto together = static_cast<size_t>(windows_at_once(tokens) * tokens);
       const auto all = static_cast<size_t>(block.windows->count) * static_cast<size_t>(tokens);
-      const size_t mlp = block.elementwise ? all : together;
+      const size_t mlp = whole_layer(block) ? all : together;
       grow(normed, mlp, stride_of(stage.channels));
       grow(qkv, together, stride_of(block.qkv.outputs));
       grow(context, together, stride_of(block.proj.inputs));
@@ -226,13 +231,13 @@ void Network::run_block(const Work& work) const {
   const int first = work.place.windows.begin(windows.count), end = work.place.windows.end(windows.count);
   const auto rows_of = [&](int window) { return windows.rows + static_cast<size_t>(window) * windows.tokens; };
   const int step = windows_at_once(windows.tokens);
+  const bool whole = whole_layer(work.block);
   for (int w = first; w < end; w += step) {
     const int count = std::min(step, end - w);
     attend(work, w, count);
-    if (!work.block.elementwise) transform(work, rows_of(w), count * windows.tokens);
+    if (!whole) transform(work, rows_of(w), count * windows.tokens);
   }
-  // A separate activation kernel sees the whole layer, as on a GPU: its input has left the cache by then.
-  if (work.block.elementwise) transform(work, rows_of(first), (end - first) * windows.tokens);
+  if (whole) transform(work, rows_of(first), (end - first) * windows.tokens);
 }
 
 // LayerNorm, QKV, attention, projection, residual.

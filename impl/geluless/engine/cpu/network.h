@@ -4,6 +4,9 @@
 // from the first LayerNorm to the end of the MLP while it is in the cache, without a barrier. The members of a larger team
 // share the same windows and split heads and output columns; they meet after every layer. All threads meet between blocks,
 // because the shifted windows of the next block cut across the present ones.
+//
+// An activation that is a pass of its own normally waits for the whole layer, as on a GPU: what it reads has left the cache. With
+// `blocked` it comes behind fc1 in the strips of windows that everything else is done in.
 
 #pragma once
 
@@ -29,7 +32,7 @@ struct KernelRun {
 class Network {
  public:
   // Copies all it needs out of the specification. Throws std::bad_alloc.
-  Network(const NetworkSpec& spec, const Kernels& kernels, int threads);
+  Network(const NetworkSpec& spec, const Kernels& kernels, int threads, bool blocked = false);
 
   // images: float32 [batch, channels, height, width]; logits: [batch, classes]. Returns the index of the first image with a
   // NaN or infinite pixel, or -1. Simultaneous calls are served one after the other.
@@ -79,6 +82,8 @@ class Network {
     const Tap* tap;
   };
 
+  // Whether norm2 to fc2 take all rows at once.
+  bool whole_layer(const Block& block) const { return block.elementwise && !blocked_; }
   void lay_out(Buffers& b) const;
   Place place_of(size_t stage, const Crew& crew) const;
   bool forward(const float* image, float* logits, Buffers& shared, const Crew& crew, const Tap* tap);
@@ -96,6 +101,7 @@ class Network {
   void note(const void* part, const std::string& kernel, const void* code) const;
 
   const Kernels& kernels_;
+  const bool blocked_;
   Pool pool_;
   std::mutex mutex_;
   Model model_;
