@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from geluless.bench.harness import Findings, Row
 from geluless.bench.paired import Samples
-from geluless.verdicts.planted import planted, same
-from geluless.verdicts.verdict import Verdict
+from geluless.verdicts.planted import Planted, planted, same
+from geluless.verdicts.verdict import Judgement, Verdict
 
 PROCESSES = 7
 
@@ -53,6 +55,13 @@ def test_a_layout_that_hides_or_makes_the_difference_is_no_control() -> None:
     lucky = planted({"batch 1": twice(1.05)}, "relu", "again")
     assert lucky.too_little.verdict is Verdict.REPRODUCED
     assert lucky.control().held is False
+
+
+@pytest.mark.parametrize("told", list(itertools.product(Verdict, repeat=3)))
+def test_each_of_the_three_can_spoil_the_control(told: tuple[Verdict, ...]) -> None:
+    equal, enough, too_little = told
+    good = equal is enough is Verdict.REPRODUCED is not too_little
+    assert Planted(*(Judgement(verdict, "") for verdict in told)).control().failed_as_it_must is good
 
 
 def test_equal_engines_are_rarely_called_different_over_all_conditions_together() -> None:
