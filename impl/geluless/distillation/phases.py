@@ -48,7 +48,7 @@ class LocalPhase:
         networks, held_out = self._networks, self._images.held_out_labels
         training = self._images.training(self._settings.images)
         seen = (training, held_out.images)
-        taught = tuple(self._images.taught(images) for images in seen)
+        taught = (self._images.taught(training), self._images.taught(held_out.images))
         walk = TokenStreams(networks.teacher, networks.student, seen, taught).walk()
         for index, (name, (block, tokens)) in enumerate(zip(self.steps, islice(walk, len(self.steps)), strict=True)):
             if index < done:
