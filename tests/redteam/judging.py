@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -28,12 +29,14 @@ Truth = Callable[[str, int], float]  # (name of an entry, number of the run) -> 
 
 def outcome(claim: str, test: str, **arguments: Any) -> Record:
     """What `test` of this claim's file delivers; a record with the status ERROR where it raises or delivers nothing."""
-    fixture = ClaimFixture(REGISTRY[claim], item=test.removeprefix("test_"), node=test)
+    row, item = REGISTRY[claim], test.removeprefix("test_")
+    fixture = ClaimFixture(row, item=item, node=test)
+    broken = Record(claim, item, test, "ERROR", "the test returned without a verdict", kind=row.kind_of(item))
     try:
         getattr(_module(claim), test)(claim=fixture, **arguments)
     except Exception as error:  # as pytest does: whatever it is, it is no verdict
-        return Record(claim, test, test, "ERROR", f"{type(error).__name__}: {error}")
-    return fixture.record or Record(claim, test, test, "ERROR", "the test returned without a verdict")
+        return replace(broken, sentence=f"{type(error).__name__}: {error}")
+    return fixture.record or broken
 
 
 @cache

@@ -60,8 +60,8 @@ def test_a_layout_that_hides_or_makes_the_difference_is_no_control() -> None:
 @pytest.mark.parametrize("told", list(itertools.product(Verdict, repeat=3)))
 def test_each_of_the_three_can_spoil_the_control(told: tuple[Verdict, ...]) -> None:
     equal, enough, too_little = told
-    good = equal is enough is Verdict.REPRODUCED is not too_little
-    assert Planted(*(Judgement(verdict, "") for verdict in told)).control().failed_as_it_must is good
+    good = (equal, enough, too_little) == (Verdict.REPRODUCED, Verdict.REPRODUCED, Verdict.REFUTED)
+    assert (Planted(*(Judgement(verdict, "") for verdict in told)).control().held is True) is good
 
 
 def test_equal_engines_are_rarely_called_different_over_all_conditions_together() -> None:

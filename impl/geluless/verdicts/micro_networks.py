@@ -8,7 +8,9 @@ A task is a function of one size that a worker process (geluless.verdicts.worker
               for tiny also one rounding against FasterTransformer's two -> squared logit errors
     paper     block after block by soft labels (the paper's way)    -> predictions, learning curves
     local+kd  local, then fine-tuned by soft labels                 -> predictions, learning curves
-    shuffled  negative control: soft labels of other images, beside one with the true ones -> predictions
+    first     the first block alone swapped, naively and by local and paper -> predictions
+    control   what must fail ("control:tiny/local"): the recipe with other images' targets, beside it with its own -> predictions;
+              for local and tiny also the latter quantized from blank images, and with half its hidden units silenced
     nobias    local with fc1's biases dropped, then INT8; the naive swap without them beside it -> predictions
     varied    a recipe with one factor changed ("varied:tiny/rate-quarter#1", see ablation) -> predictions
 
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geluless import sizes
-from geluless.verdicts.ablation import setting_of
+from geluless.verdicts.ablation import control_recipe, setting_of
 
 if TYPE_CHECKING:
     from geluless.models.description import BlockDescription
@@ -46,6 +48,8 @@ REFERENCE_DRAW_IMAGES = 1000  # test images per further draw where there are no 
 LAYER_ERROR_IMAGES = 64
 DESCRIBED_IMAGES = 500
 ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
+BROKEN_SIZE = "tiny"  # where a network is broken on purpose, for the judges of the failure signs
+SILENCED = 0.5  # share of every MLP's hidden units that are silenced there
 BATCH = 250
 
 OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones these many
@@ -59,7 +63,8 @@ class Kind(Enum):
     LOCAL = "local"
     PAPER = "paper"
     LOCAL_KD = "local+kd"
-    SHUFFLED = "shuffled"
+    FIRST = "first"
+    CONTROL = "control"
     NOBIAS = "nobias"
     VARIED = "varied"
 
@@ -70,10 +75,11 @@ TINY_SECONDS = {
     Kind.LOCAL: 90,
     Kind.PAPER: 200,
     Kind.LOCAL_KD: 120,
-    Kind.SHUFFLED: 50,
+    Kind.FIRST: 75,
     Kind.NOBIAS: 60,
 }
 OTHER_SEED_SECONDS = 45  # of local: no engines, no roundings, no further draws
+CONTROL_SECONDS = {"local": 8, "paper": 30, "local+kd": 12}
 SIZE_FACTOR = {"tiny": 1.0, "small": 2.0, "base": 3.2, "large": 4.5}
 
 
@@ -84,15 +90,20 @@ class Task:
     kind: Kind
     size: str
     seed: int = SEED
-    setting: str = ""  # of the ablation, for Kind.VARIED and no other
+    setting: str = ""  # of the ablation for Kind.VARIED, the recipe for Kind.CONTROL, and for no other
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"no micro network is called {self.size!r}; the sizes are {', '.join(SIZES)}")
-        if (self.kind is Kind.VARIED) != bool(self.setting):
-            raise ValueError(f"{self.kind.value}: a setting of the ablation belongs to {Kind.VARIED.value}, and to no other kind")
-        if self.setting:
+        if (self.kind in (Kind.VARIED, Kind.CONTROL)) != bool(self.setting):
+            raise ValueError(
+                f"{self.kind.value}: a setting of the ablation belongs to {Kind.VARIED.value}, a recipe to {Kind.CONTROL.value}, "
+                "and neither to another kind"
+            )
+        if self.kind is Kind.VARIED:
             setting_of(self.setting)
+        if self.kind is Kind.CONTROL:
+            control_recipe(self.setting)
         if self.kind is Kind.BASE and self.seed != SEED:
             raise ValueError(f"{self.kind.value} draws nothing at random: it has no other seed")
 
@@ -118,8 +129,10 @@ class Task:
 
     @property
     def expected_seconds(self) -> float:
-        if self.setting:
+        if self.kind is Kind.VARIED:
             seconds = setting_of(self.setting).seconds
+        elif self.kind is Kind.CONTROL:
+            seconds = CONTROL_SECONDS[self.setting]
         elif self.kind is Kind.LOCAL and not self.plain:
             seconds = OTHER_SEED_SECONDS
         else:
@@ -146,6 +159,7 @@ class TaskResult:
     mlp_code: Mapping[str, tuple[MlpCode, ...]] = field(default_factory=dict, repr=False)  # by "cpu relu", "gpu two-stage", ...
     distillation: Mapping[str, Any] | None = None
     dead_units: Mapping[str, float] = field(default_factory=dict, repr=False)  # by block: share of hidden units that never fire
+    silenced_units: Mapping[str, float] = field(default_factory=dict, repr=False)  # the same of the broken network, see control
     # By variant: one vector per entry of DRAWS.
     draws: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict, repr=False)
     draws_engine: str = ""  # what ran the further draws

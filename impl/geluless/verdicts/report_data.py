@@ -37,11 +37,7 @@ def micro_network_data(results: Mapping[Task, TaskResult]) -> dict[str, Any]:
                 for variant in result.predictions
             },
             "blocks": [dataclasses.asdict(block) for block in base.blocks] if base is not None else [],
-            "distillation": {
-                kind.value: result.distillation
-                for kind, result in own.items()
-                if result.distillation is not None and kind is not Kind.SHUFFLED
-            },
+            "distillation": {kind.value: result.distillation for kind, result in own.items() if result.distillation is not None},
             "images": len(next(iter(own.values())).labels),
             "artifacts": {
                 f"{kind.value} {variant}": digest for kind, result in own.items() for variant, digest in result.artifacts.items()

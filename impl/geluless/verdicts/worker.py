@@ -16,8 +16,9 @@ import torch
 from geluless.bench.verification import verify_call
 from geluless.data import embedded_images, teacher_path
 from geluless.data.balance import balanced_indices
-from geluless.distillation import RECIPES, Recipe, distill, format_record
-from geluless.distillation.soft_labels import SoftLabels, train
+from geluless.data.selection import Selection, select
+from geluless.data.subset import Subset
+from geluless.distillation import Distillation, Recipe, distill, format_record
 from geluless.engine.cpu import native
 from geluless.engine.engine import Engine
 from geluless.errors import MissingResource
@@ -26,11 +27,12 @@ from geluless.models.description import describe_blocks
 from geluless.models.swin import create_model
 from geluless.ptq.profiles import PROFILES, Profile
 from geluless.ptq.quantize import quantize
-from geluless.verdicts.ablation import recipe_of, setting_of
-from geluless.verdicts.failure_signs import dead_units
+from geluless.verdicts.ablation import CONTROL_IMAGES, CONTROL_JUDGED, Setting, control_recipe, recipe_of, setting_of
+from geluless.verdicts.failure_signs import dead_units, silence
 from geluless.verdicts.layer_errors import layer_errors
 from geluless.verdicts.micro_networks import (
     BATCH,
+    BROKEN_SIZE,
     CALIBRATION_IMAGES,
     CHECKED_IMAGES,
     DESCRIBED_IMAGES,
@@ -45,6 +47,7 @@ from geluless.verdicts.micro_networks import (
     REFERENCE_DRAW_IMAGES,
     ROUNDING_IMAGES,
     ROUNDING_SIZE,
+    SILENCED,
     Kind,
     Task,
     TaskResult,
@@ -54,6 +57,7 @@ from geluless.verdicts.mlp_path import MlpCode, cpu_mlp_code, gpu_mlp_code
 if TYPE_CHECKING:
     from torch import nn
 
+    from geluless.data import ImageSource
     from geluless.integer.artifact import Artifact
 
 Report = Callable[[str], None]
@@ -86,7 +90,8 @@ class Worker:
             Kind.LOCAL: self._local,
             Kind.PAPER: self._soft,
             Kind.LOCAL_KD: self._soft,
-            Kind.SHUFFLED: self._shuffled,
+            Kind.FIRST: self._first_block,
+            Kind.CONTROL: self._control,
             Kind.NOBIAS: self._without_bias,
             Kind.VARIED: self._varied,
         }
@@ -156,7 +161,7 @@ class Worker:
 
     def _varied(self) -> dict[str, Any]:
         setting = setting_of(self.task.setting)
-        student, record = self._distilled(recipe_of(setting), backwards=setting.backwards)
+        student, record = self._distilled(recipe_of(setting), images=self._chosen(setting), backwards=setting.backwards)
         return {"predictions": {"fp32-relu": self._float(setting.value, student)}, **record}
 
     def _without_bias(self) -> dict[str, Any]:
@@ -168,20 +173,36 @@ class Worker:
         predictions["int8-relu"], digest, engine = self._quick_integer("INT8 ReLU", student, draw=0)
         return {"predictions": predictions, "artifacts": {"int8-relu": digest}, "draws_engine": engine, **record}
 
-    def _shuffled(self) -> dict[str, Any]:
-        """Everything swapped at once, then one epoch of soft labels: those of other images, and for comparison the true ones."""
-        settings = RECIPES["paper"].soft_labels
-        assert settings is not None, "the paper's recipe distils soft labels"
-        true = SoftLabels.of(self._teacher().eval(), torch.cat(list(self.train.batches(BATCH))))
-        shuffled = SoftLabels(true.images, true.logits.roll(1, dims=1))  # each image gets its neighbour's logits
-        predictions = {}
-        for name, labels in (("shuffled", shuffled), ("true-labels", true)):
-            student = self._teacher().train()
-            replace_gelu(student)
-            work = functools.partial(train, student, labels, settings, torch.Generator().manual_seed(self.task.seed))
-            self._timed(f"trained, {name}", work)
-            predictions[f"fp32-{name}"] = self._float(f"FP32 {name}", student)
+    def _first_block(self) -> dict[str, Any]:
+        """The first block alone is swapped; the others keep their GELU."""
+        naive = self._teacher()
+        replace_gelu(naive, blocks=[0])
+        predictions = {"fp32-naive": self._float("FP32 first block, naive", naive)}
+        for recipe in ("local", "paper"):
+            student = self._student(recipe, blocks=1).student
+            predictions[f"fp32-{recipe}"] = self._float(f"FP32 first block, {recipe}", student)
         return {"predictions": predictions}
+
+    def _control(self) -> dict[str, Any]:
+        """A recipe that is taught other images' targets, and the same run with its own: what the shuffle alone does."""
+        recipe, judged = control_recipe(self.task.setting), self.indices[:CONTROL_JUDGED]
+        images = Subset(self.train, balanced_indices(self.train.labels, CONTROL_IMAGES))
+        predictions = {}
+        for name, shuffled in (("shuffled", True), ("own-targets", False)):
+            student = self._student(recipe, images=images, shuffled=shuffled, step=f"distilled, {name}").student
+            predictions[f"fp32-{name}"] = self._float(f"FP32 {name}", student, judged)
+        found: dict[str, Any] = {"predictions": predictions}
+        if self.task.setting == "local" and self.task.size == BROKEN_SIZE:
+            blank = [torch.zeros(CALIBRATION_IMAGES, *self.train.input_size)]
+            engine = self._available(
+                self._timed("INT8 blank, quantized", lambda: quantize(student, blank, profile="per-channel"))
+            )
+            predictions["int8-blank"] = self._predicted(
+                "INT8 blank", self._timed("INT8 blank", lambda: self._run(engine, judged))
+            )
+            silence(student, share=SILENCED)
+            found["silenced_units"] = self._dead_units(student)
+        return found
 
     def _rounding(self, student: nn.Module) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, list[dict[str, str]]]]:
         """Squared logit errors of one network whose artifacts differ in their rounding alone, and of ft1 and ft2."""
@@ -213,33 +234,67 @@ class Worker:
         return create_model(self.task.model, self.checkpoint)
 
     def _distilled(
-        self, recipe: str | Recipe, *, drop_bias: bool = False, backwards: bool = False
+        self,
+        recipe: str | Recipe,
+        *,
+        images: ImageSource | None = None,
+        drop_bias: bool = False,
+        backwards: bool = False,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The student; its record and its dead units as fields of TaskResult."""
+        result = self._student(recipe, images=images, drop_bias=drop_bias, backwards=backwards)
+        return result.student, {"distillation": result.to_json(), "dead_units": self._dead_units(result.student)}
+
+    def _student(
+        self,
+        recipe: str | Recipe,
+        *,
+        images: ImageSource | None = None,
+        drop_bias: bool = False,
+        backwards: bool = False,
+        blocks: int | None = None,
+        shuffled: bool = False,
+        step: str | None = None,
+    ) -> Distillation:
+        """Distilled from all training images, or from `images`."""
         teacher, name = self._teacher(), recipe if isinstance(recipe, str) else recipe.name
-        result = self._timed(
-            f"distilled by {name}",
+        return self._timed(
+            step or f"distilled by {name}",
             lambda: distill(
                 teacher,
-                self.train,
+                self.train if images is None else images,
                 recipe=recipe,
                 seed=self.task.seed,
                 drop_bias=drop_bias,
                 backwards=backwards,
+                blocks=blocks,
+                shuffled=shuffled,
                 on_block=lambda record: self.report(f"  {self.task!s:<14} {format_record(record)}"),
             ),
         )
+
+    def _chosen(self, setting: Setting) -> ImageSource:
+        """The training images that a setting gives to its recipe."""
+        if setting.images is None:
+            return self.train
+        uncertain = setting.selection is Selection.LEAST_CERTAIN
+        logits = self._logits(self._teacher(), range(len(self.train)), images=self.train) if uncertain else None
+        return Subset(self.train, select(self.train.labels, setting.images, setting.selection, logits=logits))
+
+    def _dead_units(self, student: nn.Module) -> dict[str, float]:
         seen = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
-        dead = self._timed("dead units", lambda: dead_units(result.student, seen))
-        return result.student, {"distillation": result.to_json(), "dead_units": dead}
+        return self._timed("dead units", lambda: dead_units(student, seen))
 
-    def _float(self, name: str, model: nn.Module) -> np.ndarray:
-        return self._predicted(name, self._timed(name, lambda: self._logits(model, self.indices)))
+    def _float(self, name: str, model: nn.Module, indices: range | None = None) -> np.ndarray:
+        """Of all test images, or of those `indices`."""
+        return self._predicted(name, self._timed(name, lambda: self._logits(model, self.indices if indices is None else indices)))
 
-    def _logits(self, model: nn.Module, indices: range) -> np.ndarray:
+    def _logits(self, model: nn.Module, indices: range, *, images: ImageSource | None = None) -> np.ndarray:
+        """float64 [N, classes] of test images, or of those of another source."""
         model.eval()
+        source = self.test if images is None else images
         with torch.inference_mode():
-            return np.concatenate([model(batch).double().numpy() for batch in self.test.batches(BATCH, indices=indices)])
+            return np.concatenate([model(batch).double().numpy() for batch in source.batches(BATCH, indices=indices)])
 
     def _integer(self, name: str, model: nn.Module) -> tuple[np.ndarray, Artifact]:
         artifact = self._calibrated(model, profile="per-channel", draw=0)
@@ -262,6 +317,10 @@ class Worker:
         except MissingResource:
             return None
         return Engine(artifact, backend="cpu", threads=1)
+
+    def _available(self, artifact: Artifact) -> Engine:
+        """The compiled engine, or the reference where there are no compiled kernels."""
+        return self._compiled(artifact) or Engine(artifact, backend="reference", threads=1)
 
     def _predicted(self, step: str, logits: np.ndarray) -> np.ndarray:
         """uint8 [N], and a line that says how accurate they are."""
