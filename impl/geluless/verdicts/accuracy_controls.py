@@ -84,7 +84,7 @@ def shuffled_control(base: TaskResult, control: TaskResult, judge: Callable[[np.
     return Control.every(
         [
             Control.refused(
-                f"the same recipe at this size, on {CONTROL_IMAGES} images of which the teacher answers for another one each, must "
+                f"the same recipe at this size, on {CONTROL_IMAGES} images of which the teacher answers for another one, must "
                 f"be refused on the first {len(shuffled):,} test images",
                 wrong,
             ),
