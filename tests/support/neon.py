@@ -2,8 +2,9 @@
 
     python -m tests.support.neon [--headers] [RESULT.json]
 
-`nox -s neon` and the claim about ARM (c10) run this; --headers also compiles every header alone. What a processor with dot products gives must be right to the last bit; a
-processor without them must be left out; and a reference's logit that is off by its last bit must be noticed.
+`nox -s neon` and the claim about ARM (c10) run this; --headers also compiles every header alone. What a processor with dot
+products gives must be right to the last bit, a processor without them must be left out, and a logit of the reference that is off
+by its last bit must be noticed.
 """
 
 from __future__ import annotations
