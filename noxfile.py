@@ -202,7 +202,7 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def neon(session: nox.Session) -> None:
     """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator."""
-    session.run(environment(session), "-m", "tests.support.neon")
+    session.run(environment(session), "-m", "tests.support.neon", "--headers")
 
 
 def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:

@@ -113,7 +113,7 @@ def test_an_entry_of_another_network_has_no_time(cache: Path, monkeypatch: pytes
     """From a file, and from a cache that gives the wrong one."""
     with pytest.raises(CandidateFailure, match=f"relu is not timed: an artifact of {BASE}") as caught:
         Entry("relu", TINY, "relu", artifact=of(cache, BASE)).load(None, Verified())
-    assert caught.value.status is Status.WRONG
+    assert caught.value.status is Status.FAILED
     monkeypatch.setattr(entries, "_random", lambda *_: load_artifact(of(cache, BASE)))
     with pytest.raises(CandidateFailure, match="in place of one of"):
         Entry("relu", TINY, "relu").load(None, Verified())

@@ -1,9 +1,10 @@
 """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator.
 
-    python -m tests.support.neon [RESULT.json]
+    python -m tests.support.neon [--headers] [RESULT.json]
 
-`nox -s neon` and the claim about ARM (c10) run this. What a processor with dot products gives must be right to the last bit; a
-processor without them must be left out; and a reference's logit that is off by its last bit must be noticed.
+`nox -s neon` and the claim about ARM (c10) run this; --headers also compiles every header alone. What a processor with dot
+products gives must be right to the last bit, a processor without them must be left out, and a logit of the reference that is off
+by its last bit must be noticed.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class Run:
     failed: tuple[str, ...]
 
 
-def build() -> Path:
-    """check_kernels for ARM. Raises CalledProcessError."""
+def build(*more: str) -> Path:
+    """check_kernels for ARM, and `more` targets. Raises CalledProcessError."""
     cmake = str(find_program("cmake"))
     target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={COMPILER}")
     options = ("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_MAKE_PROGRAM={find_program('ninja')}")
     subprocess.run([cmake, "-G", "Ninja", "-S", str(SOURCES), "-B", str(BUILD), *target, *options], check=True)
-    subprocess.run([cmake, "--build", str(BUILD), "--target", "check_headers", "check_kernels"], check=True)
+    subprocess.run([cmake, "--build", str(BUILD), "--target", "check_kernels", *more], check=True)
     return BUILD / "check_kernels"
 
 
@@ -73,7 +74,8 @@ def main(*arguments: str) -> int:
     if lacking := missing(Resource.ARM_EMULATOR):
         print(lacking, file=sys.stderr)
         return 2
-    program, dump, changed = build(), BUILD / "awkward.bin", BUILD / "damaged.bin"
+    program = build(*(["check_headers"] if "--headers" in arguments else []))
+    dump, changed = BUILD / "awkward.bin", BUILD / "damaged.bin"
     write(dump)
     write(changed, last_bit=True)
     runs = {
@@ -82,7 +84,7 @@ def main(*arguments: str) -> int:
         "damaged": run(program, changed),
     }
     wrong = problems(**runs)
-    for path in arguments:
+    for path in set(arguments) - {"--headers"}:
         result = {"problems": wrong, **{name: asdict(one) for name, one in runs.items()}}
         Path(path).write_text(json.dumps(result), encoding="utf-8")
     print("\n".join(wrong) or f"NEON: all of {len(runs['found'].checks)} checks hold, and both controls fail as they must")

@@ -515,7 +515,8 @@ def test_the_code_of_the_mlp_is_read_of_three_networks_and_left_out_where_it_can
     monkeypatch.setattr(worker_module, "cpu_mlp_code", missing)
     monkeypatch.setattr(worker_module, "gpu_mlp_code", read)
     assert set(worker._mlp_code(student, artifact)) == {"gpu relu", "gpu relu-float", "gpu two-stage"}
-    assert seen == [("per-channel", None), ("per-channel", "relu-float"), (TWO_STAGE.name, None)]
+    plain = artifact.plan.profile
+    assert seen == [(plain, None), (plain, "relu-float"), (TWO_STAGE.name, None)]
 
 
 @pytest.mark.nightly

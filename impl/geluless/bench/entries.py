@@ -96,7 +96,7 @@ class Entry:
             try:
                 require_network(artifact, self.model, activation=self.variant and ("relu" if self._relu else "gelu"))
             except ArtifactError as error:
-                raise CandidateFailure(Status.WRONG, f"{self.name} is not timed: {error}") from error
+                raise CandidateFailure(Status.FAILED, f"{self.name} is not timed: {error}") from error
         engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa, blocked=self.blocked)
         if engine.backend != self.backend:
             raise CandidateFailure(Status.MISSING, "the compiled engine is missing: nothing would be timed but numpy")
