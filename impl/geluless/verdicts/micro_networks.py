@@ -2,7 +2,8 @@
 
 A task is a function of one size that a worker process (geluless.verdicts.worker) runs alone on one thread, on 10,000 test images:
 
-    base      the GELU teacher, the naive swap, both quantized      -> predictions, artifacts, its blocks' statistics
+    base      the GELU teacher, the naive swap, both quantized,
+              the naive swap with corrected biases                  -> predictions, artifacts, its blocks' statistics
     local     per-block distillation of the teacher, then INT8      -> predictions, artifact, learning curves;
               with another seed ("local:tiny#1") that alone
               for tiny also one rounding against FasterTransformer's two -> squared logit errors
@@ -44,6 +45,7 @@ LAYER_ERROR_IMAGES = 64
 DESCRIBED_IMAGES = 500
 ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
 BATCH = 250
+CHOSEN = "which chose the networks too: their training was tried out until the naive swap lost about a point"
 
 OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones these many
 PTX_IMAGES = 16  # executing a GPU's code on a CPU takes up to a second per image
@@ -129,7 +131,7 @@ class TaskResult:
     """What one task found. Predictions are class indices, uint8 [N], by variant."""
 
     task: str
-    images: str  # name of the test images, their number and digest
+    images: str  # name of the test images, their number and digest, and what else they were used for
     teacher_sha256: str
     labels: np.ndarray = field(repr=False)
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)

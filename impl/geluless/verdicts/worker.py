@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from geluless.data import embedded_images, teacher_path
 from geluless.data.balance import balanced_indices
-from geluless.distillation import RECIPES, Recipe, distill, format_record
+from geluless.distillation import RECIPES, Recipe, correct_biases, distill, format_record
 from geluless.distillation.soft_labels import SoftLabels, train
 from geluless.engine.cpu import native
 from geluless.engine.engine import Engine
@@ -31,6 +31,7 @@ from geluless.verdicts.micro_networks import (
     BATCH,
     CALIBRATION_IMAGES,
     CHECKED_IMAGES,
+    CHOSEN,
     DESCRIBED_IMAGES,
     DRAWS,
     ENGINE_CONTROL,
@@ -86,7 +87,7 @@ class Worker:
         found = steps[self.task.kind]()
         return TaskResult(
             task=str(self.task),
-            images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]}",
+            images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]} ({CHOSEN})",
             teacher_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
             labels=self.labels,
             seconds=self.seconds,
@@ -103,12 +104,14 @@ class Worker:
         predictions["int8-gelu"], artifact = self._integer("INT8 GELU", teacher)
         artifacts["int8-gelu"], gelu_manifest = artifact.content_hash, _manifest(artifact)
         further = self._further("int8-gelu", "INT8 GELU", teacher, artifact, predictions["int8-gelu"])
-        naive = self._teacher()
-        replace_gelu(naive)
-        predictions["fp32-naive"] = self._float("FP32 naive swap", naive)
+        swapped = self._teacher()
+        replace_gelu(swapped)
+        predictions["fp32-naive"] = self._float("FP32 naive swap", swapped)
         if self.task.size in INT8_NAIVE_SIZES:
-            predictions["int8-naive"], naive_artifact = self._integer("INT8 naive swap", naive)
+            predictions["int8-naive"], naive_artifact = self._integer("INT8 naive swap", swapped)
             artifacts["int8-naive"] = naive_artifact.content_hash
+        self._timed("biases corrected", lambda: correct_biases(teacher, swapped, self._calibration_images(draw=0)))
+        predictions["fp32-corrected"] = self._float("FP32 bias-corrected swap", swapped)
         return {
             "predictions": predictions,
             "artifacts": artifacts,
@@ -274,8 +277,11 @@ class Worker:
         return logits
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
+        return quantize(model, self._calibration_images(draw=draw), profile=profile)
+
+    def _calibration_images(self, *, draw: int) -> Iterator[torch.Tensor]:
         chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
-        return quantize(model, self.train.batches(64, indices=chosen), profile=profile)
+        return self.train.batches(64, indices=chosen)
 
     def _quick_integer(self, name: str, model: nn.Module, *, draw: int) -> tuple[np.ndarray, str, str]:
         """(predictions, artifact, engine) by compiled kernels; without them by the reference on the first images only.
