@@ -18,6 +18,7 @@ import copy
 from typing import TYPE_CHECKING
 
 import torch
+from timm.layers import Mlp
 from timm.models.swin_transformer import SwinTransformer
 
 from geluless.data.balance import balanced_indices
@@ -43,7 +44,7 @@ def curved_teacher(teacher: SwinTransformer, images: ImageSource, *, count: int 
     pixels = torch.cat(list(images.batches(256, indices=chosen)))
     curved = copy.deepcopy(teacher)
     for block, tokens in TokenStreams(teacher, curved, pixels, pixels[:0]).walk():
-        mlp = block.mlp
+        mlp: Mlp = block.mlp
         hidden = mlp.fc1(tokens.inputs)
         zero = hidden.kthvalue(round((1 - POSITIVE) * len(hidden)), dim=0).values
         scale = RMS / (hidden - zero).square().mean().sqrt()
