@@ -404,7 +404,7 @@ def test_a_mean_of_one_run_is_the_plain_drop() -> None:
 def fake_results() -> dict[Task, TaskResult]:
     base, local, without = (Task(kind, "tiny") for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
     other, varied = Task(Kind.LOCAL, "tiny", 1), Task.parse("varied:tiny/rate-quarter")
-    gelu = {"fp32-gelu": LABELS, "fp32-naive": wrong_at(*range(20)), "int8-gelu": LABELS}
+    gelu = {"fp32-gelu": LABELS, "fp32-naive": wrong_at(*range(20)), "fp32-corrected": wrong_at(1, 2), "int8-gelu": LABELS}
     relu = {"fp32-relu": wrong_at(1), "int8-relu": wrong_at(1, 2)}
     errors = {"int8-relu": (LayerError("patch_embed", 0.01), LayerError("layers.0.blocks.0", 0.02))}
     draws = {"int8-relu": (wrong_at(1, 2), wrong_at(1)[:100], wrong_at(1, 2, 3)[:100])}

@@ -1,8 +1,9 @@
 """Live evidence of the embedded tier: its tasks and what each finds, for micro networks of the paper's four sizes.
 
-A task is a function of one size that a worker process (geluless.verdicts.worker) runs alone on one thread, on 10,000 test images:
+A task is a function of one network that a worker process (geluless.verdicts.worker) runs alone on one thread, on 10,000 images:
 
-    base      the GELU teacher, the naive swap, both quantized      -> predictions, artifacts, its blocks' statistics
+    base      the GELU teacher, the naive swap, both quantized,
+              the naive swap with corrected biases                  -> predictions, artifacts, its blocks' statistics
     local     per-block distillation of the teacher, then INT8      -> predictions, artifact, learning curves;
               with another seed ("local:tiny#1") that alone
               for tiny also one rounding against FasterTransformer's two -> squared logit errors
@@ -15,7 +16,8 @@ A task is a function of one size that a worker process (geluless.verdicts.worker
     varied    a recipe with one factor changed ("varied:tiny/rate-quarter#1", see ablation) -> predictions
 
 base and local are quantized with further draws of calibration images, with each layer's distance from the float network; base
-also runs the INT8 GELU network with each of FLOAT_GELUS. What earlier runs have left and this one reads: claims/README.md.
+also runs the INT8 GELU network with each of FLOAT_GELUS. For "tiny-curved" and its like (geluless.verdicts.curved_teacher) base
+and local stay in FP32, on the last 5,000 test images. What earlier runs have left and this one reads: claims/README.md.
 Prediction vectors of different tasks are paired by image.
 """
 
@@ -51,6 +53,12 @@ ROUNDING_SIZE, ROUNDING_IMAGES = "tiny", 2000
 BROKEN_SIZE = "tiny"  # where a network is broken on purpose, for the judges of the failure signs
 SILENCED = 0.5  # share of every MLP's hidden units that are silenced there
 BATCH = 250
+CHOSEN = "which chose the networks too: their training was tried out until the naive swap lost about a point"
+
+CURVED = "-curved"  # behind a size: the network of geluless.verdicts.curved_teacher, made from that size's
+CURVED_SIZES = tuple(size + CURVED for size in SIZES)
+CURVED_IMAGES = 5000  # these last test images judge curved networks; the others were looked at while their making was decided
+CURVED_CHOSEN = "which chose nothing about these networks but the shipped ones that they are made from"
 
 OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones these many
 PTX_IMAGES = 16  # executing a GPU's code on a CPU takes up to a second per image
@@ -85,7 +93,7 @@ SIZE_FACTOR = {"tiny": 1.0, "small": 2.0, "base": 3.2, "large": 4.5}
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of evidence, written "local:tiny", "local:tiny#1" (seed 1) or "varied:tiny/steps-quarter#1"."""
+    """One unit of evidence: "local:tiny", "local:tiny#1" (seed 1), "varied:tiny/steps-quarter#1" or "local:tiny-curved"."""
 
     kind: Kind
     size: str
@@ -93,8 +101,8 @@ class Task:
     setting: str = ""  # of the ablation for Kind.VARIED, the recipe for Kind.CONTROL, and for no other
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise ValueError(f"no micro network is called {self.size!r}; the sizes are {', '.join(SIZES)}")
+        if self.size not in SIZES + CURVED_SIZES:
+            raise ValueError(f"no micro network is called {self.size!r}; the sizes are {', '.join(SIZES + CURVED_SIZES)}")
         if (self.kind in (Kind.VARIED, Kind.CONTROL)) != bool(self.setting):
             raise ValueError(
                 f"{self.kind.value}: a setting of the ablation belongs to {Kind.VARIED.value}, a recipe to {Kind.CONTROL.value}, "
@@ -124,8 +132,12 @@ class Task:
         return self.seed == SEED and not self.setting
 
     @property
+    def curved(self) -> bool:
+        return self.size.endswith(CURVED)
+
+    @property
     def model(self) -> str:
-        return f"swin_micro_{self.size}"
+        return f"swin_micro_{self.size.removesuffix(CURVED)}"
 
     @property
     def expected_seconds(self) -> float:
@@ -137,7 +149,7 @@ class Task:
             seconds = OTHER_SEED_SECONDS
         else:
             seconds = TINY_SECONDS[self.kind]
-        return seconds * SIZE_FACTOR[self.size]
+        return seconds * SIZE_FACTOR[self.size.removesuffix(CURVED)]
 
 
 @dataclass(frozen=True)
@@ -145,8 +157,8 @@ class TaskResult:
     """What one task found. Predictions are class indices, uint8 [N], by variant."""
 
     task: str
-    images: str  # name of the test images, their number and digest
-    teacher_sha256: str
+    images: str  # name of the test images, their number and digest, and what else they were used for
+    teacher_sha256: str  # of its file; of a curved one, which has none, `weights_digest`
     labels: np.ndarray = field(repr=False)
     predictions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     errors: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # float64 [N]: squared logit error per image

@@ -12,6 +12,7 @@ from geluless.verdicts.micro_networks import SEED, SIZES, Kind, Task, TaskResult
 
 VARIANTS = (
     (Kind.BASE, "fp32-naive", "naive swap, FP32"),
+    (Kind.BASE, "fp32-corrected", "bias-corrected swap, FP32"),
     (Kind.LOCAL, "fp32-relu", "ReLU distilled, FP32"),
     (Kind.LOCAL, "int8-relu", "ReLU distilled, INT8"),
     (Kind.BASE, "int8-gelu", "GELU, INT8"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,17 @@ from geluless.data import embedded_images, teacher_path
 from geluless.data.balance import balanced_indices
 from geluless.data.selection import Selection, select
 from geluless.data.subset import Subset
-from geluless.distillation import Distillation, Recipe, distill, format_record
+from geluless.distillation import Distillation, Recipe, correct_biases, distill, format_record
 from geluless.engine.cpu import native
 from geluless.engine.engine import Engine
 from geluless.errors import MissingResource
 from geluless.models.activations import replace_gelu
 from geluless.models.description import describe_blocks
-from geluless.models.swin import create_model
+from geluless.models.swin import create_model, weights_digest
 from geluless.ptq.profiles import PROFILES, Profile
 from geluless.ptq.quantize import quantize
 from geluless.verdicts.ablation import CONTROL_IMAGES, CONTROL_JUDGED, Setting, control_recipe, recipe_of, setting_of
+from geluless.verdicts.curved_teacher import curved_teacher
 from geluless.verdicts.failure_signs import dead_units, silence
 from geluless.verdicts.layer_errors import layer_errors
 from geluless.verdicts.micro_networks import (
@@ -35,6 +37,9 @@ from geluless.verdicts.micro_networks import (
     BROKEN_SIZE,
     CALIBRATION_IMAGES,
     CHECKED_IMAGES,
+    CHOSEN,
+    CURVED_CHOSEN,
+    CURVED_IMAGES,
     DESCRIBED_IMAGES,
     DRAWS,
     ENGINE_CONTROL,
@@ -80,9 +85,10 @@ class Worker:
         self.seconds: dict[str, float] = {}
         self.train = embedded_images("train")
         self.test = embedded_images("test")
-        self.indices = range(len(self.test) if images is None else min(images, len(self.test)))
+        judging = range(len(self.test))[-CURVED_IMAGES if task.curved else 0 :]
+        self.indices = judging[:images]
         self.checkpoint = teacher_path(task.model)
-        self.labels = np.asarray(self.test.labels)[: len(self.indices)].astype(np.uint8)
+        self.labels = np.asarray(self.test.labels)[list(self.indices)].astype(np.uint8)
 
     def run(self) -> TaskResult:
         steps = {
@@ -98,8 +104,8 @@ class Worker:
         found = steps[self.task.kind]()
         return TaskResult(
             task=str(self.task),
-            images=f"{self.test.name}, {len(self.indices):,} images, sha256 {self.test.digest[:16]}",
-            teacher_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
+            images=self._images(),
+            teacher_sha256=self._teacher_sha256(),
             labels=self.labels,
             seconds=self.seconds,
             **found,
@@ -108,31 +114,37 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------ the tasks
 
     def _base(self) -> dict[str, Any]:
-        teacher = self._teacher()
+        teacher, swapped = self._teacher(), self._teacher()
+        replace_gelu(swapped)
         described = self.train.batches(BATCH, indices=balanced_indices(self.train.labels, DESCRIBED_IMAGES))
         blocks = self._timed("blocks described", lambda: describe_blocks(teacher, described))
-        predictions, artifacts = {"fp32-gelu": self._float("FP32 GELU", teacher)}, {}
+        gelu, naive = self._float("FP32 GELU", teacher), self._float("FP32 naive swap", swapped)
+        found = {"predictions": {}} if self.task.curved else self._base_quantized(teacher, swapped)
+        self._timed("biases corrected", lambda: correct_biases(teacher, swapped, self._calibration_images(draw=0)))
+        corrected = self._float("FP32 bias-corrected swap", swapped)
+        predictions = {"fp32-gelu": gelu, "fp32-naive": naive, "fp32-corrected": corrected, **found["predictions"]}
+        return {**found, "predictions": predictions, "blocks": blocks}
+
+    def _base_quantized(self, teacher: nn.Module, naive: nn.Module) -> dict[str, Any]:
+        predictions, artifacts = {}, {}
         predictions["int8-gelu"], artifact = self._integer("INT8 GELU", teacher)
-        artifacts["int8-gelu"], gelu_manifest = artifact.content_hash, _manifest(artifact)
+        artifacts["int8-gelu"] = artifact.content_hash
         predictions |= self._float_gelu(artifact)
-        further = self._further("int8-gelu", "INT8 GELU", teacher, artifact, predictions["int8-gelu"])
-        naive = self._teacher()
-        replace_gelu(naive)
-        predictions["fp32-naive"] = self._float("FP32 naive swap", naive)
         if self.task.size in INT8_NAIVE_SIZES:
             predictions["int8-naive"], naive_artifact = self._integer("INT8 naive swap", naive)
             artifacts["int8-naive"] = naive_artifact.content_hash
         return {
             "predictions": predictions,
             "artifacts": artifacts,
-            "manifests": {"int8-gelu": gelu_manifest},
-            "blocks": blocks,
-            **further,
+            "manifests": {"int8-gelu": _manifest(artifact)},
+            **self._further("int8-gelu", "INT8 GELU", teacher, artifact, predictions["int8-gelu"]),
         }
 
     def _local(self) -> dict[str, Any]:
         student, record = self._distilled("local")
         predictions = {"fp32-relu": self._float("FP32 ReLU", student)}
+        if self.task.curved:
+            return {"predictions": predictions, **record}
         if not self.task.plain:
             quick, digest, _ = self._quick_integer("INT8 ReLU", student, draw=0)
             return {"predictions": {**predictions, "int8-relu": quick}, "artifacts": {"int8-relu": digest}, **record}
@@ -231,7 +243,24 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------ the steps
 
     def _teacher(self) -> nn.Module:
-        return create_model(self.task.model, self.checkpoint)
+        return copy.deepcopy(self._made_teacher)
+
+    @functools.cached_property
+    def _made_teacher(self) -> nn.Module:
+        shipped = create_model(self.task.model, self.checkpoint)
+        if not self.task.curved:
+            return shipped
+        return self._timed("teacher curved", lambda: curved_teacher(shipped, self.train))
+
+    def _teacher_sha256(self) -> str:
+        if self.task.curved:
+            return weights_digest(self._made_teacher)
+        return hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
+
+    def _images(self) -> str:
+        first = f" from number {self.indices.start:,} on" if self.indices.start else ""
+        chosen = CURVED_CHOSEN if self.task.curved else CHOSEN
+        return f"{self.test.name}, {len(self.indices):,} images{first}, sha256 {self.test.digest[:16]} ({chosen})"
 
     def _distilled(
         self,
@@ -343,8 +372,11 @@ class Worker:
         return logits
 
     def _calibrated(self, model: nn.Module, *, profile: str | Profile, draw: int) -> Artifact:
+        return quantize(model, self._calibration_images(draw=draw), profile=profile, name=self.task.model)
+
+    def _calibration_images(self, *, draw: int) -> Iterator[torch.Tensor]:
         chosen = calibration_indices(self.train.labels, CALIBRATION_IMAGES, draw=draw)
-        return quantize(model, self.train.batches(64, indices=chosen), profile=profile, name=self.task.model)
+        return self.train.batches(64, indices=chosen)
 
     def _quick_integer(self, name: str, model: nn.Module, *, draw: int) -> tuple[np.ndarray, str, str]:
         """(predictions, artifact, engine) by compiled kernels; without them by the reference on the first images only.
