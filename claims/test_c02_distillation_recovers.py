@@ -20,11 +20,12 @@ from geluless.verdicts.accuracy_controls import gain, loss_control, shuffled_con
 from geluless.verdicts.equivalence import MARGIN_PP, non_inferiority, paired_drop, real_loss
 from geluless.verdicts.failure_signs import agrees_beyond_chance, converges, does_not_overfit, units_live
 from geluless.verdicts.imagenet import NEEDED, ImageNet, imagenet_evidence, live, recovery
-from geluless.verdicts.micro_networks import BROKEN_SIZE, SEEDS, SILENCED, SIZES, Kind, Task, TaskResult
+from geluless.verdicts.micro_networks import BROKEN_SIZE, CURVED, CURVED_SIZES, SEEDS, SILENCED, SIZES, Kind, Task, TaskResult
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.verdict import all_of
 
 BY_SIZE = pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}")) for size in SIZES])
+CORRECTED = "every GELU replaced by ReLU and each fc2's bias corrected by the mean error, block after block, without training"
 FIRST = Task(Kind.FIRST, "tiny")
 
 # Failure signs: of every run that a default run distils anyway.
@@ -43,14 +44,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     recipes = [(Kind.LOCAL, size) for size in SIZES] + [(Kind.PAPER, "tiny")]
     if metafunc.config.getoption("full"):
         recipes += [(Kind.PAPER, size) for size in SIZES[1:]] + [(Kind.LOCAL_KD, size) for size in SIZES]
+    behind = CURVED if metafunc.function is test_curved_networks_gain_over_bias_correction else ""
     metafunc.parametrize(
         ("recipe", "size"),
         [
             pytest.param(
                 recipe,
-                size,
+                size + behind,
                 id=f"{recipe.value}-{size}",
-                marks=pytest.mark.evidence(f"base:{size}", f"{recipe.value}:{size}", str(control_of(recipe, size))),
+                marks=pytest.mark.evidence(
+                    *{f"base:{size}": None, f"base:{size}{behind}": None},
+                    f"{recipe.value}:{size}{behind}",
+                    str(control_of(recipe, size)),
+                ),
             )
             for recipe, size in recipes
         ],
@@ -67,8 +73,16 @@ def test_naive_swap_loses(claim: ClaimFixture, micro_networks: EvidencePool, tie
 def test_bias_corrected_swap_loses(claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str) -> None:
     """Judged: what no constant shift repairs is at least the paper's bound; below it there is nothing to distil."""
     (base,) = micro_networks.get(Task(Kind.BASE, size))
-    corrected = "every GELU replaced by ReLU and each fc2's bias corrected by the mean error, block after block, without training"
-    _swap_loses(claim, base, tier, "fp32-corrected", corrected, at_least_pp=MARGIN_PP)
+    _swap_loses(claim, base, tier, "fp32-corrected", CORRECTED, at_least_pp=MARGIN_PP)
+
+
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.evidence(f"base:{size}")) for size in CURVED_SIZES])
+def test_curved_networks_lose_after_bias_correction(
+    claim: ClaimFixture, micro_networks: EvidencePool, tier: str, size: str
+) -> None:
+    """Judged: so do the networks that were made to need their GELU as a real one does (`verdicts.curved_teacher`)."""
+    (base,) = micro_networks.get(Task(Kind.BASE, size))
+    _swap_loses(claim, base, tier, "fp32-corrected", CORRECTED, at_least_pp=MARGIN_PP)
 
 
 def _swap_loses(claim: ClaimFixture, base: TaskResult, tier: str, variant: str, how: str, *, at_least_pp: float) -> None:
@@ -105,6 +119,23 @@ def test_gain_over_bias_correction(claim: ClaimFixture, micro_networks: Evidence
 
     judgement = judge(distilled.correct("fp32-relu"))
     claim.decide(judgement, distilled_evidence(base, distilled, tier, shuffled_control(base, control, judge)))
+
+
+def test_curved_networks_gain_over_bias_correction(
+    claim: ClaimFixture, micro_networks: EvidencePool, tier: str, recipe: Kind, size: str
+) -> None:
+    """Judged: the same on the networks that need their GELU, and that the student is within 0.5 pp of its teacher. The control is
+    that of the network from which the curved one was made."""
+    plain = size.removesuffix(CURVED)
+    curved, distilled, base, control = micro_networks.get(
+        Task(Kind.BASE, size), Task(recipe, size), Task(Kind.BASE, plain), control_of(recipe, plain)
+    )
+    relu = distilled.correct("fp32-relu")
+    judgements = [
+        gain(curved.correct("fp32-corrected"), relu, over="the bias-corrected swap"),
+        non_inferiority(paired_drop(curved.correct("fp32-gelu"), relu)),
+    ]
+    claim.decide(all_of(judgements), distilled_evidence(curved, distilled, tier, shuffled_control(base, control)))
 
 
 def distilled_evidence(base: TaskResult, distilled: TaskResult, tier: str, control: Control) -> Evidence:
