@@ -57,7 +57,7 @@ CHOSEN = "which chose the networks too: their training was tried out until the n
 
 CURVED = "-curved"  # behind a size: the network of geluless.verdicts.curved_teacher, made from that size's
 CURVED_SIZES = tuple(size + CURVED for size in SIZES)
-CURVED_IMAGES = 5000  # these last test images judge curved networks; the others were looked at while their making was decided
+CURVED_IMAGES = 5000  # the last test images judge curved networks; the others were looked at while their making was decided
 CURVED_CHOSEN = "which chose nothing about these networks but the shipped ones that they are made from"
 
 OTHER_ISA_IMAGES = 500  # the best instruction set sees every image, slower ones these many
