@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from geluless.verdicts.timed import AGAIN, RELU, SLOWED
-from tests.redteam.judging import NEVER, Truth, honest, outcome, session
+from tests.redteam.judging import NEVER, Truth, honest, session
+from tests.support.claims import outcome
 
 
 class Check(NamedTuple):

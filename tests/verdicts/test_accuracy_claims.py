@@ -55,7 +55,7 @@ class Pool:
 
 def judged(check: Callable[..., None], results: Results, **arguments: object) -> Record:
     row = ROWS[Path(check.__code__.co_filename).name[5:8]]
-    claim = ClaimFixture(row, item=check.__name__, node=check.__name__)
+    claim = ClaimFixture(row, item=check.__name__.removeprefix("test_"), node=check.__name__)
     check(claim, Pool(results), "embedded", **arguments)
     assert claim.record is not None
     return claim.record
@@ -397,22 +397,21 @@ NO_CONTROL: list[tuple[str, Callable[..., None], dict[str, Any], str, dict[str, 
 @pytest.mark.parametrize(
     ("check", "arguments", "task", "fields"), [row[1:] for row in NO_CONTROL], ids=[r[0] for r in NO_CONTROL]
 )
-def test_a_control_that_passes_is_an_error_of_the_check(
+def test_a_control_that_does_not_hold_reproduces_nothing(
     check: Callable[..., None], arguments: dict[str, Any], task: str, fields: dict[str, Any]
 ) -> None:
-    with pytest.raises(ClaimProtocolError, match="control"):
-        judged(check, changed(world(), task, **fields), **arguments)
+    try:
+        status = judged(check, changed(world(), task, **fields), **arguments).status
+    except ClaimProtocolError:
+        status = "ERROR"
+    assert status in ("UNDECIDED", "ERROR")
 
 
 def test_each_control_is_of_its_own_recipe_and_size() -> None:
     """A control that passes at one size spoils the check there, and no other."""
     spoiled = changed(world(), "control:base/local", predictions=GOOD_SHUFFLED)
-    for size in SIZES:
-        if size == "base":
-            with pytest.raises(ClaimProtocolError):
-                judged(C02.test_distillation_recovers, spoiled, recipe=Kind.LOCAL, size=size)
-        else:
-            assert judged(C02.test_distillation_recovers, spoiled, recipe=Kind.LOCAL, size=size).status == "REPRODUCED"
+    found = {size: judged(C02.test_distillation_recovers, spoiled, recipe=Kind.LOCAL, size=size).status for size in SIZES}
+    assert found == {**dict.fromkeys(SIZES, "REPRODUCED"), "base": "UNDECIDED"}
 
 
 def test_the_first_draw_and_the_first_seed_are_judged_once() -> None:

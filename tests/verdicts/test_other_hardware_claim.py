@@ -26,8 +26,8 @@ GOOD = {
 
 
 @pytest.fixture
-def c10(request: pytest.FixtureRequest) -> ModuleType:
-    return claim_module("c10", request.config)
+def c10() -> ModuleType:
+    return claim_module("c10")
 
 
 # -------------------------------------------------------------------------------------------------------------------- ARM
@@ -86,17 +86,17 @@ def test_what_the_emulator_says_becomes_a_verdict(
     monkeypatch.setattr(ClaimFixture, "lacks", lambda *_, **__: False)
     monkeypatch.setattr(subprocess, "run", emulated)
     if isinstance(status, str):
-        assert deliver(c10, "test_neon_gives_the_reference_bits")[0] == status
+        assert deliver("c10", "test_neon_gives_the_reference_bits").status == status
     else:
         with pytest.raises(status):
-            deliver(c10, "test_neon_gives_the_reference_bits")
+            deliver("c10", "test_neon_gives_the_reference_bits")
 
 
 def test_an_emulator_that_leaves_no_result_is_an_error(c10: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ClaimFixture, "lacks", lambda *_, **__: False)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
     with pytest.raises(RuntimeError, match="were not run"):
-        deliver(c10, "test_neon_gives_the_reference_bits")
+        deliver("c10", "test_neon_gives_the_reference_bits")
 
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
 @pytest.mark.nightly
 @pytest.mark.skipif(missing(Resource.ARM_EMULATOR) is not None, reason=str(missing(Resource.ARM_EMULATOR)))
 def test_the_real_kernels_give_the_reference_bits(c10: ModuleType) -> None:
-    assert deliver(c10, "test_neon_gives_the_reference_bits")[0] == "REPRODUCED"
+    assert deliver("c10", "test_neon_gives_the_reference_bits").status == "REPRODUCED"
 
 
 # -------------------------------------------------------------------------------------------------------------------- AMD
@@ -122,7 +122,8 @@ def test_the_real_kernels_give_the_reference_bits(c10: ModuleType) -> None:
 
 def test_without_triton_amd_is_not_judged(c10: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geluless.verdicts.resources._module_exists", lambda name: False)
-    status, sentence = deliver(c10, "test_relu_is_integer_code_on_amd_gpus")
+    record = deliver("c10", "test_relu_is_integer_code_on_amd_gpus")
+    status, sentence = record.status, record.sentence
     assert status in ("NEEDS_AMD_COMPILER", "NEEDS_GPU_ENGINE")
     assert "AMD" in sentence or "triton" in sentence
 
@@ -134,14 +135,15 @@ def test_relu_is_integer_on_amd_and_a_float_epilogue_under_its_name_is_refuted(
     pytest.importorskip("triton", reason="compiles with triton: pip install 'geluless[gpu]'")
     from geluless.engine.gpu import codegen_check
 
-    status, sentence = deliver(c10, "test_relu_is_integer_code_on_amd_gpus")
+    record = deliver("c10", "test_relu_is_integer_code_on_amd_gpus")
+    status, sentence = record.status, record.sentence
     assert status == "REPRODUCED", sentence
     honest = codegen_check.fc1_machine_code
     under_its_name = {"relu": "gelu-tanh"}
     monkeypatch.setattr(
         codegen_check, "fc1_machine_code", lambda formula, target: honest(under_its_name.get(formula, formula), target)
     )
-    assert deliver(c10, "test_relu_is_integer_code_on_amd_gpus")[0] == "REFUTED"
+    assert deliver("c10", "test_relu_is_integer_code_on_amd_gpus").status == "REFUTED"
     monkeypatch.setattr(codegen_check, "fc1_machine_code", lambda formula, target: honest("relu", target))
-    with pytest.raises(ClaimProtocolError, match="negative control did not fail"):
-        deliver(c10, "test_relu_is_integer_code_on_amd_gpus")
+    with pytest.raises(ClaimProtocolError, match="the control did not hold"):
+        deliver("c10", "test_relu_is_integer_code_on_amd_gpus")

@@ -59,7 +59,8 @@ def curved_teacher(teacher: SwinTransformer, images: ImageSource, *, count: int 
     chosen = balanced_indices(images.labels, count)
     pixels = torch.cat(list(images.batches(256, indices=chosen)))
     curved = copy.deepcopy(teacher)
-    for block, tokens in TokenStreams(teacher, curved, pixels, pixels[:0]).walk():
+    images_of_both = (pixels, pixels[:0])  # none held out
+    for block, tokens in TokenStreams(teacher, curved, images_of_both, images_of_both).walk():
         mlp: Mlp = block.mlp
         hidden = mlp.fc1(tokens.inputs)
         zero = hidden.kthvalue(round((1 - POSITIVE) * len(hidden)), dim=0).values
