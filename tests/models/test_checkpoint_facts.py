@@ -20,7 +20,7 @@ from geluless.data.folders import folder_images
 from geluless.errors import CheckpointError
 from geluless.interface import Interface
 from geluless.models import interface_of, read_checkpoint
-from geluless.models.checkpoint_facts import _crop_pct
+from geluless.models.checkpoint_facts import _crop_pct, transformers_config, transformers_processor
 from tests.support.checkpoints import transformers_names
 
 NAME = "swin_micro_tiny"
@@ -129,6 +129,38 @@ def test_every_way_to_say_a_normalisation_is_one_of_ours(
     said = read_checkpoint(folder(tmp_path / "m", micro, SWIN, processor=PROCESSOR | change, transformers=True)).stated
     assert said.preprocessing["mean"][0] == pytest.approx(mean)
     assert said.preprocessing["std"][0] == pytest.approx(std)
+
+
+def test_the_words_of_the_released_swin_are_understood() -> None:
+    """Those of microsoft/swin-tiny-patch4-window7-224 on the hub; two of ImageNet's names are equal."""
+    processor = {
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "ViTFeatureExtractor",
+        "resample": 3,
+        "size": 224,
+    }
+    processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    labels = {str(index): "crane" if index in (134, 517) else f"class {index}" for index in range(1000)}
+    config = {
+        "model_type": "swin",
+        "image_size": 224,
+        "id2label": labels,
+        "num_labels": None,
+        "path_norm": True,
+        "window_size": 7,
+    }
+    said = transformers_processor(processor, said=transformers_config(config, origin="config.json")).checked()
+    assert said.preprocessing == {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
+    assert (said.num_classes, said.image_size, said.activation) == (1000, (224, 224), "gelu")
+    assert said.class_names is not None
+    assert said.class_names[134] == said.class_names[517] == "crane"
 
 
 def test_a_crop_is_of_the_very_pixel_count_that_was_said() -> None:

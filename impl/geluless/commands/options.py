@@ -157,18 +157,12 @@ def checkpoint_path(options: argparse.Namespace) -> Path | None:
 
 def recorded_activation(checkpoint: Path) -> str | None:
     """The activation that `geluless distill` wrote into the file's metadata, or None."""
-    from safetensors import SafetensorError, safe_open
+    from geluless.models.checkpoint import file_metadata
+    from geluless.models.checkpoint_facts import recorded_facts
 
     if checkpoint.suffix != ".safetensors" or not checkpoint.is_file():
         return None
-    try:
-        with safe_open(checkpoint, framework="np") as stream:
-            written = (stream.metadata() or {}).get("activation")
-    except (SafetensorError, OSError):
-        return None  # create_model says what is wrong with the file
-    if written not in (None, "gelu", "relu"):
-        raise CheckpointError(f"{checkpoint} says its activation is {written!r}: expected gelu or relu")
-    return written
+    return recorded_facts(file_metadata(checkpoint), origin=str(checkpoint)).activation
 
 
 def open_images(options: argparse.Namespace, *, model: SwinTransformer) -> ImageSource:

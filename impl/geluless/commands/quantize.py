@@ -13,6 +13,7 @@ from geluless.commands.options import (
     add_data,
     add_model,
     add_output,
+    note,
     notes,
     open_images,
     open_model,
@@ -58,6 +59,8 @@ def run(options: argparse.Namespace) -> Result:
     set_threads(options)
     model = open_model(options, activation=options.activation)
     images = open_images(options, model=model)
+    if (there := len(images.class_names)) != model.num_classes:
+        note(options, [f"{images.name} has {there} classes, the network {model.num_classes}: its labels only balance the choice"])
     chosen = balanced_indices(images.labels, options.calibration_images)
     batches = images.batches(options.batch_size, indices=chosen)
     artifact = quantize(model, batches, profile=profile, name=options.model)

@@ -93,12 +93,12 @@ def read_checkpoint(path: str | Path, *, use_ema: bool = False) -> Checkpoint:
     if path.is_dir():
         stated = folder_facts(path)
         content, classes = _read_folder(path)
-        recorded = recorded_facts(_metadata(path / WEIGHT_FILES[0]), origin=str(path / WEIGHT_FILES[0]))
+        recorded = recorded_facts(file_metadata(path / WEIGHT_FILES[0]), origin=str(path / WEIGHT_FILES[0]))
         stated = replace(stated, activation=stated.activation or recorded.activation)
     else:
         content, classes = _read_file(path)
         if path.suffix == ".safetensors":
-            stated = recorded_facts(_metadata(path), origin=str(path))
+            stated = recorded_facts(file_metadata(path), origin=str(path))
     if (
         isinstance(content, dict) and {"arch", "version"} <= content.keys()
     ):  # of timm's CheckpointSaver: others' options mean others
@@ -249,7 +249,7 @@ def _read_file(path: Path) -> tuple[Any, list[str]]:
         if head.lstrip()[:1] == b"<":
             raise CheckpointError(f"{path} is a web page, not a checkpoint: download the file itself")
         if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[:1] != b"\x80"):
-            if "geluless" in _metadata(path):
+            if "geluless" in file_metadata(path):
                 raise CheckpointError(
                     f"{path} is an INT8 artifact, no float checkpoint: give the file that it was quantized from"
                 )
@@ -261,7 +261,8 @@ def _read_file(path: Path) -> tuple[Any, list[str]]:
         raise CheckpointError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says beside its tensors; nothing where it cannot be read."""
     try:
         with safe_open(path, framework="np") as stream:
             return dict(stream.metadata() or {})

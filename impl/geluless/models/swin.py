@@ -181,7 +181,7 @@ def described(state: Mapping[str, torch.Tensor]) -> str:
     depths = tuple(stages[stage] for stage in sorted(stages))
     named = [name for name, shape in KNOWN_SHAPES.items() if shape == (width, depths)]
     classes = state["head.fc.weight"].shape[0] if "head.fc.weight" in state else 0
-    shape = f"width {width}, depths {'-'.join(map(str, depths))}, {classes} classes"
+    shape = f"width {width}, depths {'-'.join(map(str, depths)) or 'of no Swin'}, {classes} classes"
     return f"{shape}, as {named[0]}" if named else shape
 
 
