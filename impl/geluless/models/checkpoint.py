@@ -99,13 +99,11 @@ def read_checkpoint(path: str | Path, *, use_ema: bool = False) -> Checkpoint:
         content, classes = _read_file(path)
         if path.suffix == ".safetensors":
             stated = recorded_facts(file_metadata(path), origin=str(path))
-    if (
-        isinstance(content, dict) and {"arch", "version"} <= content.keys()
-    ):  # of timm's CheckpointSaver: others' options mean others
-        options = content.get("args")
-        stated = training_facts(vars(options), origin=f"{path} (args)") if isinstance(options, argparse.Namespace) else stated
+        if options := _timm_options(content):
+            stated = training_facts(options, origin=f"{path} (args)")
     network = _choose(path, content, use_ema=use_ema, remarks=remarks)
     state = without_computed(network.state)
+    _require_floats(path, state)
     if network.transformers:
         state = from_transformers(state)
         remarks.append("transformers' names became timm's, query, key and value one matrix")
@@ -120,8 +118,17 @@ def read_checkpoint(path: str | Path, *, use_ema: bool = False) -> Checkpoint:
         remarks.append(f"{_counted(network.beside, 'tensor')} beside it left out")
     if classes:
         remarks.append(f"objects of {_counted(classes, 'class')} that hold no weights left out")
-    _require_floats(path, state)
     return Checkpoint(path, state, stated, tuple(remarks))
+
+
+def _timm_options(content: Any) -> dict[str, Any]:
+    """Of a training file that timm's CheckpointSaver wrote; other scripts' `args` mean other things by the same names."""
+    timm_s = (
+        isinstance(content, dict)
+        and {"arch", "version"} <= content.keys()
+        and isinstance(content.get("args"), argparse.Namespace)
+    )
+    return vars(content["args"]) if timm_s else {}
 
 
 def _counted(names: tuple[str, ...] | list[str], noun: str) -> str:
