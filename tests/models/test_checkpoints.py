@@ -21,6 +21,7 @@ from timm.utils import CheckpointSaver
 import geluless
 from geluless.errors import CheckpointError, ModelError
 from geluless.models import interface_of, read_checkpoint
+from geluless.models.swin import described
 from tests.support.checkpoints import original_names, transformers_names
 from tests.support.networks import awkward_artifact
 
@@ -232,6 +233,11 @@ REFUSED: dict[str, tuple[Callable[[torch.nn.Module], Any], str]] = {
         lambda m: {n: v for n, v in m.state_dict().items() if not n.startswith("head.")},
         r"has no classifier \(head\.fc\.bias is missing\): save the whole network",
     ),
+    "a number for a matrix": (lambda m: m.state_dict() | {"head.fc.weight": torch.tensor(1.0)}, r"head\.fc\.weight is \(\), not"),
+    "numbers everywhere": (
+        lambda m: dict.fromkeys(m.state_dict(), torch.tensor(1.0)),
+        r"width 0, depths 2-2-6-2, window 0, 0 classes",
+    ),
     "absolute positions": (
         lambda m: m.state_dict() | {"absolute_pos_embed": torch.ones(1)},
         "1 unexpected .first: absolute_pos_embed",
@@ -305,8 +311,19 @@ def test_the_number_of_classes_comes_from_the_file(tmp_path: Path) -> None:
 
 def test_another_size_is_named_as_what_it_is(tmp_path: Path) -> None:
     torch.save(geluless.create_model("swin_micro_base").state_dict(), tmp_path / "w")
-    with pytest.raises(CheckpointError, match=r"another network \(width 24, depths 2-2-18-2, 10 classes, as swin_micro_base\)"):
+    shape = r"width 24, depths 2-2-18-2, window 7, 10 classes, as swin_micro_base"
+    with pytest.raises(CheckpointError, match=rf"another network \({shape}\)"):
         geluless.create_model(NAME, tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    "name", ["swin_tiny_patch4_window7_224", "swin_base_patch4_window12_384", "swin_large_patch4_window7_224"]
+)
+def test_every_published_shape_has_its_name(name: str) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    assert described(state).endswith(f"1000 classes, as {name}")
+    assert timm.is_model(name)
 
 
 @pytest.mark.parametrize(("name", "size"), [("swin_tiny_patch4_window7_224", "wide"), ("resnet18", 224)])

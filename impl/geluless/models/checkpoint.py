@@ -57,7 +57,7 @@ class Checkpoint:
     def num_classes(self) -> int | None:
         """Of the classifier that is in the file; None where there is none."""
         head = self.state.get("head.fc.weight")
-        return None if head is None else head.shape[0]
+        return head.shape[0] if head is not None and head.ndim else None
 
 
 @dataclass(frozen=True)

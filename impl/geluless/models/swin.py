@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,12 +31,14 @@ PAPER_MODELS = {
     "large": "swin_large_patch4_window7_224",
 }
 PAPER_WIDTHS = {"tiny": 96, "small": 96, "base": 128, "large": 192}
-KNOWN_SHAPES = {  # width, depths
+KNOWN_SHAPES = {  # width, depths, window
     **{
-        config.paper_model: (PAPER_WIDTHS[size], config.depths)
+        config.paper_model.replace("window7_224", f"window{window}_{side}"): (PAPER_WIDTHS[size], config.depths, window)
         for size, config in zip(PAPER_MODELS, MICRO_CONFIGS.values(), strict=True)
+        for window, side in ((7, 224), (12, 384))
+        if window == 7 or size in ("base", "large")
     },
-    **{name: (config.embed_dim, config.depths) for name, config in MICRO_CONFIGS.items()},
+    **{name: (config.embed_dim, config.depths, 7) for name, config in MICRO_CONFIGS.items()},
 }
 
 
@@ -174,14 +177,18 @@ def load_checkpoint(model: nn.Module, checkpoint: str | Path | Checkpoint) -> No
 
 
 def described(state: Mapping[str, torch.Tensor]) -> str:
-    """Width, depths and classes that the weights' names and shapes tell, and the names that this package knows for them."""
-    width = state["patch_embed.proj.weight"].shape[0]
+    """Width, depths, window and classes that the weights' names and shapes tell, and the name that goes with them."""
     blocks = {match[0] for match in map(BLOCK.match, state) if match}
     stages = Counter(int(name.split(".")[1]) for name in blocks)
     depths = tuple(stages[stage] for stage in sorted(stages))
-    named = [name for name, shape in KNOWN_SHAPES.items() if shape == (width, depths)]
-    classes = state["head.fc.weight"].shape[0] if "head.fc.weight" in state else 0
-    shape = f"width {width}, depths {'-'.join(map(str, depths)) or 'of no Swin'}, {classes} classes"
+
+    def rows(name: str) -> int:
+        return state[name].shape[0] if name in state and state[name].ndim else 0
+
+    width, classes = rows("patch_embed.proj.weight"), rows("head.fc.weight")
+    window = (math.isqrt(rows("layers.0.blocks.0.attn.relative_position_bias_table")) + 1) // 2  # of (2 · window - 1)² rows
+    shape = f"width {width}, depths {'-'.join(map(str, depths)) or 'of no Swin'}, window {window}, {classes} classes"
+    named = [name for name, known in KNOWN_SHAPES.items() if known == (width, depths, window)]
     return f"{shape}, as {named[0]}" if named else shape
 
 
