@@ -376,7 +376,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     folder = ["quantize", "--model", "swin_micro_tiny", "--checkpoint", str(good), "--output", str(output), "--data-dir"]
     cases: list[tuple[list[str], int, str]] = [
         (quantize_line(tmp_path / "no.pth", output), 1, "no checkpoint at"),
-        (quantize_line(artifact, output), 1, "another network"),
+        (quantize_line(artifact, output), 1, "is an INT8 artifact"),
         (quantize_line(good, tmp_path / "no" / "x.int8.safetensors"), 2, "create it first"),
         (quantize_line(good, artifact), 2, "--force"),
         (quantize_line(good, output, "--profile", "worst"), 2, "per-channel, ft1, ft2"),

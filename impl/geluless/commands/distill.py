@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
+from geluless.commands.options import add_common, add_data, add_model, add_output, notes, open_images, open_model, set_threads
 from geluless.commands.output import checked_folder, checked_output
 from geluless.commands.result import OptionError, Result
 from geluless.files import atomic_output
@@ -34,6 +35,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(options: argparse.Namespace) -> Result:
     from geluless.distillation import RECIPES, BlockRecord, distill, format_record
+    from geluless.models.interface import interface_of
 
     if options.recipe not in RECIPES:
         raise OptionError(f"no recipe is called {options.recipe!r}; choose one of {', '.join(RECIPES)}")
@@ -54,14 +56,16 @@ def run(options: argparse.Namespace) -> Result:
         "seed": str(options.seed),
         "images": images.digest,
     }
-    _save(done.student, output, metadata=facts)
+    interface = interface_of(teacher).to_json()
+    _save(done.student, output, metadata=facts | {"interface": json.dumps(interface)})
     for warning in done.warnings:
         print(f"geluless: warning: {warning}", file=sys.stderr)
 
     def show(console: Console) -> None:
         console.print(f"{output}: ReLU student of {options.model}, recipe {options.recipe}", soft_wrap=True)
 
-    return Result({"output": str(output), **facts, "seed": options.seed, "distillation": done.to_json()}, show)
+    data = {"output": str(output), **facts, "seed": options.seed, "interface": interface, "notes": notes(options)}
+    return Result({**data, "distillation": done.to_json()}, show)
 
 
 def _save(student: Any, output: Path, *, metadata: dict[str, str]) -> None:
