@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,7 @@ def test_transfer_to_this_cpu(claim: ClaimFixture, timing_session: TimingSession
     timed = timing_session.variants(size)
     together = timed.together
     claim.decide(
-        at_every(
-            {rival: agreed(timed, lambda found, name, rival=rival: eleven_percent_faster(found, name, rival)) for rival in RIVALS}
-        ),
+        at_every({rival: agreed(timed, partial(eleven_percent_faster, against=rival)) for rival in RIVALS}),
         timing_evidence(
             timed,
             f"transfer to this CPU: Swin-{size}, batch 1, one thread; relu (fused) against gelu-separate, the structure of "

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_other_engines_on_this_cpu(claim: ClaimFixture, timing_session: TimingSe
             {
                 engine: agreed(
                     gains.timed,
-                    lambda found, name, gelu=f"{engine} gelu": faster(found, name, gelu),
+                    partial(faster, against=f"{engine} gelu"),
                     engines=(relu, GAIN_AGAIN) if engine == OURS else (f"{engine} relu",),
                 )
                 for engine in gains.engines

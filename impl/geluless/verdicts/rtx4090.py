@@ -148,7 +148,7 @@ def judged(races: Mapping[int, Timed]) -> tuple[Judgement, Evidence]:
     if missing := [str(batch) for batch in BATCHES if batch not in races]:
         raise StudyError(f"nothing was raced at batch {', '.join(missing)}: the verdict is about every batch")
     judgement = at_every(
-        {f"batch {batch}": agreed(races[batch], lambda run, name: eleven_percent_faster(run, name, THEIRS)) for batch in BATCHES}
+        {f"batch {batch}": agreed(races[batch], partial(eleven_percent_faster, against=THEIRS)) for batch in BATCHES}
     )
     runs = {f"batch {batch}, run {number}": run for batch in BATCHES for number, run in enumerate(races[batch].runs, start=1)}
     found = {f"batch {batch}": races[batch].together for batch in BATCHES}

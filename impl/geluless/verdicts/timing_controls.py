@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from geluless.bench.harness import Findings
 from geluless.verdicts.latency import equivalent, faster
@@ -30,22 +31,20 @@ def timing_control(conditions: Mapping[str, Timed], *, relu: str = RELU, again: 
 
 
 def _nothing(condition: str, timed: Timed, relu: str, again: str) -> Control:
-    directions = [
-        agreed(timed, lambda found, a, b=b: faster(found, a, b), engines=(a,)) for a, b in ((relu, again), (again, relu))
-    ]
+    directions = [agreed(timed, partial(faster, against=b), engines=(a,)) for a, b in ((relu, again), (again, relu))]
     different = any(judgement.verdict is Verdict.REPRODUCED for judgement in directions)
     what = f"{condition}: of two engines of relu neither may be called faster"
     return Control(what, directions[1].sentence, not different)
 
 
 def _planted(condition: str, timed: Timed, engines: tuple[str, ...], slowed: str) -> Control:
-    judgement = agreed(timed, lambda found, name: faster(found, name, slowed), engines=engines)
+    judgement = agreed(timed, partial(faster, against=slowed), engines=engines)
     return Control.accepted(f"{condition}: relu must be called faster than itself slowed by {100 * HANDICAP:g} %", judgement)
 
 
 def equivalence_control(timed: Timed, *, relu: str = RELU, again: str = AGAIN, slowed: str = SLOWED) -> Control:
     """For claims of equal times: AGAIN must be called equivalent to RELU, and SLOWED must not."""
-    same = agreed(timed, lambda found, name: equivalent(found, name, relu), engines=(again,))
+    same = agreed(timed, partial(equivalent, against=relu), engines=(again,))
     planted = agreed(timed, lambda found, name: equivalent(found, slowed, name), engines=(relu, again))
     return Control.every(
         [
@@ -59,7 +58,7 @@ def engines_control(timed: Timed, *, relu: str, again: str) -> Control:
     """Where no engine can be slowed down: `nothing`, and samples of `again` made longer by HANDICAP, which must be called
     slower."""
     longer = Timed(tuple(_longer(found, again, 1 + HANDICAP) for found in timed.runs))
-    planted = agreed(longer, lambda found, name: faster(found, name, again), engines=(relu,))
+    planted = agreed(longer, partial(faster, against=again), engines=(relu,))
     return Control.every(
         [
             _nothing("all engines", timed, relu, again),

@@ -68,7 +68,7 @@ def kernels() -> Entries:
 def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Entries]:
     """c10 and c12: other instruction sets, threads, batches and resolutions, by name."""
     tiny = SIZES["tiny"]
-    found = {f"isa {isa}": engines(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
+    found: dict[str, Entries] = {f"isa {isa}": engines(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
     found |= {f"threads {cores}": engines(tiny, threads=cores)} if cores > 1 else {}
     found |= {f"batch {batch}": engines(tiny, batch=batch) for batch in BATCHES_OF_A_CPU}
     return found | {"base at 384": engines(LARGE_IMAGES)}
