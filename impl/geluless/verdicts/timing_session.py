@@ -26,7 +26,7 @@ from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed
 IN_STRIPS = "{} in strips"
 GELU_SEPARATE, RELU_SEPARATE = IN_STRIPS.format("gelu-separate"), IN_STRIPS.format("relu-separate-int8")
 RIVALS = ("gelu-separate", GELU_SEPARATE)
-RELU_FLOAT, RELU_FLOAT_AGAIN = "relu-float", "relu-float again"
+RELU_FLOAT, RELU_SEPARATE_AGAIN = "relu-float", f"{RELU_SEPARATE} again"
 OTHER_GELUS = ("gelu-fused", "gelu-fused-tanh", "gelu-lut", "gelu-poly", "gelu-ibert", "gelu-shift")
 LARGE_IMAGES = "swin_base_patch4_window12_384"
 BATCHES_OF_A_CPU = (8, 32)
@@ -45,10 +45,9 @@ def variants(size: str) -> Entries:
     """Every variant of one network at batch 1 on one thread, with and without fc1's bias, all in the same blocks."""
     model = SIZES[size]
     others = (Entry(variant, model, variant) for variant in ("relu-separate", RELU_FLOAT, *OTHER_GELUS))
-    again = Entry(RELU_FLOAT_AGAIN, model, "relu-float")
     strips = Entry(RELU_SEPARATE, model, "relu-separate-int8", blocked=True)
     without = (Entry(f"{variant} without bias", model, variant, drop_bias=True) for variant in ("relu-nobias", "relu-separate"))
-    return (*engines(model), *others, again, strips, *without)
+    return (*engines(model), *others, strips, replace(strips, name=RELU_SEPARATE_AGAIN), *without)
 
 
 KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
