@@ -112,7 +112,7 @@ def claims(session: nox.Session) -> None:
     report.mkdir(parents=True, exist_ok=True)
     started = time.time()
     try:
-        # Verdicts never come from a cache of an earlier run, pytest's own included.
+        # Without pytest's cache: what an earlier run found neither orders nor chooses the tests of this one.
         arguments = ("-p", "no:cacheprovider", f"--junitxml={report / 'junit.xml'}")
         session.run(python, "-m", "pytest", "claims", *arguments, *session.posargs)
     finally:
@@ -202,24 +202,7 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def neon(session: nox.Session) -> None:
     """The NEON kernels against portable C++ and the reference's logits: cross-compiled, and run under an emulator."""
-    compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
-    if not (shutil.which(compiler) and shutil.which(emulator)):
-        session.error(f"{compiler} or {emulator} is missing: `apt-get install g++-aarch64-linux-gnu qemu-user` (Debian, Ubuntu)")
-    python, home = environment(session), HERE / ".build" / "neon"
-    dump, program = home / "awkward.bin", home / "check_kernels"
-    env = {"PATH": os.pathsep.join((str(Path(python).parent), os.environ["PATH"]))}  # cmake and ninja are Python packages
-    cmake = shutil.which("cmake", path=env["PATH"])
-    if cmake is None:
-        session.error("cmake is missing: `pip install cmake ninja`")
-    target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}")
-    options = ("-DCMAKE_EXE_LINKER_FLAGS=-static", "-DCMAKE_BUILD_TYPE=Release")
-    folders = ("-G", "Ninja", "-S", str(HERE / "tests" / "engine" / "cpu" / "cpp"), "-B", str(home))
-    session.run(cmake, *folders, *target, *options, env=env, external=True)
-    session.run(cmake, "--build", str(home), "--target", "check_headers", "check_kernels", env=env, external=True)
-    session.run(python, "-m", "tests.support.native_dump", str(dump))
-    session.run(emulator, str(program), str(dump))
-    # Control: on a processor without dot products NEON must be left out, and with nothing to compare the program must fail.
-    session.run(emulator, "-cpu", "cortex-a57", str(program), success_codes=[1])
+    session.run(environment(session), "-m", "tests.support.neon", "--headers")
 
 
 def run_pytest(session: nox.Session, *arguments: str, profile: str, env: dict[str, str] | None = None) -> None:
@@ -265,21 +248,23 @@ GPU_RIVALS = (
     "relu",  # against itself, the control
     *("relu-separate", "relu-float", "relu-nobias"),  # the last over an artifact of its own, without fc1's bias
 )
+GPU_PAIRS = (  # (model, batch, rival, flags): relu against each
+    *((model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS),
+    *((model, batch, "gelu-separate", (f,)) for f in ("--eager", "--cold") for model in GPU_MODELS for batch in ("1", "32")),
+)
+GPU_PROCESSES = "5"  # of each comparison, whose interval is over processes; ci/README.md says how long all of them take
 
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other variant, paired.
+    """On a CUDA device: the engine's laws, tiles by measurement (hours, once), then `relu` against every other variant, paired,
+    in several processes each.
 
     What fails is told at the end and fails the session; everything else is run all the same. Without a device it says what it
     would do. Arguments after `--` go to `geluless bench`: `-- --seconds 3`.
     """
     python = environment(session)
     records = HERE / "report" / "gpu"
-    pairs: list[tuple[str, str, str, tuple[str, ...]]]
-    pairs = [(model, batch, rival, ()) for model in GPU_MODELS for batch in GPU_BATCHES for rival in GPU_RIVALS]
-    for flag in (("--eager",), ("--cold",)):
-        pairs += [(model, batch, "gelu-separate", flag) for model in GPU_MODELS for batch in ("1", "32")]
     probe = "import torch; print('device' if torch.cuda.is_available() else 'none')"
     if str(session.run(python, "-c", probe, silent=True)).split()[-1] != "device":
         session.log("NEEDS_GPU: torch sees no CUDA device. With one, this session would run")
@@ -287,7 +272,8 @@ def gpu(session: nox.Session) -> None:
         session.log("  geluless tune                   tiles by measurement, kept for later runs")
         session.log("  pytest tests/bench/bench_gpu_networks.py --gpu    whole networks, as pytest-benchmark's JSON")
         session.log(
-            f"  geluless bench --backend gpu    {len(pairs)} paired comparisons, records in {records.relative_to(HERE)}/:"
+            f"  geluless bench --backend gpu    {len(GPU_PAIRS)} paired comparisons of {GPU_PROCESSES} processes, "
+            f"records in {records.relative_to(HERE)}/:"
         )
         session.log(f"      {', '.join(GPU_MODELS)} at batch {', '.join(GPU_BATCHES)};")
         session.log(f"      relu against {', '.join(GPU_RIVALS)}; graph and eager, hot and cold L2")
@@ -302,11 +288,11 @@ def gpu(session: nox.Session) -> None:
         "tuning": ("geluless.cli", "tune", *shapes),
         "networks": networks,
     }
-    for model, batch, rival, mode in pairs:
+    for model, batch, rival, mode in GPU_PAIRS:
         name = "-".join((model, f"b{batch}", rival, *(word.strip("-") for word in mode)))
         options = ("--backend", "gpu", "--model", model, "--batch", batch, "--variant", "relu", "--against", rival, *mode)
         output = ("--force", "--output", str(records / f"{name}.bench.json"))
-        steps[name] = ("geluless.cli", "bench", *options, *session.posargs, *output)
+        steps[name] = ("geluless.cli", "bench", *options, "--processes", GPU_PROCESSES, *session.posargs, *output)
     failed = []
     for name, arguments in steps.items():
         try:
@@ -449,5 +435,9 @@ def fixtures(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Render report/claims.json to Markdown and HTML again, without judging anything anew."""
+    """Render report/claims.json to Markdown and HTML again, without judging anything anew.
+
+    `-- --readme README.md` writes the README's figures, with `--outdated` only above them that they are of other code;
+    `-- --record` adds a whole run to claims/history.json.
+    """
     session.run(environment(session), "-m", "geluless.cli", "report", *session.posargs)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,9 +16,6 @@ from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
 from geluless.verdicts.micro_networks import ENGINE_CONTROL, SIZES, Kind, Task, TaskResult
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.relu_fusion import count_differences, every_pair_differences, random_gemms
-
-if TYPE_CHECKING:
-    from geluless.engine.gpu.codegen_check import MachineCode
 
 GEMMS = 400
 TARGET = "sm_89"  # Ada, the paper's RTX 4090
@@ -134,9 +129,11 @@ def test_no_float_opcode_in_the_gpu_kernel(claim: ClaimFixture) -> None:
         "allowlist of integer, memory and control instructions; the erf-GELU kernel must fail it",
     ):
         return
+    from geluless.engine.gpu.codegen_check import fc1_machine_code
+
     started = time.perf_counter()
-    relu = fc1_machine_code("relu")
-    floats, control = ([k.floating_point.total() for k in kernels] for kernels in (relu, fc1_machine_code("gelu-erf")))
+    relu, gelu = (fc1_machine_code(formula, TARGET) for formula in ("relu", "gelu-erf"))
+    floats, control = ([kernel.floating_point.total() for kernel in kernels] for kernels in (relu, gelu))
     total = sum(len(kernel.opcodes) for kernel in relu)
     evidence = Evidence(
         ran=f"fc1 with ReLU in its epilogue, compiled for {TARGET} at the {len(relu)} shapes of Swin T/S/B/L and disassembled: "
@@ -162,8 +159,11 @@ def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimFixture) -> None
         "FasterTransformer's tanh-GELU must add some",
     ):
         return
+    from geluless.engine.gpu.codegen_check import fc1_machine_code
+
     started = time.perf_counter()
-    bare, relu, gelu = ([len(kernel.opcodes) for kernel in fc1_machine_code(f)] for f in ("int8", "relu", "gelu-tanh"))
+    formulas = ("int8", "relu", "gelu-tanh")
+    bare, relu, gelu = ([len(kernel.opcodes) for kernel in fc1_machine_code(formula, TARGET)] for formula in formulas)
     added = [with_relu - without for with_relu, without in zip(relu, bare, strict=True)]
     control = [with_gelu - without for with_gelu, without in zip(gelu, bare, strict=True)]
     evidence = Evidence(
@@ -181,20 +181,6 @@ def test_relu_adds_no_instruction_to_the_gpu_kernel(claim: ClaimFixture) -> None
         claim.refuted(f"ReLU adds up to {max(added)} instructions to the kernel", evidence)
     else:
         claim.reproduced(f"ReLU adds no instruction at any of {len(bare)} shapes ({min(added)} to {max(added)})", evidence)
-
-
-@cache
-def fc1_machine_code(formula: str) -> tuple[MachineCode, ...]:
-    """fc1 of every stage of Swin T/S/B/L with one epilogue, compiled for TARGET and disassembled."""
-    from geluless.engine.gpu.codegen_check import machine_code
-    from geluless.engine.gpu.codegen_check.shapes import fc1_program
-    from geluless.engine.gpu.compiler import Target, compile_source, sources_of
-    from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
-    from geluless.sizes import SIZES as SHAPES
-
-    target, tiles = Target.parse(TARGET), Tiles(ARCHITECTURES[TARGET])
-    programs = [fc1_program(tiles, formula, size=size) for size in SHAPES]
-    return tuple(machine_code(compile_source(source, target), target) for source in sources_of(programs))
 
 
 def deliver_logits(

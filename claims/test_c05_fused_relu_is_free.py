@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from geluless.bench.kernels import STAGES
 from geluless.verdicts import ClaimFixture, Control, Resource
 from geluless.verdicts.latency import at_every, equivalent
@@ -33,14 +35,14 @@ def test_against_the_bare_gemm_on_this_cpu(claim: ClaimFixture, timing_session: 
 def costs_nothing(timed: Timed, stage: str) -> Judgement:
     return agreed(
         timed,
-        lambda found, name: equivalent(found, name, f"{stage} bare"),
+        partial(equivalent, against=f"{stage} bare"),
         engines=(f"{stage} {RELU}", f"{stage} {AGAIN}"),
     )
 
 
 def controls(timed: Timed, stage: str) -> tuple[Control, ...]:
     """The bare product against itself must be equivalent, as must ReLU against itself; ReLU slowed down must not."""
-    bare = agreed(timed, lambda found, name: equivalent(found, name, f"{stage} bare"), engines=(f"{stage} bare again",))
+    bare = agreed(timed, partial(equivalent, against=f"{stage} bare"), engines=(f"{stage} bare again",))
     return (
         Control.accepted(f"{stage}: the bare product must be equivalent to itself", bare),
         equivalence_control(timed, relu=f"{stage} {RELU}", again=f"{stage} {AGAIN}", slowed=f"{stage} {SLOWED}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_time_against(claim: ClaimFixture, timing_session: TimingSession, varian
         return
     studies = {size: timing_session.variants(size) for size in SIZES}
     claim.decide(
-        at_every({size: agreed(timed, lambda found, name: faster(found, name, variant)) for size, timed in studies.items()}),
+        at_every({size: agreed(timed, partial(faster, against=variant)) for size, timed in studies.items()}),
         timing_evidence(
             studies["tiny"],
             f"Swin-T, S, B and L, batch 1, one thread: relu against {variant} ({APPROXIMATIONS[variant]}), at every size",

@@ -18,8 +18,9 @@ FAMILIES = {
 def test_accuracy_recovers_elsewhere(claim: ClaimFixture, family: str) -> None:
     claim.needs(
         Resource.CHECK,
-        would_run=f"{FAMILIES[family]}: naive swap (real loss, exact McNemar p < 0.001), distilled by 'local' with 3 seeds and "
-        "by 'paper', INT8 with 3 calibration draws; paired non-inferiority at 0.5 pp to FP32 GELU on the 10,000 test images; "
+        would_run=f"{FAMILIES[family]}: naive and bias-corrected swap (real loss, exact McNemar p < 0.001), distilled by "
+        "'local' with 3 seeds and by 'paper', gain over the bias-corrected swap, INT8 with 3 calibration draws; paired "
+        "non-inferiority at 0.5 pp to FP32 GELU on the 10,000 test images; "
         "controls: the naive swap and soft labels shuffled between images must not pass",
     )
 

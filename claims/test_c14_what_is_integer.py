@@ -7,40 +7,53 @@ from __future__ import annotations
 
 import pytest
 
-from geluless.verdicts import ClaimFixture, Control, Estimate, Evidence, Verdict
+from geluless.verdicts import ClaimFixture, Control, Estimate, Evidence, Resource, Verdict
 from geluless.verdicts.equivalence import ratio_above_one
-from geluless.verdicts.micro_networks import ROUNDING_SIZE, Kind, Task
+from geluless.verdicts.micro_networks import PTX_TARGET, ROUNDING_SIZE, Kind, Task, TaskResult
+from geluless.verdicts.mlp_path import judged
 from geluless.verdicts.pool import EvidencePool
 from geluless.verdicts.statistics import deal_at_random, mean_ratio
 
 TASK = Task(Kind.LOCAL, ROUNDING_SIZE)
-MLP_PATH = ("norm2", "fc1", "hidden", "fc2")
+DISASSEMBLED = (
+    "the INT8 ReLU network: every kernel that is called between norm2's output and fc2's, its machine code disassembled and its "
+    "floating-point arithmetic and conversions counted"
+)
 
 
 @pytest.mark.evidence(str(TASK))
 def test_the_mlp_path_is_integer(claim: ClaimFixture, micro_networks: EvidencePool, tier: str) -> None:
+    """In the compiled engine, on every instruction set of this machine."""
+    if claim.lacks(Resource.CPU_ENGINE, Resource.DISASSEMBLER, would_run=DISASSEMBLED):
+        return
     (local,) = micro_networks.get(TASK)
-    manifest = local.manifests["int8-relu"]
-    on_path = [row for row in manifest if row["tensor"].split()[0] in MLP_PATH]
-    floats = [row for row in on_path if "float" in row["dtype"]]
-    control = [row for row in local.manifests["two-stage"] if row["tensor"].split()[0] in MLP_PATH and "float" in row["dtype"]]
-    elsewhere = sorted({f"{row['tensor']} {row['dtype']}" for row in manifest if "float" in row["dtype"]})
+    deliver(claim, local, "cpu", f"{DISASSEMBLED}; fc2's code includes its requantization and the residual addition", tier)
+
+
+@pytest.mark.evidence(str(TASK))
+def test_the_mlp_path_is_integer_on_a_gpu(claim: ClaimFixture, micro_networks: EvidencePool) -> None:
+    """In the machine code for the paper's GPU."""
+    if claim.lacks(Resource.GPU_ENGINE, would_run=f"{DISASSEMBLED}, compiled for {PTX_TARGET} without a GPU"):
+        return
+    (local,) = micro_networks.get(TASK)
+    deliver(claim, local, "gpu", f"{DISASSEMBLED}; every opcode against an allowlist, compiled for {PTX_TARGET}", PTX_TARGET)
+
+
+def deliver(claim: ClaimFixture, local: TaskResult, where: str, ran: str, tier: str) -> None:
+    found = judged(*(local.mlp_code[f"{where} {name}"] for name in ("relu", "relu-float", "two-stage")))
+    elsewhere = sorted({f"{row['tensor']} {row['dtype']}" for row in local.manifests["int8-relu"] if "float" in row["dtype"]})
     evidence = Evidence(
-        ran=f"precision manifest of the INT8 ReLU artifact ({TASK.size}): {len(on_path)} entries from MLP input to output",
+        ran=ran,
         tier=tier,
-        seconds=local.seconds["INT8 ReLU"],
-        control=Control(
-            "the manifest of the artifact that rounds twice must show floating point on the same path",
-            f"{len(control)} floating-point entries",
-            len(control) > 0,
-        ),
+        seconds=local.seconds[f"MLP's code, {where}"],
+        control=found.control,
         artifacts={"INT8 ReLU": local.artifacts["int8-relu"]},
-        details=(f"floating point elsewhere: {', '.join(elsewhere)}",),
+        details=(*found.details, f"floating point of the whole network, by the artifact's manifest: {', '.join(elsewhere)}"),
     )
-    if floats or not on_path:
-        claim.refuted(f"{len(floats)} of {len(on_path)} entries of the MLP's path are floating point", evidence)
+    if found.integer:
+        claim.reproduced(found.sentence, evidence)
     else:
-        claim.reproduced(f"none of {len(on_path)} entries of the MLP's path is floating point", evidence)
+        claim.refuted(found.sentence, evidence)
 
 
 @pytest.mark.evidence(str(TASK))

@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "evidence(*tasks): what claims/conftest.py says of it; some tests load the claims' checks")
     if config.getoption("--fast"):
         settings.load_profile("fast")
 

@@ -13,22 +13,16 @@ Functions are told apart by object file and demangled name. What a compiler make
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ci.gate.revisions import GateError
+from geluless.engine.disassembly import DisassemblyError, instructions, is_floating_point, objdump
+from geluless.errors import MissingResource
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
-INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\t(?:\{\w+\} )?(\S+)\s*(.*)$")
 PIECE = re.compile(r"( \[clone [^\]]*\]|\.(cold|part|isra|constprop|lto_priv)(\.\d+)?)+$")
-X86_FLOAT = re.compile(
-    r"^v?((add|sub|mul|div|sqrt|rsqrt|rcp|rsqrt14|rcp14|min|max|round|rndscale|scalef|getexp|getmant|reduce|range|fixupimm|dp"
-    r"|hadd|hsub|addsub|cmp\w*|u?comi|fn?m(add|sub|addsub|subadd)\d*)(ps|pd|ss|sd|ph|sh)|dpbf16ps|cvt\w+)$"
-)
-X87 = re.compile(r"^f(i?(add|sub|mul|div|com)r?p?[sl]?|sqrt|abs|chs|i?ld\w*|i?stt?p?\w*|u?comi?p?p?)$")
 STACK_POINTER, FRAME_POINTER = re.compile(r"\(%rsp[,)]"), re.compile(r"\(%rbp[,)]")
 SETS_FRAME = re.compile(r"^%rsp,%rbp$")  # without this %rbp is a register like any other
 KERNELS = "isa_"
@@ -61,45 +55,43 @@ class Change:
 
 def disassembled(objects: Sequence[Path]) -> dict[str, Counts]:
     """Counts by "object: function". Raises GateError without objdump."""
-    tool = shutil.which("objdump")
-    if tool is None:
-        raise GateError("objdump is missing: install binutils")
     found: dict[str, Counts] = {}
     for path in objects:
-        command = [tool, "--disassemble", "--demangle", "--no-show-raw-insn", "--wide", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise GateError(f"objdump cannot read {path.name}: {done.stderr.strip()}")
-        for name, counts in functions(done.stdout):
+        try:
+            listing = objdump(path, "--demangle")
+        except (MissingResource, DisassemblyError) as error:
+            raise GateError(str(error)) from error
+        for name, counts in functions(listing):
             key = f"{path.name.removesuffix('.o')}: {name}"
             found[key] = found.get(key, Counts()) + counts
     if objects and not any(counts.instructions for counts in found.values()):
-        raise GateError(f"{tool} lists no instruction in a form that is understood here: GNU binutils are expected")
+        raise GateError("objdump lists no instruction in a form that is understood here: GNU binutils are expected")
     return found
 
 
 def functions(text: str) -> Iterator[tuple[str, Counts]]:
     """(demangled name, counts) of every piece in objdump's output."""
-    name, lines = "", list[tuple[str, str]]()
+    name, lines = "", list[str]()
     for line in text.splitlines():
         if header := FUNCTION.match(line):
             if name:
                 yield name, _counted(lines)
             name, lines = PIECE.sub("", header[1]), []
-        elif instruction := INSTRUCTION.match(line):
-            lines.append((instruction[1], instruction[2].partition("#")[0].strip()))
+        else:
+            lines.append(line)
     if name:
         yield name, _counted(lines)
 
 
-def _counted(instructions: Sequence[tuple[str, str]]) -> Counts:
-    framed = any(mnemonic == "mov" and SETS_FRAME.match(operands) for mnemonic, operands in instructions)
+def _counted(lines: Sequence[str]) -> Counts:
+    found = list(instructions("\n".join(lines)))
+    framed = any(one.mnemonic == "mov" and SETS_FRAME.match(one.operands) for one in found)
     spills = floats = 0
-    for mnemonic, operands in instructions:
-        on_stack = STACK_POINTER.search(operands) or (framed and FRAME_POINTER.search(operands))
-        spills += bool(on_stack and X86_VECTOR.search(operands))
-        floats += bool(X86_FLOAT.match(mnemonic) or X87.match(mnemonic))
-    return Counts(len(instructions), spills, floats)
+    for one in found:
+        on_stack = STACK_POINTER.search(one.operands) or (framed and FRAME_POINTER.search(one.operands))
+        spills += bool(on_stack and X86_VECTOR.search(one.operands))
+        floats += is_floating_point(one.mnemonic)
+    return Counts(len(found), spills, floats)
 
 
 def compare(before: Mapping[str, Counts], after: Mapping[str, Counts], *, growth: float = GROWTH) -> list[Change]:

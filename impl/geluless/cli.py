@@ -7,6 +7,7 @@ GELULESS_TRACEBACK=1 to see where an error came from.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -52,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be no text in the terminal's encoding, or in any
     try:
         options = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help or the usage

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,13 @@ import pytest
 
 from geluless.verdicts.claim_fixture import ClaimFixture, ClaimProtocolError
 from geluless.verdicts.constant_controls import constant_controls
-from geluless.verdicts.registry import Claim, claim_of_file, load_registry
+from geluless.verdicts.registry import Claim, RegistryError, claim_of_file, load_registry
+from geluless.verdicts.resources import CARD
 from geluless.verdicts.verdict import Record
 
 LETTERS = {"REPRODUCED": "R", "REFUTED": "X", "UNDECIDED": "U", "ERROR": "E"}  # and N for every NEEDS_x
-COLOURS = {"REPRODUCED": "green", "REFUTED": "red", "UNDECIDED": "yellow", "ERROR": "red"}
+COLOURS = {"reproduced": "green", "refuted": "red", "undecided": "yellow", "error": "red", "needs": "cyan"}
+PAPER_TIERS = ("imagenet", CARD)  # where the paper's own statements are judged
 
 
 class ClaimRun:
@@ -53,6 +54,12 @@ class ClaimRun:
     @property
     def rows(self) -> tuple[Claim, ...]:
         return tuple(row for rows in self.registries.values() for row in rows.values())
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        from geluless.report.board import totals
+
+        return totals(self.rows, tuple(self.records.values()))
 
     def why_partial(self) -> tuple[str, ...]:
         """Reasons why this run does not speak for the whole registry; empty when it does."""
@@ -91,7 +98,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     run = config.stash[RUN]
-    rows = {item.nodeid: run.row_of(item) for item in items}
+    rows: dict[str, Claim | None] = {}
+    try:
+        for item in items:
+            row = rows[item.nodeid] = run.row_of(item)
+            if row is not None:
+                row.kind_of(_name(item))
+    except RegistryError as error:
+        raise pytest.UsageError(str(error)) from error
     chosen = set(config.getoption("claim"))
     if not chosen:
         return
@@ -122,8 +136,7 @@ def claim(request: pytest.FixtureRequest) -> ClaimFixture:
     if lines := constant_controls(request.node.path):
         where = f"{request.node.path.name}, line {', '.join(map(str, lines))}"
         raise ClaimProtocolError(f"{where}: a control whose outcome is written down cannot fail: let it be found")
-    name = request.node.name.removeprefix("test_")
-    fixture = ClaimFixture(row, item=name, node=request.node.nodeid, full=request.config.getoption("full"))
+    fixture = ClaimFixture(row, item=_name(request.node), node=request.node.nodeid, full=request.config.getoption("full"))
     request.node.stash[FIXTURE] = fixture
     return fixture
 
@@ -165,8 +178,9 @@ def pytest_runtest_makereport(
         return report
     record = _record(item, row, call, report)
     run.records[item.nodeid] = record
-    report.claim_status = record.status  # type: ignore[attr-defined]
-    item.user_properties += [("claim", row.id), ("verdict", record.status), ("finding", record.sentence)]
+    report.claim_status, report.claim_kind = record.status, record.kind  # type: ignore[attr-defined]
+    properties = {"claim": row.id, "kind": record.kind, "verdict": record.status, "finding": record.sentence}
+    item.user_properties += properties.items()
     report.user_properties = list(item.user_properties)
     if reason := _why_it_fails(record, row, require_all=item.config.getoption("require_all")):
         report.outcome = "failed"
@@ -180,8 +194,8 @@ def pytest_runtest_makereport(
 
 def _record(item: pytest.Item, row: Claim, call: pytest.CallInfo[None], report: pytest.TestReport) -> Record:
     fixture = item.stash.get(FIXTURE, None)
-    name = item.name.removeprefix("test_")
-    broken = Record(row.id, name, item.nodeid, "ERROR", "", seconds=call.duration)
+    name = _name(item)
+    broken = Record(row.id, name, item.nodeid, "ERROR", "", kind=row.kind_of(name), seconds=call.duration)
     if hasattr(report, "wasxfail"):
         del report.wasxfail
         return replace(broken, sentence='a claim is never marked xfail: say expected = "refuted: why" in its row')
@@ -192,7 +206,16 @@ def _record(item: pytest.Item, row: Claim, call: pytest.CallInfo[None], report: 
         return replace(broken, sentence=f"{report.when}: {call.excinfo.typename}: {text.splitlines()[0]}")
     if fixture is None or fixture.record is None:
         return replace(broken, sentence="the test returned without a verdict")
+    evidence = fixture.record.evidence
+    if fixture.record.kind == "paper" and evidence is not None and evidence.tier not in PAPER_TIERS:
+        where = f"judged on {evidence.tier!r}: the paper's own statement is judged on {' or '.join(PAPER_TIERS)}"
+        return replace(broken, sentence=f'{where}; its kind in the registry is not "paper"')
     return replace(fixture.record, seconds=fixture.record.seconds or call.duration)
+
+
+def _name(item: pytest.Item) -> str:
+    """What the registry calls a check: its test's name, without test_."""
+    return item.name.removeprefix("test_")
 
 
 def _why_it_fails(record: Record, row: Claim, *, require_all: bool) -> str:
@@ -201,7 +224,7 @@ def _why_it_fails(record: Record, row: Claim, *, require_all: bool) -> str:
         return f"ERROR, the check is broken: {record.sentence}"
     expected = row.expectation(record.item)
     if record.status == "REFUTED" and not expected:
-        return f"REFUTED: {record.sentence}"
+        return f"REFUTED ({record.kind}): {record.sentence}"
     if record.status == "REPRODUCED" and expected.startswith("refuted"):
         return f"REPRODUCED although the registry says {expected!r}: {record.sentence}"
     if require_all and (record.status == "UNDECIDED" or record.status.startswith("NEEDS_")):
@@ -221,12 +244,16 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, Any] | None:
-    status = getattr(report, "claim_status", None)
+    status, kind = getattr(report, "claim_status", None), getattr(report, "claim_kind", "")
     if status is None:
         return None
+    from geluless.report.board import shown, tone
+
     letter = LETTERS.get(status, "N")
-    category = "needs" if letter == "N" else status.lower()
-    return category, letter, (status, {COLOURS.get(status, "cyan"): True})
+    # pytest counts by category: what is no verdict on the paper's own statement is not counted with those that are.
+    category = {"N": "needs", "E": "error"}.get(letter, f"{kind} {shown(status, kind).lower()}")
+    colour = COLOURS.get(tone(status, kind))
+    return category, letter, (f"{shown(status, kind)} ({kind})", {colour: True} if colour else {})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -235,8 +262,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     if not run.records or session.config.getoption("collectonly"):
         return
     from geluless.report import write_report
+    from geluless.report.board import totals_lines
 
     run.interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(session.shouldstop or session.shouldfail)
+    for paper_or_here, text in zip(("paper", "here"), totals_lines(run.totals), strict=True):
+        for junit in session.config.pluginmanager.get_plugins():
+            if hasattr(junit, "add_global_property"):  # pytest's writer of --junitxml, which has no public name
+                junit.add_global_property(paper_or_here, text)
     folder = session.config.rootpath / session.config.getoption("report_dir")
     partial = run.why_partial()
     # A partial run has its own place: it must not replace the report of a full one.
@@ -254,6 +286,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     run = config.stash[RUN]
     if not run.records:
         return
+    from geluless.report.board import totals_lines
     from geluless.report.terminal import claims_table
 
     writer = config.get_terminal_writer()
@@ -261,8 +294,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     stream = io.StringIO()
     claims_table(tuple(run.records.values()), run.rows, stream, width=writer.fullwidth, colour=writer.hasmarkup)
     terminalreporter.write(stream.getvalue())
-    counts = Counter(record.status for record in run.records.values())
-    terminalreporter.write_line(", ".join(f"{number} {status}" for status, number in sorted(counts.items())))
+    for text in totals_lines(run.totals):
+        terminalreporter.write_line(text)
     for reason in run.why_partial():
         terminalreporter.write_line(f"PARTIAL RUN: {reason}")
     if run.written is not None:

@@ -98,7 +98,7 @@ def test_fastertransformers_published_figures_are_beside_the_networks_they_are_o
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"schema": "geluless.baselines/0"}, "not of schema"), ({"code": "0" * 64}, "made by other code (000000000000, now ")],
+    [({"schema": "geluless.baselines/0"}, "not of schema"), ({"code": "0" * 64}, "or with other packages (000000000000, now ")],
 )
 def test_a_record_of_another_schema_or_other_code_is_refused_with_the_remedy(tmp_path: Path, changes: dict, words: str):
     path = saved(tmp_path / "baselines", **changes)

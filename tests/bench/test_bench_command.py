@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from geluless import cli
-from geluless.bench import entries, networks, study
+from geluless.bench import entries, identity, networks, study
 from geluless.bench.entries import Verified
 from geluless.bench.harness import Findings, StudyError
 from geluless.bench.paired import Samples
 from geluless.bench.process import CandidateFailure
 from geluless.bench.record import read_record
+from tests.support.compiled import requires_native
 from tests.support.networks import awkward_artifact
 
 
@@ -66,6 +67,7 @@ def pair(artifacts: dict[str, Path], *more: object) -> list[str]:
         (["--model", "swin_micro_tiny", "--against", "relu", "--against-artifact", "x"], 2, ["--against-artifact"]),
         (["--artifact", "absent", "--no-verify", "--output", "x.bench.json"], 2, ["verified", "--no-verify"]),
         (["--artifact", "absent"], 1, ["cannot read absent"]),
+        (["--artifact", "absent", "--blocked"], 2, ["--blocked", "--backend cpu"]),
         (["--artifact", "absent", "--seconds", "nan"], 2, ["--seconds"]),
         (["--artifact", "absent", "--output", "x.json"], 2, [".bench.json"]),
         ([], 2, ["--artifact", "--model"]),
@@ -166,8 +168,23 @@ def test_a_model_by_name_makes_both_artifacts(monkeypatch: pytest.MonkeyPatch, c
 
     monkeypatch.setattr(networks, "random_artifact", random_artifact)
     monkeypatch.setattr(entries, "random_artifact", random_artifact)
+    monkeypatch.setattr(identity, "shape_of_model", lambda name: identity.shape_of(awkward_artifact(relu=True).plan))
     entries._random.cache_clear()
     canned({"relu": [1.0] * 15, rival: [2.0] * 15})
-    assert cli.main(line("--model", "swin_awkward", "--against", rival)) == 0
-    assert asked[:2] == [("swin_awkward", (True, False)), ("swin_awkward", kind)]
+    assert cli.main(line("--model", "awkward", "--against", rival)) == 0
+    assert asked[:2] == [("awkward", (True, False)), ("awkward", kind)]
     assert set(asked[2:]) == set(asked[:2]), "what is timed is what was made"
+
+
+@requires_native
+def test_a_blocked_pass_has_a_name_of_its_own(artifacts: dict[str, Path], canned, capsys: pytest.CaptureFixture[str]):
+    """What is fused beside it stays as it is; and where all are, there is nothing to block."""
+    canned({"relu": [1.0] * 15, "gelu-separate blocked": [2.0] * 15})
+    files = ("--artifact", artifacts["relu"], "--against-artifact", artifacts["gelu"])
+    words = ("bench", "--blocked", "--json", *files, "--against")
+    assert cli.main([*map(str, words), "gelu-separate"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["blocked"]) for row in shown["candidates"]] == [("relu", False), ("gelu-separate blocked", True)]
+    canned(None)
+    assert cli.main([*map(str, words), "gelu-lut"]) == 1
+    assert "--blocked is about an activation that is a pass of its own" in capsys.readouterr().err

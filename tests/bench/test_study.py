@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from geluless.bench import harness, load
-from geluless.bench.entries import Entry
+from geluless.bench.entries import Entry, Verified
 from geluless.bench.harness import Findings, StudyError
 from geluless.bench.host import Host
 from geluless.bench.kernels import KernelEntry
@@ -20,6 +20,7 @@ from geluless.bench.load import ForeignLoad, busy_seconds
 from geluless.bench.paired import Samples, kept
 from geluless.bench.process import CandidateFailure, Status, TimingProcess
 from geluless.bench.study import Study, building_order, run_study
+from geluless.errors import VariantError
 from tests.support.compiled import requires_native
 
 MODEL = "swin_micro_tiny"
@@ -69,6 +70,15 @@ def test_other_logits_than_the_verified_ones_have_no_time(process: TimingProcess
     assert caught.value.status is Status.WRONG
     with pytest.raises(CandidateFailure, match="relu"):
         process.ask("sample", "relu", 1, 0, timeout=60)
+
+
+@requires_native
+def test_a_row_says_whether_its_pass_was_blocked() -> None:
+    whole, blocked = (Entry("a", MODEL, "gelu-separate", blocked=blocked).load(None, Verified()).row for blocked in (False, True))
+    assert (whole.blocked, blocked.blocked) == (False, True)
+    assert whole.output == blocked.output
+    with pytest.raises(VariantError, match="variant relu is fused"):
+        Entry("a", MODEL, "relu", blocked=True).load(None, Verified())
 
 
 @requires_native

@@ -29,7 +29,9 @@ def network_with(fault: Fault) -> type:
     class Faulty:
         isa = "faulty"
 
-        def __init__(self, plan, tensors, variant: Variant, *, isa: str | None = None, threads: int = 1) -> None:
+        def __init__(
+            self, plan, tensors, variant: Variant, *, isa: str | None = None, threads: int = 1, blocked: bool = False
+        ) -> None:
             self._plan, self._tensors, self._variant = plan, tensors, variant
 
         def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

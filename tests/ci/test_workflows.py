@@ -39,10 +39,17 @@ def triggers(workflow: dict[str, Any]) -> set[str]:
 
 
 @cache
+def noxfile() -> dict[str, Any]:
+    """Its constants."""
+    pytest.importorskip("nox", reason="the sessions are nox's: pip install 'geluless[dev]'")
+    return runpy.run_path(str(REPOSITORY / "noxfile.py"))
+
+
 def nox_sessions() -> frozenset[str]:
     """The names that `nox -s` knows."""
-    nox = pytest.importorskip("nox", reason="the sessions are nox's: pip install 'geluless[dev]'")
-    runpy.run_path(str(REPOSITORY / "noxfile.py"))
+    noxfile()
+    import nox
+
     return frozenset(nox.registry.get())
 
 
@@ -113,3 +120,19 @@ def test_the_machine_that_measures_does_not_judge_itself() -> None:
     jobs = read("rtx4090")["jobs"]
     assert jobs["judge"]["needs"] == "measure"
     assert jobs["judge"]["runs-on"].startswith("ubuntu-")
+    assert "transfer" in jobs["judge"]["name"], "FasterTransformer does not run there"
+
+
+def test_the_measurement_has_the_time_that_ci_readme_adds_up() -> None:
+    """Records and processes are those of `nox -s gpu`, hours are seconds times how often, and the limit lies above their sum."""
+    text = (REPOSITORY / "ci" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w ]+): .* \| ([\d.]+) s \| ([\d,]+) \| ([\d.]+) h \|$", text, re.MULTILINE)
+    counts = {name: int(count.replace(",", "")) for name, _, count, _ in rows}
+    records = len(noxfile()["GPU_PAIRS"])
+    assert counts["processes"] == records * int(noxfile()["GPU_PROCESSES"])
+    assert counts["verification"] == records
+    assert all(float(hours) == pytest.approx(float(each) * counts[name] / 3600, abs=0.06) for name, each, _, hours in rows)
+    (total,) = re.findall(r"^\| together \| \| \| ([\d.]+) h \|$", text, re.MULTILINE)
+    assert float(total) == pytest.approx(sum(float(hours) for *_, hours in rows), abs=0.06)
+    minutes = read("rtx4090")["jobs"]["measure"]["timeout-minutes"]
+    assert 60 * float(total) < minutes < 120 * float(total)

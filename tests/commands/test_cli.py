@@ -17,13 +17,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from geluless import cli
-from geluless.commands.doctor import cpu_info, memory_gb
+from geluless.commands import doctor
+from geluless.commands.doctor import cpu_info, here_words, memory_gb, paper_words
 from geluless.commands.output import checked_folder, checked_output
 from geluless.commands.result import ExitCode, OptionError, Result
 from geluless.errors import GelulessError, MissingResource
 from geluless.files import atomic_output
 from geluless.models.activations import replace_gelu
 from geluless.models.micro import create_micro, init_micro
+from geluless.verdicts.resources import CHECKPOINTS_VARIABLE, IMAGENET_VARIABLE, RUNNER_VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +237,65 @@ def test_doctor_says_what_the_machine_is_and_that_the_fixtures_are_intact(capsys
     assert data["machine"]["cores"] >= 1
     assert data["packages"]["torch"] == torch.__version__.split("+")[0] or data["packages"]["torch"] == torch.__version__
     assert data["fixtures"]["ok"] is True
-    for row in data["claims"]:
-        assert set(row["lacking"]) <= set(row["needs"])
+    assert [claim["id"] for claim in data["claims"]] == [f"c{number:02}" for number in range(1, len(data["claims"]) + 1)]
     assert cli.main(["doctor"]) == 0
-    assert "fixtures" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fixtures" in shown
+    assert "judged in full" not in shown
+
+
+def test_doctor_never_says_that_a_statement_can_be_judged_for_which_a_check_or_a_resource_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of c11, which has no check, of c10 without other engines, of the paper's own statements without its data and its card."""
+    for variable in (IMAGENET_VARIABLE, CHECKPOINTS_VARIABLE, RUNNER_VARIABLE, "GELULESS_FASTERTRANSFORMER"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = {claim["id"]: claim for claim in doctor.claims()}
+    assert [identifier for identifier, claim in found.items() if paper_words(claim) == "yes"] == []
+    assert paper_words(found["c03"]).startswith("no: lacks IMAGENET")
+    assert paper_words(found["c04"]) == "no: there is no check of it"
+    assert paper_words(found["c07"]) == "not in the paper"
+    assert paper_words(found["c11"]) == "it asks, and states nothing"
+    assert all("CHECK" in line for line in here_words(found["c11"]))
+    (c10,) = here_words(found["c10"])
+    assert "PREPARED_BASELINES" in c10
+    assert "all" not in c10
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_doctor_goes_by_what_each_check_needs(monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    monkeypatch.setattr(doctor, "lacking_resource", lambda need: None if here and need != "CHECK" else "it is not here")
+    found = {claim["id"]: claim for claim in doctor.claims()}
+    assert paper_words(found["c03"]) == ("yes" if here else "no: lacks IMAGENET, IMAGENET_TRAIN, CHECKPOINTS, CPU_ENGINE")
+    assert paper_words(found["c04"]) == "no: there is no check of it"
+    for claim in found.values():
+        lacking = [needs for checks in claim["kinds"].values() for needs in checks.values() if needs]
+        assert bool(lacking) == any("lacks" in line for line in (paper_words(claim), *here_words(claim)))
+
+
+def test_each_kind_says_how_many_of_its_checks_can_be_judged() -> None:
+    kinds = {
+        "paper": {"on_imagenet": {}, "on_a_gpu": {"GPU": "none", "CHECK": "not written"}},
+        "stand-in": {"a": {}, "b": {}},
+        "transfer": {"c": {}, "d": {"GPU": "none"}},
+        "arithmetic": {"e": {}},
+        "ours": {"f": {"CHECK": "not written"}, "g": {"GPU": "none"}},
+    }
+    claim = {"stance": "stated", "kinds": kinds}
+    assert paper_words(claim) == "no: lacks GPU, CHECK"
+    assert here_words(claim) == [
+        "stand-in: all 2 checks",
+        "transfer: 1 of 2 checks, lacks GPU",
+        "arithmetic: 1 check",
+        "ours: none of 2 checks, lacks CHECK, GPU",
+    ]
+    assert paper_words({"stance": "stated", "kinds": {"paper": {"on_imagenet": {}}}}) == "yes"
+    assert paper_words({"stance": "stated", "kinds": {"stand-in": {"a": {}}}}) == "no: there is no check of it"
+
+
+def test_a_need_that_is_no_resource_is_lacking() -> None:
+    assert "no resource" in str(doctor.lacking_resource("MAGIC"))
 
 
 def test_doctor_fails_when_the_fixtures_are_not_there(
@@ -319,7 +376,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(
     folder = ["quantize", "--model", "swin_micro_tiny", "--checkpoint", str(good), "--output", str(output), "--data-dir"]
     cases: list[tuple[list[str], int, str]] = [
         (quantize_line(tmp_path / "no.pth", output), 1, "no checkpoint at"),
-        (quantize_line(artifact, output), 1, "another network"),
+        (quantize_line(artifact, output), 1, "is an INT8 artifact"),
         (quantize_line(good, tmp_path / "no" / "x.int8.safetensors"), 2, "create it first"),
         (quantize_line(good, artifact), 2, "--force"),
         (quantize_line(good, output, "--profile", "worst"), 2, "per-channel, ft1, ft2"),
@@ -401,6 +458,24 @@ def test_report_renders_the_folder_and_lists_what_it_wrote(
     code, data = run_json(capsys, "report", str(tmp_path))
     assert code == 0
     assert data["written"] == [str(tmp_path / "claims.md")]
+    monkeypatch.setattr("geluless.report.record", lambda folder, path: path.write_text("[]"))
+    monkeypatch.setattr("geluless.report.quote", lambda folder, path: path.write_text("figures"))
+    options = ("--readme", str(tmp_path / "README.md"), "--record", str(tmp_path / "history.json"))
+    code, data = run_json(capsys, "report", str(tmp_path), *options)
+    assert data["written"][1:] == [str(tmp_path / "history.json"), str(tmp_path / "README.md")]
+
+
+def test_figures_are_marked_as_outdated_without_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geluless.report.mark_outdated", lambda path: path.write_text("of other code"))
+    code, data = run_json(capsys, "report", str(tmp_path), "--readme", str(tmp_path / "README.md"), "--outdated")
+    assert (code, data["written"], data["source"]) == (0, [str(tmp_path / "README.md")], None)
+    assert (tmp_path / "README.md").read_text() == "of other code"
+    for line in (["--outdated"], ["--outdated", "--readme", "README.md", "--record"]):
+        code, message = one_line_error(capsys, "report", str(tmp_path), *line)
+        assert code == 2
+        assert "--outdated" in message
 
 
 # ------------------------------------------------------------------------------------------------ as a process

@@ -14,6 +14,7 @@ import geluless
 from geluless.data.balance import balanced_indices
 from geluless.distillation import RECIPES, BlockRecord, RecipeError, SoftLabelSettings, Status, distill, format_record
 from geluless.distillation.local import refit_fc2, relative_error
+from geluless.distillation.networks import others
 from geluless.distillation.recipes import LocalSettings, Recipe, parse_recipes
 from geluless.distillation.soft_labels import SoftLabels, divergence
 from geluless.errors import DataError, ModelError
@@ -215,3 +216,54 @@ def test_a_record_formats_as_one_line_that_names_a_failure():
     assert "\n" not in line
     assert "[overfit]" in line
     assert "layers.0.blocks.0" in line
+
+
+@pytest.mark.parametrize("recipe", [LOCAL, PAPER], ids=lambda r: r.name)
+def test_the_first_block_alone_is_the_first_step_of_the_whole_run(recipe):
+    teacher = awkward_swin()
+    first, whole = distill(teacher, IMAGES, recipe=recipe, blocks=1), distill(teacher, IMAGES, recipe=recipe)
+    assert [dataclasses.replace(r, seconds=0) for r in first.records] == [dataclasses.replace(whole.records[0], seconds=0)]
+    kinds = [type(block.mlp.act).__name__ for _, block in named_blocks(first.student)]
+    assert kinds == ["ReLU"] + 3 * [type(next(named_blocks(teacher))[1].mlp.act).__name__]
+    if recipe is LOCAL:  # no later step of it touches an earlier block
+        weights, others_own = first.student.state_dict(), whole.student.state_dict()
+        assert all(torch.equal(weights[k], others_own[k]) for k in weights if k.startswith("layers.0.blocks.0."))
+        assert all(torch.equal(weights[k], v) for k, v in teacher.state_dict().items() if not k.startswith("layers.0.blocks.0."))
+
+
+def test_every_block_is_what_all_blocks_are_and_no_other_number_is_taken():
+    named, all_of_them = (distill(awkward_swin(), IMAGES, recipe=LOCAL, blocks=count).student for count in (4, None))
+    assert all(torch.equal(v, all_of_them.state_dict()[k]) for k, v in named.state_dict().items())
+    for count in (0, 5):
+        with pytest.raises(ModelError, match=f"{count} blocks asked for, the network has 4"):
+            distill(awkward_swin(), IMAGES, recipe=LOCAL, blocks=count)
+
+
+def test_backwards_the_first_block_is_the_last():
+    result = distill(awkward_swin(), IMAGES, recipe=PAPER, blocks=1, backwards=True)
+    names = [name for name, _ in named_blocks(result.student)]
+    relu = [name for name, block in named_blocks(result.student) if isinstance(block.mlp.act, torch.nn.ReLU)]
+    assert relu == names[-1:] == [record.block for record in result.records]
+
+
+@pytest.mark.parametrize("recipe", [LOCAL, PAPER], ids=lambda r: r.name)
+def test_targets_of_other_images_teach_nothing(recipe):
+    """The negative control of recovery: it must do harm, and the same run with its own targets must not."""
+    teacher = awkward_swin()
+    naive, own, shuffled = (
+        logit_error(network, teacher)
+        for network in (
+            swapped(teacher),
+            distill(teacher, IMAGES, recipe=recipe).student,
+            distill(teacher, IMAGES, recipe=recipe, shuffled=True).student,
+        )
+    )
+    assert own < naive < shuffled
+
+
+@pytest.mark.parametrize("count", [2, 3, 64, 1000])
+def test_no_image_is_its_own_other_and_each_is_one_others(count):
+    order = others(count)
+    assert sorted(order.tolist()) == list(range(count))
+    assert not (order == torch.arange(count)).any()
+    assert torch.equal(order, others(count))

@@ -86,7 +86,9 @@ def test_a_finished_run_is_read_back_and_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"seed": 1}, "seed"), ({"recipe": PAPER}, "recipe"), ({"drop_bias": True}, "recipe")]
+    ("change", "named"),
+    [({"seed": 1}, "seed"), ({"recipe": PAPER}, "recipe")]
+    + [({name: value}, "recipe") for name, value in (("drop_bias", True), ("blocks", 1), ("shuffled", True))],
 )
 def test_the_checkpoint_of_another_run_is_refused(change, named, tmp_path):
     images = MemoryImages(120)

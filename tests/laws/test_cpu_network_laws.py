@@ -2,7 +2,8 @@
 
 - Every intermediate tensor and the logits equal the reference, for every variant, profile and geometry. Variants that compute
   GELU in fp32 may first differ in a hidden tensor, and there by one step.
-- The bits depend neither on the number of threads, nor on the batch an image travels in, nor on who else is computing.
+- The bits depend neither on the number of threads, nor on the batch an image travels in, nor on who else is computing, nor on
+  whether an activation that is a pass of its own waits for the whole layer.
 - A pixel that is no number is reported with the index of its image.
 """
 
@@ -24,11 +25,12 @@ from geluless.engine.cpu import CpuNetwork
 from geluless.errors import DataError
 from geluless.integer import reference
 from geluless.integer.artifact import Artifact
-from geluless.integer.variants import Variant, available_variants
+from geluless.integer.variants import SEPARATE, Variant, available_variants
 from geluless.models import replace_gelu
-from geluless.models.micro import init_micro
+from geluless.models.micro import MICRO_INPUT_SIZE, create_micro, init_micro
 from geluless.ptq.profiles import PROFILES
 from geluless.ptq.quantize import quantize
+from geluless.sizes import SIZES
 from tests.laws.strategies import random_artifact, random_images, seeds, share
 from tests.support.compiled import (
     FLOAT_VARIANTS,
@@ -162,6 +164,65 @@ def test_separate_kernels_give_the_same_bits_on_many_threads(isa, profile):
     single = CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa).run(images)
     for threads in (2, 3, 5):
         assert (CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads).run(images) == single).all()
+
+
+def assert_blocked_gives_the_same_bits(isa: str, artifact: Artifact, images: NDArray[np.float32], *, threads: int = 1) -> None:
+    """Every tensor of an image, and the logits of a batch."""
+    passes = SEPARATE & set(available_variants(artifact.plan))
+    assert passes
+    for variant in passes:
+        whole = tensors_of_engine(isa, artifact, variant, images[:1])
+        assert first_difference(whole, tensors_of_engine(isa, artifact, variant, images[:1], blocked=True)) == ("", 0)
+        want = CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa).run(images)
+        blocked = CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads, blocked=True)
+        assert (blocked.run(images) == want).all()
+
+
+@each_isa
+@share(4)
+@given(seed=seeds, threads=st.integers(1, 5))
+def test_a_pass_in_strips_of_rows_gives_the_bits_of_one_over_the_whole_layer(isa, seed, threads):
+    rng = np.random.default_rng(seed)
+    artifact = random_artifact(rng)
+    assert_blocked_gives_the_same_bits(isa, artifact, random_images(rng, artifact.plan, 3), threads=threads)
+
+
+@each_isa
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("window", [4, 5, 7])
+def test_strips_need_not_divide_the_windows(isa, window, relu):
+    """22 x 22 tokens are 36 windows of 16, 25 of 25 or 16 of 49; a strip has 12, 8 or 4 of them."""
+    artifact = quantized_swin(2, 8, (2, 1), window, (44, 44), relu)
+    images = np.random.default_rng(0).normal(0, 1.5, (3, 3, 44, 44)).astype(np.float32)
+    for threads in (1, 2, 3):
+        assert_blocked_gives_the_same_bits(isa, artifact, images, threads=threads)
+
+
+def test_a_strip_takes_less_memory_than_the_layer():
+    """Control of the laws around: were `blocked` ignored, they would hold. Memory comes by megabytes: the layer must be large."""
+    artifact = quantized_swin(2, 64, (1,), 7, (88, 88), False)
+    variant = Variant.GELU_SEPARATE
+    whole, blocked = (CpuNetwork(artifact.plan, artifact.tensors, variant, isa=ISAS[0], blocked=b).bytes for b in (False, True))
+    assert blocked < whole
+
+
+@lru_cache(maxsize=8)
+def micro_artifact(size: str, relu: bool) -> Artifact:
+    torch.manual_seed(0)
+    model = create_micro(f"swin_micro_{size}")
+    init_micro(model, fc2_gain=1.0)
+    if relu:
+        replace_gelu(model)
+    return quantize(model.eval(), [torch.randn(4, *MICRO_INPUT_SIZE)], name=size)
+
+
+@pytest.mark.slow
+@each_isa
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_micro_network_gives_the_same_bits_with_its_passes_in_strips(isa, size, relu):
+    images = np.random.default_rng(0).normal(0, 1, (2, *MICRO_INPUT_SIZE)).astype(np.float32)
+    assert_blocked_gives_the_same_bits(isa, micro_artifact(size, relu), images, threads=2)
 
 
 @each_isa

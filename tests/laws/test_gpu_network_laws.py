@@ -11,6 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 
 import geluless
 from geluless.engine.gpu import GpuNetwork, lowering
+from geluless.engine.gpu.epilogues import gpu_variants
 from geluless.errors import DataError, VariantError
 from geluless.integer import reference
 from geluless.integer.artifact import Artifact
@@ -22,7 +23,7 @@ from tests.support.networks import awkward_artifact, awkward_images
 
 pytestmark = pytest.mark.property
 
-FLOAT_GELU = (Variant.GELU_FUSED, Variant.GELU_POLY, Variant.GELU_SHIFT, Variant.GELU_SEPARATE)
+FLOAT_GELU = (Variant.GELU_FUSED, Variant.GELU_FUSED_TANH, Variant.GELU_POLY, Variant.GELU_SHIFT, Variant.GELU_SEPARATE)
 
 
 def compare(artifact: Artifact, variant: Variant, images: np.ndarray, *, on: str) -> None:
@@ -48,7 +49,7 @@ def compare(artifact: Artifact, variant: Variant, images: np.ndarray, *, on: str
 @pytest.mark.parametrize("relu", [True, False])
 def test_every_variant_of_a_padded_and_shifted_network_gives_the_references_tensors(on: str, relu: bool, profile: str) -> None:
     artifact = awkward_artifact(relu=relu, profile=profile)
-    for variant in available_variants(artifact.plan):
+    for variant in gpu_variants(artifact.plan):
         compare(artifact, variant, awkward_images(1 if on == "interpreter" else 3, seed=7).numpy(), on=on)
 
 
@@ -65,12 +66,21 @@ def test_networks_nobody_trained_give_the_references_tensors(on: str, seed: int)
     """Windows are not square, grids no whole number of windows, widths odd; roundings and zero points are mixed."""
     rng = np.random.default_rng(seed)
     artifact = random_artifact(rng)
-    variants = available_variants(artifact.plan)
+    variants = gpu_variants(artifact.plan)
     images = random_images(rng, artifact.plan, int(rng.integers(1, 3)))
     try:
         compare(artifact, variants[int(rng.integers(len(variants)))], images, on=on)
     except VariantError:
         assert Variant.GELU_SHIFT in variants  # refused where its unit does not fit: see epilogues._shift_gelu
+
+
+@each_executor
+def test_a_variant_without_a_kernel_is_refused(on: str) -> None:
+    artifact = awkward_artifact(relu=False)
+    assert set(available_variants(artifact.plan)) - set(gpu_variants(artifact.plan)) == {Variant.GELU_IBERT}
+    network = GpuNetwork(artifact.plan, artifact.tensors, Variant.GELU_IBERT, executor=executor(on))
+    with pytest.raises(VariantError, match="gelu-ibert has no GPU kernel: use backend='cpu'"):
+        network.run(awkward_images(1).numpy())
 
 
 def big_windows(*, relu: bool) -> tuple[Artifact, np.ndarray]:

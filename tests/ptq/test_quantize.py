@@ -38,7 +38,8 @@ def test_every_variant_stays_close_to_the_float_network(profile, relu):
     reference = float_logits(relu=relu)
     for variant in available_variants(artifact.plan):
         # ShiftGELU is a coarse approximation by design (I-ViT retrains for it)
-        bound = 0.05 if variant in (Variant.GELU_SHIFT, Variant.GELU_POLY) or profile != "per-channel" else 0.01
+        coarse = variant in (Variant.GELU_SHIFT, Variant.GELU_POLY, Variant.GELU_IBERT)
+        bound = 0.05 if coarse or profile != "per-channel" else 0.01
         error = relative_error(geluless.Engine(artifact, variant=variant.value)(TEST_IMAGES), reference)
         assert error < bound, f"{profile} {variant.value}: {error:.4f}"
 
@@ -116,7 +117,9 @@ def test_the_precision_manifest_names_every_layer_and_follows_the_variant():
     assert len(accumulators) == len(named_linears(artifact.plan))
     for variant, kind in (
         ("gelu-lut", "int32"),
+        ("gelu-ibert", "int32"),
         ("gelu-fused", "float32 with erf"),
+        ("gelu-fused-tanh", "float32 with tanh"),
         ("gelu-separate", "float32 twice with tanh"),
     ):
         steps = {row["dtype"] for row in artifact.precision_manifest(variant) if "activation" in row["tensor"]}

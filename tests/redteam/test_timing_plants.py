@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from geluless.verdicts.timed import AGAIN, RELU, SLOWED
-from tests.redteam.judging import NEVER, Truth, honest, outcome, session
+from tests.redteam.judging import NEVER, Truth, honest, session
+from tests.support.claims import outcome
 
 
 class Check(NamedTuple):
@@ -58,6 +59,12 @@ def kernel_slowed(factor: float, *kernels: str) -> Truth:
     return truth
 
 
+def _removing_earns_less(name: str, run: int) -> float:
+    """In truth the fusion earns more; one of two engines of the separate ReLU says otherwise."""
+    truth = {"gelu-fused-tanh": 1.02, "relu-separate-int8 in strips": 0.9, "relu-separate-int8 in strips again": 1.17}
+    return truth.get(name, honest(name, run))
+
+
 PLANTS: dict[str, tuple[Check, Truth]] = {
     "everything but relu slowed by 1 %": (TABLE, all_but_relu_slowed),
     "relu's engine favoured by 12 %, its like not": (ELEVEN, lambda name, run: 0.88 if name == RELU else _nine(name, run)),
@@ -73,7 +80,8 @@ PLANTS: dict[str, tuple[Check, Truth]] = {
     "a bare product that is not itself": (FREE, kernel_slowed(1.05, "bare again")),
     "a bare product slowed down, ReLU faster than nothing": (FREE, kernel_slowed(1.05, " bare", "bare again")),
     "the bias costs 4 %": (BIAS, scaled(0.96, "relu-nobias without bias")),
-    "fusing GELU earns more than removing it": (FACTORS, scaled(1.02 / 1.12, "gelu-fused")),
+    "fusing GELU earns more than removing it": (FACTORS, scaled(1.02 / 1.12, "gelu-fused-tanh")),
+    "an engine of the separate ReLU favoured by 23 %": (FACTORS, _removing_earns_less),
 }
 
 

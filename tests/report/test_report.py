@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -12,10 +13,10 @@ import pytest
 
 from geluless.bench.environment import environment_record, git_state
 from geluless.report import ReportError, render_folder, write_report
-from geluless.report.document import headline, headline_text
-from geluless.report.markdown import escape
+from geluless.report.board import here_cells, here_text, here_totals, paper_cell, paper_text, paper_totals, tone, totals
+from geluless.report.markdown import MARKS, escape
 from geluless.report.plots import agreement_plot, curves_plot, finite_points
-from geluless.report.terminal import grouped
+from geluless.report.terminal import claims_table, grouped
 from geluless.sources import timing_sources
 from geluless.verdicts import Claim, Control, Estimate, Evidence, Record
 
@@ -25,8 +26,8 @@ NASTY = "<script>alert('x')</script> & | `tick` [link](http://evil.example) \"qu
 def claim(identifier: str = "c01", **changes: Any) -> Claim:
     values: dict[str, Any] = {
         "id": identifier, "title": "A title", "claim": "A sentence.", "source": "abstract", "statistic": "s", "margin": 0.5,
-        "unit": "pp", "direction": "below", "paper_numbers": ("0.5 %",), "needs": (), "fallback": "f",
-        "modules": ("geluless.errors",),
+        "unit": "pp", "direction": "below", "paper": "stated: of ImageNet", "paper_numbers": ("0.5 %",), "fallback": "f",
+        "kinds": (("it", "stand-in"), ("paper", "paper")), "modules": ("geluless.errors",),
         "negative_control": "n", "covers": ("key result",),
     }  # fmt: skip
     return Claim(**{**values, **changes})
@@ -38,7 +39,7 @@ def record(status: str = "REPRODUCED", **changes: Any) -> Record:
     evidence = Evidence("ran it", "embedded", 12.0, control, artifacts={"INT8": "ab" * 32})
     values: dict[str, Any] = {
         "claim": "c01", "item": "it[tiny]", "node": "claims/test_c01.py::test_it[tiny]", "status": status,
-        "sentence": "It holds.",
+        "sentence": "It holds.", "kind": "stand-in",
         "missing": "" if measured else "a GPU", "would_run": "" if measured else "a kernel",
         "numbers": (Estimate("drop", 0.12, -0.05, 0.29, "pp", 10_000, 0.5),) if measured else (),
         "evidence": evidence if measured else None, "seconds": 12.0,
@@ -146,7 +147,10 @@ def test_the_page_has_plots_board_findings_and_the_command(page: Page) -> None:
     assert page.tags.count("figure") == 3
     assert page.tags.count("svg") == 4  # one more: the interval of the number
     for words in (
-        "REPRODUCED (embedded) + NEEDS_GPU",
+        "The paper's own statement: NOT RUN",
+        "What was judged here: stand-in: REPRODUCED, embedded + NEEDS_GPU",
+        "of 1 claims that the paper states, judged: 0, not judged: 1 (1 NOT RUN)",
+        "stand-in: 1 NEEDS_GPU, 1 REPRODUCED",
         "drop 0.120 pp [-0.050, 0.290], n = 10,000, bound 0.5 pp",
         "nox -s claims -- --claim c01",
         "something wrong: was caught",
@@ -187,7 +191,10 @@ def test_a_diverged_curve_is_drawn_as_far_as_it_went() -> None:
 def test_texts_of_the_record_are_escaped_everywhere(tmp_path: Path) -> None:
     evidence = Evidence(NASTY, NASTY, 1.0, Control(NASTY, NASTY, True), artifacts={NASTY: NASTY}, details=(NASTY,))
     nasty = record(sentence=NASTY, item=NASTY, evidence=evidence, numbers=(Estimate(NASTY, 1, 0, 2, NASTY, 5, 0.5),))
-    row = claim(title=NASTY, claim=NASTY, source=NASTY, statistic=NASTY, negative_control=NASTY, break_condition=NASTY)
+    row = claim(
+        title=NASTY, claim=NASTY, source=NASTY, statistic=NASTY, negative_control=NASTY, break_condition=NASTY,
+        paper=f"stated: {NASTY}",
+    )  # fmt: skip
     write(tmp_path, nasty, record("NEEDS_GPU", missing=NASTY, would_run=NASTY), claims=(row,), partial=(NASTY,))
     text = (tmp_path / "claims.html").read_text(encoding="utf-8")
     assert "<script" not in text
@@ -199,7 +206,7 @@ def test_texts_of_the_record_are_escaped_everywhere(tmp_path: Path) -> None:
     summary = (tmp_path / "claims.summary.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<script", summary)
     table = [line for line in (*markdown.splitlines(), *summary.splitlines()) if line.startswith("| ")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {6}
 
 
 @pytest.mark.parametrize("text", ["a|b", "<b>", "*x*", "`c`", "[a](b)", "line\nbreak"])
@@ -256,7 +263,9 @@ def test_the_self_test_of_the_timing_harness_is_shown_where_it_is_of_this_code_a
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"schema": "other/9"}', '{"schema": "geluless.claims/1"}', 100_000 * "["], ids=range(6)
+    "content",
+    [None, "{", "[]", '{"schema": 2}', '{"schema": "other/9"}', '{"schema": "geluless.claims/2"}', 100_000 * "["],
+    ids=range(7),
 )
 def test_a_damaged_record_is_refused_with_the_remedy(tmp_path: Path, content: str | None) -> None:
     if content is not None:
@@ -265,9 +274,16 @@ def test_a_damaged_record_is_refused_with_the_remedy(tmp_path: Path, content: st
         render_folder(tmp_path)
 
 
+def test_a_record_of_an_older_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "claims.json").write_text('{"schema": "geluless.claims/1", "claims": []}', encoding="utf-8")
+    with pytest.raises(ReportError, match=r"of schema geluless\.claims/1, and this version reads geluless\.claims/2"):
+        render_folder(tmp_path)
+
+
 def test_a_report_without_networks_or_numbers_is_still_a_report(tmp_path: Path) -> None:
     document = write(tmp_path, record("NEEDS_GPU"), claims=(claim(), claim("c02")), report_data={})
-    assert [row["headline"]["status"] for row in document["claims"]] == ["NEEDS", "NOT RUN"]
+    assert [row["headline"]["paper"]["status"] for row in document["claims"]] == ["NOT RUN", "NOT RUN"]
+    assert [here_text(row["headline"]["here"]) for row in document["claims"]] == ["stand-in: NEEDS_GPU", "nothing"]
     parsed = Page((tmp_path / "claims.html").read_text(encoding="utf-8"))
     assert "svg" not in parsed.tags
 
@@ -286,23 +302,158 @@ def test_a_partial_run_says_so_in_every_form(tmp_path: Path) -> None:
         assert "only c01 chosen by --claim" in (tmp_path / name).read_text(encoding="utf-8")
 
 
+# ------------------------------------------------------------------------------------------------------------ both cells
+
+
+PAPER = {"kind": "paper", "evidence": Evidence("ran it", "imagenet", 1.0, Control("wrong", "caught", True))}
+
+
+def on_paper(status: str) -> Record:
+    return record(status, **(PAPER if not status.startswith("NEEDS") else {"kind": "paper"}))
+
+
 @pytest.mark.parametrize(
     ("statuses", "text"),
     [
-        (["REPRODUCED", "REPRODUCED"], "REPRODUCED (embedded)"),
-        (["REPRODUCED", "REFUTED", "UNDECIDED"], "REFUTED (embedded)"),
-        (["REPRODUCED", "UNDECIDED"], "UNDECIDED (embedded)"),
-        (["REPRODUCED", "NEEDS_GPU"], "REPRODUCED (embedded) + NEEDS_GPU"),
+        (["REPRODUCED", "REPRODUCED"], "REPRODUCED (imagenet)"),
+        (["REPRODUCED", "REFUTED", "UNDECIDED"], "REFUTED (imagenet)"),
+        (["REPRODUCED", "UNDECIDED"], "UNDECIDED (imagenet)"),
+        (["REFUTED", "NEEDS_GPU"], "REFUTED (imagenet) + NEEDS_GPU"),
+        (["REPRODUCED", "REPRODUCED", "NEEDS_GPU"], "NEEDS_GPU (of 3 checks 2 REPRODUCED)"),
         (["NEEDS_GPU", "NEEDS_IMAGENET"], "NEEDS_GPU, NEEDS_IMAGENET"),
         ([], "NOT RUN"),
     ],
 )
-def test_one_refutation_refutes_and_what_is_missing_is_never_hidden(statuses: list[str], text: str) -> None:
-    assert headline_text(headline([record(status) for status in statuses])) == text
+def test_the_papers_statement_takes_all_of_its_checks_and_one_refutation_refutes(statuses: list[str], text: str) -> None:
+    assert paper_text(paper_cell(claim(), [on_paper(status) for status in statuses])) == text
 
 
-def test_a_broken_check_outranks_every_verdict() -> None:
-    assert headline([record("ERROR", evidence=None), record("REFUTED")])["status"] == "ERROR"
+@pytest.mark.parametrize(
+    ("statuses", "text"),
+    [
+        (["REPRODUCED", "REPRODUCED"], "stand-in: REPRODUCED, embedded"),
+        (["REPRODUCED", "REFUTED", "UNDECIDED"], "stand-in: REFUTED, embedded"),
+        (["REPRODUCED", "NEEDS_GPU"], "stand-in: REPRODUCED, embedded + NEEDS_GPU"),
+        (["NEEDS_GPU", "NEEDS_IMAGENET"], "stand-in: NEEDS_GPU, NEEDS_IMAGENET"),
+        ([], "nothing"),
+    ],
+)
+def test_what_is_missing_is_never_hidden(statuses: list[str], text: str) -> None:
+    assert here_text(here_cells([record(status) for status in statuses])) == text
+
+
+def test_a_broken_check_outranks_every_verdict_in_both_cells() -> None:
+    broken = [record("ERROR", evidence=None), record("REFUTED")]
+    assert here_cells(broken)["stand-in"]["status"] == "ERROR"
+    assert paper_cell(claim(), [on_paper("REFUTED"), record("ERROR", kind="paper", evidence=None)])["status"] == "ERROR"
+
+
+BESIDE = ("arithmetic", "stand-in", "transfer", "ours")
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("status", ["REPRODUCED", "REFUTED", "UNDECIDED", "ERROR", "NEEDS_GPU"])
+def test_nothing_but_its_own_check_fills_the_papers_cell(kind: str, status: str, tmp_path: Path) -> None:
+    """Stand-ins only, transfers that are refuted: the cell, its mark and its colour are those of what the paper's check needs."""
+    records = (record(status, kind=kind), record("NEEDS_IMAGENET", kind="paper", item="paper"))
+    document = write(tmp_path, *records)
+    (row,) = document["claims"]
+    assert paper_text(row["headline"]["paper"]) == "NEEDS_IMAGENET"
+    assert document["totals"]["paper"] == {"NEEDS_IMAGENET": 1}
+    assert document["totals"]["here"] == {kind: {status: 1}}
+    page = (tmp_path / "claims.html").read_text(encoding="utf-8")
+    assert '<section class="claim needs" id="c01">' in page
+    assert '<li class="needs">' in page
+    assert tone("REPRODUCED", kind) == "held"
+    assert 'class="finding reproduced"' not in page
+    for name in ("claims.md", "claims.summary.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        (line,) = (line for line in text.splitlines() if line.startswith("| ") and "c01 A title" in line)
+        assert line.startswith(f"| {MARKS['NEEDS']} | ")
+        assert MARKS["REPRODUCED"] not in text
+        assert MARKS["REFUTED"] not in text
+
+
+def test_a_transfer_that_is_refuted_refutes_nothing_in_the_paper(tmp_path: Path) -> None:
+    transfer = record("REFUTED", kind="transfer")
+    write(tmp_path, transfer, record("NEEDS_GPU", kind="paper", item="paper"))
+    assert here_text(here_cells([transfer])) == "transfer: NOT HERE, embedded"
+    assert here_totals(totals([claim()], [transfer])) == "transfer: 1 NOT HERE"
+    page = (tmp_path / "claims.html").read_text(encoding="utf-8")
+    for text in (page, *((tmp_path / name).read_text(encoding="utf-8") for name in ("claims.md", "claims.summary.md"))):
+        assert "NOT HERE" in text
+        assert "REFUTED" not in text
+    assert 'class="finding undecided"' in page
+    # Where the paper's own check is refuted, it is: the same records, of the other kind.
+    assert paper_cell(claim(), [on_paper("REFUTED")])["status"] == "REFUTED"
+
+
+def test_a_statement_without_a_check_of_its_own_needs_one() -> None:
+    row = claim(kinds=(("it", "arithmetic"),))
+    assert paper_text(paper_cell(row, [record(kind="arithmetic")])) == "NEEDS_CHECK"
+    assert paper_text(paper_cell(row, [])) == "NOT RUN"
+
+
+@pytest.mark.parametrize(
+    ("paper", "text"), [("asked: open question 2", "asked, not stated"), ("ours: a table", "not in the paper")]
+)
+def test_what_the_paper_does_not_state_is_not_judged_as_its_statement(paper: str, text: str, tmp_path: Path) -> None:
+    row = claim(paper=paper, kinds=(("it", "ours"),))
+    assert paper_text(paper_cell(row, [record(kind="ours")])) == text
+    assert paper_text(paper_cell(row, [])) == text
+    write(tmp_path, record("REFUTED", kind="ours"), claims=(row,))
+    assert '<section class="claim notrun" id="c01">' in (tmp_path / "claims.html").read_text(encoding="utf-8")
+
+
+def test_counts_of_both_are_apart() -> None:
+    rows = (
+        claim("c01"),
+        claim("c02"),
+        claim("c03", kinds=(("it", "arithmetic"),)),
+        claim("c04", paper="asked: a", kinds=(("it", "ours"),)),
+        claim("c05", paper="ours: b", kinds=(("it", "ours"),)),
+    )
+    found = totals(
+        rows,
+        [
+            record("REPRODUCED"),
+            record("NEEDS_IMAGENET", kind="paper"),
+            *(record(status, claim="c02", kind="transfer") for status in ("REPRODUCED", "REPRODUCED", "REFUTED")),
+            record("REPRODUCED", claim="c02", **PAPER),
+            record("REPRODUCED", claim="c03", kind="arithmetic"),
+            record("REFUTED", claim="c04", kind="ours"),
+        ],
+    )
+    assert paper_totals(found) == (
+        "of 3 claims that the paper states, judged: 1 (1 REPRODUCED), not judged: 2 (1 NEEDS_CHECK, 1 NEEDS_IMAGENET); "
+        "others: 1 asked, 1 ours"
+    )
+    assert here_totals(found) == (
+        "arithmetic: 1 REPRODUCED; stand-in: 1 REPRODUCED; transfer: 1 NOT HERE, 2 REPRODUCED; ours: 1 REFUTED"
+    )
+
+
+def test_a_record_of_no_known_kind_is_not_left_out_in_silence() -> None:
+    with pytest.raises(ValueError, match="guess"):
+        here_cells([record(kind="guess")])
+
+
+def test_the_terminal_shows_both_cells_and_the_kind_of_every_finding() -> None:
+    stream = io.StringIO()
+    records = [record("REFUTED", kind="transfer"), record("NEEDS_GPU", kind="paper", item="paper"), record()]
+    claims_table(records, (claim(), claim("c02")), stream, width=120, colour=True)
+    text = re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue())
+    words = " ".join(re.sub("[│┃]", " ", text).split())
+    for part in (
+        "paper: NEEDS_GPU",
+        "NOT HERE (transfer) it [tiny]: It holds.",
+        "REPRODUCED (stand-in)",
+        "NEEDS_GPU (paper) paper",
+    ):
+        assert part in words, part
+    assert "c02" not in text
+    green = re.findall(r"\x1b\[32m([^\x1b]*)", stream.getvalue())
+    assert green == [], "nothing but the paper's own statement is green"
 
 
 def test_parameters_of_one_test_share_a_line() -> None:

@@ -76,7 +76,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     statuses = ("REPRODUCED", "REFUTED", "UNDECIDED", "NEEDS_GPU", "ERROR", "REPRODUCED")
     numbers = (Estimate("drop", 0.12, -0.05, 0.29, "pp", 10_000, 0.5), Estimate("ratio", 0.9, 0.88, 0.92, "ratio", 80))
     records = [
-        record(status, claim=row.id, item=f"{'a_very_long_name_of_a_test_' * 3}[tiny-{number}]", numbers=numbers)
+        record(
+            status,
+            claim=row.id,
+            item=f"{'a_very_long_name_of_a_test_' * 3}[tiny-{number}]",
+            kind=("paper", "transfer")[number],
+            numbers=numbers,
+        )
         for row, status in zip(rows[:6], statuses, strict=True)
         for number in range(2)
     ]

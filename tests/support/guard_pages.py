@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.engine.cpu import native
-from geluless.engine.cpu.lowering import Attention, Layer, Norm
+from geluless.engine.cpu.lowering import Attention, Elementwise, Layer, Norm
 
 _kept: list[mmap.mmap] = []  # numpy arrays point into them
 
@@ -64,9 +64,9 @@ def _layers(rng: np.random.Generator, inputs: int, outputs: int) -> list[Layer]:
         offset=real,
         lut=rng.integers(0, 256, 256, np.uint8),
     )
-    names = [f"fixed_{output}" for output in ("relu", "u8", "s16", "residual", "lut", "shift_gelu")]
+    names = [f"fixed_{output}" for output in ("relu", "u8", "s16", "residual", "lut", "ibert_gelu", "shift_gelu")]
     names += [f"two_stage_{output}" for output in ("u8", "s16", "residual")]
-    names += [f"fp32_{output}" for output in ("relu", "gelu_erf", "gelu_poly", "u8")]
+    names += [f"fp32_{output}" for output in ("relu", "gelu_erf", "gelu_tanh", "gelu_poly", "u8")]
     return [replace(layer, epilogue=name) for name in names]
 
 
@@ -80,6 +80,18 @@ def run_gemms(isa: str, place: Place) -> int:
             output = place(np.zeros((rows, outputs), np.int16 if residual or s16 else np.uint8))
             kernel = native().KernelLayer(isa, layer)
             kernel.run(x, output, 0, kernel.panels, row_index if residual else None)
+            calls += 1
+    return calls
+
+
+def run_elementwise(isa: str, place: Place) -> int:
+    rng, calls = np.random.default_rng(3), 0
+    for rows, columns in ((1, 1), (5, 15), (3, 16), (2, 33), (4, 64), (2, 130)):
+        gain, offset = rng.uniform(-2, 2, (2, columns)).astype(np.float32)
+        for kernel, dtype in (("relu_s16", np.int16), ("relu_u8", np.uint8), ("gelu_tanh_u8", np.uint8)):
+            x = place(rng.integers(0, 256, (rows, columns)).astype(dtype))
+            spec = Elementwise(kernel, gain, offset, 3, 3, 250, 30.0, 0.05)
+            native().KernelElementwise(isa, spec, columns).run(x, place(np.zeros((rows, columns), np.uint8)))
             calls += 1
     return calls
 
@@ -123,7 +135,7 @@ def main(isa: str, *options: Any) -> None:
         return
     calls = 0
     for end in (True, False):
-        for run in (run_gemms, run_norms, run_attentions):
+        for run in (run_gemms, run_elementwise, run_norms, run_attentions):
             calls += run(isa, lambda array, end=end: at_the_border(array, end=end))  # type: ignore[misc]
     print(f"{calls} calls")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +14,28 @@ import torch
 from scipy.stats import ttest_1samp
 
 import geluless
+from geluless.bench.identity import require_network
+from geluless.data import embedded_images
+from geluless.data.selection import Selection, select
 from geluless.distillation import RECIPES, Distillation, RecipeError, SoftLabelSettings, distill
 from geluless.distillation.recipes import LocalSettings, Recipe
+from geluless.engine.engine import Engine
+from geluless.errors import MissingResource
+from geluless.integer.artifact import Artifact
 from geluless.models import named_blocks
 from geluless.ptq.quantize import quantize
-from geluless.verdicts.ablation import CONTROL, SETTINGS, recipe_of, setting_of, table
+from geluless.verdicts import worker as worker_module
+from geluless.verdicts.ablation import CONTROL, CONTROL_IMAGES, SETTINGS, control_recipe, recipe_of, setting_of, table
 from geluless.verdicts.accuracy import ablation_table, accuracy_report_data, bias_drop, draw_drops, failure_sign_details, spread
 from geluless.verdicts.equivalence import paired_drop
-from geluless.verdicts.failure_signs import agreement, curve_shape, dead_units
+from geluless.verdicts.failure_signs import agreement, curve_shape, dead_units, silence
 from geluless.verdicts.layer_errors import LayerError, layer_errors
-from geluless.verdicts.micro_networks import DRAWS, Kind, Task, TaskResult
+from geluless.verdicts.micro_networks import DRAWS, FLOAT_GELUS, SILENCED, Kind, Task, TaskResult
 from geluless.verdicts.predictions import pack_predictions, read_predictions
 from geluless.verdicts.report_data import micro_network_data
 from geluless.verdicts.statistics import deviation, mean_difference, student
-from geluless.verdicts.worker import calibration_indices, run_task
+from geluless.verdicts.worker import TWO_STAGE, Worker, calibration_indices, run_task
+from tests.support.compiled import requires_native
 from tests.support.networks import MemoryImages, awkward_images, awkward_swin
 
 LOCAL = Recipe("quick", 0.2, local=LocalSettings(96, 1e-3, 10, 128, 2e-3, 0.95))
@@ -48,7 +58,9 @@ def result(task: Task, **fields: object) -> TaskResult:
 # ------------------------------------------------------------------------------------------------------------ the tasks
 
 
-@pytest.mark.parametrize("text", ["local:tiny", "local:small#2", "varied:tiny/rate-quarter", "varied:tiny/data-1-percent#1"])
+@pytest.mark.parametrize(
+    "text", ["local:tiny", "local:small#2", "varied:tiny/rate-quarter", "control:base/local+kd", "first:tiny"]
+)
 def test_a_task_reads_what_it_writes(text: str) -> None:
     assert str(Task.parse(text)) == text
     assert Task.parse(text).expected_seconds > 0
@@ -59,6 +71,8 @@ def test_a_task_reads_what_it_writes(text: str) -> None:
     [
         ("varied:tiny", "setting of the ablation"),
         ("local:tiny/rate-quarter", "setting of the ablation"),
+        ("control:tiny", "a recipe to control"),
+        ("control:tiny/magic", "no recipe is called"),
         ("varied:tiny/rate-tripled", "no setting is called"),
         ("base:tiny#1", "no other seed"),
         ("local:tiny#one", "invalid literal"),
@@ -98,14 +112,91 @@ def test_a_setting_changes_its_own_factor_alone(name: str) -> None:
         if getattr(one, field.name) != getattr(other, field.name)
     }
     assert changed == {*setting.times, *setting.to}
-    assert changed or setting.backwards
+    assert changed or setting.backwards or setting.images
+    assert setting.images or setting.selection is Selection.BALANCED
 
 
 def test_every_factor_that_the_paper_leaves_open_is_varied() -> None:
     factors = {setting.factor for setting in SETTINGS.values()}
     assert {"learning rate", "steps", "batch", "data fraction", "order of blocks"} <= factors
+    paper = {setting.factor for setting in SETTINGS.values() if setting.recipe == "paper"}
+    assert {"learning rate", "batch", "epochs", "temperature", "data fraction", "selection", "order of blocks"} <= paper
     default = {setting.factor for setting in SETTINGS.values() if setting.default}
     assert {"learning rate", "steps", "batch", "data fraction"} <= default
+
+
+def test_a_default_run_takes_one_minute_at_most_for_the_papers_settings() -> None:
+    assert sum(setting.seconds for setting in SETTINGS.values() if setting.default and setting.recipe == "paper") <= 60
+
+
+class Reached(Exception):
+    """What a worker was about to distil."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Task], dict[str, Any]]:
+    """What `distill` is called with for a task, the images among it; nothing is distilled."""
+
+    def refuse(teacher: object, images: object, **arguments: object) -> None:
+        raise Reached({"images": images, **arguments})
+
+    def logits(self: Worker, model: object, indices: range, *, images: object = None) -> np.ndarray:
+        return np.random.default_rng(2).normal(size=(len(indices), 10))
+
+    monkeypatch.setattr(worker_module, "distill", refuse)
+    monkeypatch.setattr(Worker, "_logits", logits)
+
+    def of(task: Task) -> dict[str, Any]:
+        with pytest.raises(Reached) as reached:
+            Worker(task, images=8, report=lambda line: None).run()
+        found: dict[str, Any] = reached.value.args[0]
+        return found
+
+    return of
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, CONTROL])
+def test_a_setting_reaches_the_recipe(name: str, asked: Callable[[Task], dict[str, Any]]) -> None:
+    setting, found = setting_of(name), asked(Task(Kind.VARIED, "tiny", 1, name))
+    assert found["recipe"] == recipe_of(setting)
+    assert (found["seed"], found["backwards"]) == (1, setting.backwards)
+    everything = embedded_images("train")
+    if setting.images is None:
+        assert found["images"] is everything
+    else:
+        assert len(found["images"]) == setting.images
+        logits = np.random.default_rng(2).normal(size=(len(everything), 10))
+        chosen = select(everything.labels, setting.images, setting.selection, logits=logits)
+        assert found["images"].indices.tolist() == chosen
+
+
+@pytest.mark.parametrize(("kind", "recipe"), [(Kind.LOCAL, "local"), (Kind.PAPER, "paper"), (Kind.LOCAL_KD, "local+kd")])
+def test_a_plain_recipe_gets_every_image_and_no_variation(
+    kind: Kind, recipe: str, asked: Callable[[Task], dict[str, Any]]
+) -> None:
+    found = asked(Task(kind, "tiny"))
+    assert found.pop("images") is embedded_images("train")
+    assert found.pop("on_block") is not None
+    plain = {"drop_bias": False, "backwards": False, "blocks": None, "shuffled": False}
+    assert found == {"recipe": recipe, "seed": 0, **plain}
+
+
+def test_the_first_experiment_and_the_controls_ask_for_what_they_are_called(asked: Callable[[Task], dict[str, Any]]) -> None:
+    assert asked(Task(Kind.FIRST, "tiny"))["blocks"] == 1
+    found = asked(Task(Kind.CONTROL, "small", setting="local"))
+    assert found["shuffled"] is True
+    assert found["recipe"] == control_recipe("local")
+    assert len(found["images"]) == CONTROL_IMAGES
+    assert set(np.bincount(found["images"].labels)) == {CONTROL_IMAGES // 10}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_control_is_its_recipe_but_for_its_size(name: str) -> None:
+    small, own = control_recipe(name), RECIPES[name]
+    assert (small.soft_labels, small.finetune, small.held_out_fraction) == (own.soft_labels, own.finetune, own.held_out_fraction)
+    if own.local is not None:
+        assert dataclasses.replace(small.local, images=own.local.images, steps=own.local.steps) == own.local
+        assert small.local.images <= CONTROL_IMAGES * (1 - own.held_out_fraction)
 
 
 def test_a_setting_that_changes_nothing_real_is_refused() -> None:
@@ -176,12 +267,24 @@ def test_the_biases_are_gone_and_the_blocks_still_learn() -> None:
 def test_chance_agreement_has_no_kappa_and_true_agreement_has() -> None:
     random = np.random.default_rng(1)
     one, other = random.integers(0, 10, 20_000), random.integers(0, 10, 20_000)
-    assert abs(agreement(one, other).kappa) < 0.02
-    assert agreement(one, one).kappa == pytest.approx(1.0)
+    chance, same = agreement(one, other), agreement(one, one)
+    assert chance.low < 0 < chance.high
+    assert (same.low, same.kappa, same.high) == pytest.approx((1.0, 1.0, 1.0))
     constant = np.zeros(100, np.uint8)
     assert agreement(constant, constant).kappa == 0.0  # a dead network that always says the same agrees by chance
     with pytest.raises(ValueError, match="one length"):
         agreement(one, other[:5])
+
+
+def test_the_interval_of_kappa_covers_the_truth() -> None:
+    """Two raters who copy with chance q and guess otherwise have kappa q."""
+    random = np.random.default_rng(5)
+    covered = []
+    for _ in range(400):
+        one, guess = random.integers(0, 10, (2, 500))
+        found = agreement(one, np.where(random.random(500) < 0.8, one, guess))
+        covered.append((found.low <= 0.8, found.high >= 0.8))
+    assert np.mean(covered, axis=0) == pytest.approx(0.95, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +300,15 @@ def test_chance_agreement_has_no_kappa_and_true_agreement_has() -> None:
 )
 def test_learning_curves_fall_stay_flat_or_explode(losses: list[float | None], shape: str) -> None:
     assert curve_shape(list(enumerate(losses))) == shape
+
+
+def test_silenced_units_are_dead() -> None:
+    model = awkward_swin(relu=True)
+    before = dead_units(model, [awkward_images(8, seed=2)])
+    silence(model, share=0.5)
+    after = dead_units(model, [awkward_images(8, seed=2)])
+    assert all(after[name] >= max(0.5, before[name]) for name in before)
+    assert max(before.values()) < 0.5
 
 
 def test_units_that_never_fire_are_counted_and_others_are_not() -> None:
@@ -292,7 +404,7 @@ def test_a_mean_of_one_run_is_the_plain_drop() -> None:
 def fake_results() -> dict[Task, TaskResult]:
     base, local, without = (Task(kind, "tiny") for kind in (Kind.BASE, Kind.LOCAL, Kind.NOBIAS))
     other, varied = Task(Kind.LOCAL, "tiny", 1), Task.parse("varied:tiny/rate-quarter")
-    gelu = {"fp32-gelu": LABELS, "fp32-naive": wrong_at(*range(20)), "int8-gelu": LABELS}
+    gelu = {"fp32-gelu": LABELS, "fp32-naive": wrong_at(*range(20)), "fp32-corrected": wrong_at(1, 2), "int8-gelu": LABELS}
     relu = {"fp32-relu": wrong_at(1), "int8-relu": wrong_at(1, 2)}
     errors = {"int8-relu": (LayerError("patch_embed", 0.01), LayerError("layers.0.blocks.0", 0.02))}
     draws = {"int8-relu": (wrong_at(1, 2), wrong_at(1)[:100], wrong_at(1, 2, 3)[:100])}
@@ -342,6 +454,79 @@ def test_drops_over_draws_and_biases_pair_the_images_both_have_seen() -> None:
     assert "99.50 %" in text
     assert "90.00 %" in text
     assert "dead hidden units: 25.00 %" in text
+
+
+@pytest.fixture(scope="module")
+def quantized() -> tuple[Worker, Artifact]:
+    """A worker of the base task on few images, and its INT8 GELU network."""
+    worker = Worker(Task(Kind.BASE, "tiny"), images=24, report=lambda _: None)
+    return worker, worker._calibrated(worker._teacher(), profile="per-channel", draw=0)
+
+
+@requires_native
+def test_the_timed_gelus_have_predictions_too(quantized: tuple[Worker, Artifact]) -> None:
+    """Of the very artifact and engine that would be timed, once its tensors were verified."""
+    worker, artifact = quantized
+    found = worker._float_gelu(artifact)
+    assert set(found) == {"int8-gelu-separate", "int8-gelu-fused"} == {f"int8-{variant}" for variant in FLOAT_GELUS}
+    for variant in FLOAT_GELUS:
+        expected = worker._run(Engine(artifact, variant=variant, threads=1), worker.indices).argmax(1)
+        assert (found[f"int8-{variant}"] != expected).sum() <= 1, "a value on a tie may tip an image that lies on an edge"
+        assert worker.seconds[f"INT8 {variant}"] > 0
+
+
+@requires_native
+def test_a_wrong_gelu_has_no_accuracy(quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, artifact = quantized
+    right = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda self, images: right(self, images) + (self.variant == "gelu-fused"))
+    with pytest.raises(RuntimeError, match="INT8 gelu-fused: WRONG"):
+        worker._float_gelu(artifact)
+
+
+def test_without_compiled_kernels_they_are_left_out(quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, artifact = quantized
+    monkeypatch.setattr(worker, "_compiled", lambda _: None)
+    assert worker._float_gelu(artifact) == {}
+
+
+def test_an_artifact_bears_the_name_of_its_task(quantized: tuple[Worker, Artifact]) -> None:
+    worker, artifact = quantized
+    require_network(artifact, worker.task.model, activation="gelu")
+
+
+@requires_native
+def test_the_code_of_the_mlp_is_read_of_three_networks_and_left_out_where_it_cannot_be(
+    quantized: tuple[Worker, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = quantized
+    student = worker._teacher()
+    geluless.replace_gelu(student)
+    artifact = worker._calibrated(student, profile="per-channel", draw=0)
+    seen: list[tuple[str, str | None]] = []
+
+    def read(made: Artifact, *_: object, variant: str | None = None, **__: object) -> tuple[object, ...]:
+        seen.append((made.plan.profile, variant))
+        return ()
+
+    def missing(*_: object, **__: object) -> None:
+        raise MissingResource("objdump is missing")
+
+    monkeypatch.setattr(worker_module, "cpu_mlp_code", missing)
+    monkeypatch.setattr(worker_module, "gpu_mlp_code", read)
+    assert set(worker._mlp_code(student, artifact)) == {"gpu relu", "gpu relu-float", "gpu two-stage"}
+    plain = artifact.plan.profile
+    assert seen == [(plain, None), (plain, "relu-float"), (TWO_STAGE.name, None)]
+
+
+@pytest.mark.nightly
+def test_the_controls_of_recovery_and_the_first_experiment_run_on_real_images() -> None:
+    found = run_task(Task(Kind.CONTROL, "tiny", setting="local"), images=200, report=lambda _: None)
+    shuffled, own, blank = (found.correct(name).mean() for name in ("fp32-shuffled", "fp32-own-targets", "int8-blank"))
+    assert max(shuffled, blank) < 0.6 < 0.8 < own
+    assert min(found.silenced_units.values()) >= SILENCED
+    first = run_task(Task(Kind.FIRST, "tiny"), images=200, report=lambda _: None)
+    assert all(first.correct(name).mean() > 0.8 for name in ("fp32-naive", "fp32-local", "fp32-paper"))
 
 
 @pytest.mark.nightly

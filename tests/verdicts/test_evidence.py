@@ -93,7 +93,7 @@ def test_report_data_are_json_and_count_what_was_lost() -> None:
     worse = right.copy()
     worse[:3] = (worse[:3] + 1) % 10
     results = {
-        TINY: result(TINY, fp32_gelu=right, fp32_naive=worse, int8_gelu=right),
+        TINY: result(TINY, fp32_gelu=right, fp32_naive=worse, fp32_corrected=right, int8_gelu=right),
         Task(Kind.LOCAL, "tiny"): result(Task(Kind.LOCAL, "tiny"), fp32_relu=right, int8_relu=right),
     }
     found = json.loads(json.dumps(micro_network_data(results)))

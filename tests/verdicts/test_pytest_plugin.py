@@ -50,10 +50,10 @@ class Suite:
         self.pytester = pytester
         self.folder = pytester.mkdir("claims")
 
-    def run(self, *bodies: str, extra: str = "", arguments: tuple[str, ...] = ()) -> pytest.RunResult:
+    def run(self, *bodies: str, extra: str = "", kind: str = "stand-in", arguments: tuple[str, ...] = ()) -> pytest.RunResult:
         rows = ""
         for number, body in enumerate(bodies, start=1):
-            rows += ROW.format(id=f"c{number:02}") + extra
+            rows += ROW.format(id=f"c{number:02}").replace("stand-in", kind) + extra
             test = f"{HEAD}\ndef test_it(claim):\n    {BODIES.get(body, body)}\n"
             (self.folder / f"test_c{number:02}_x.py").write_text(test, encoding="utf-8")
         (self.folder / "claims.toml").write_text(rows, encoding="utf-8")
@@ -128,7 +128,9 @@ def test_a_control_that_could_not_tell_says_so(suite: Suite) -> None:
 
 def test_verbose_words_are_the_verdicts(suite: Suite) -> None:
     result = suite.run("reproduced", "needs", arguments=("-v",))
-    result.stdout.fnmatch_lines(["*test_c01_x.py::test_it REPRODUCED*", "*test_c02_x.py::test_it NEEDS_CHECK*"])
+    result.stdout.fnmatch_lines(
+        ["*test_c01_x.py::test_it REPRODUCED (stand-in)*", "*test_c02_x.py::test_it NEEDS_CHECK (stand-in)*"]
+    )
 
 
 def test_a_marker_that_skips_is_an_error_too(suite: Suite) -> None:
@@ -220,6 +222,13 @@ def test_junit_carries_the_verdict(suite: Suite) -> None:
     cases = ElementTree.parse(suite.pytester.path / "junit.xml").findall(".//testcase")
     verdicts = [prop.get("value") for case in cases for prop in case.iter("property") if prop.get("name") == "verdict"]
     assert verdicts == ["REFUTED", "NEEDS_CHECK"]
+    kinds = [prop.get("value") for case in cases for prop in case.iter("property") if prop.get("name") == "kind"]
+    assert kinds == ["stand-in", "stand-in"]
+    of_the_run = ElementTree.parse(suite.pytester.path / "junit.xml").findall("./testsuite/properties/property")
+    counts = {prop.get("name"): prop.get("value") or "" for prop in of_the_run}
+    assert counts.keys() == {"paper", "here"}
+    assert "of 2 claims that the paper states, judged: 0, not judged: 2 (2 NEEDS_CHECK)" in counts["paper"]
+    assert "stand-in: 1 NEEDS_CHECK, 1 REFUTED" in counts["here"]
     assert [len(case.findall("failure")) for case in cases] == [1, 0]
     assert not ElementTree.parse(suite.pytester.path / "junit.xml").findall(".//skipped")
 
@@ -262,3 +271,67 @@ def test_progress_is_visible_although_output_is_captured(suite: Suite) -> None:
 def test_nothing_is_written_by_a_mere_collection(suite: Suite) -> None:
     suite.run("needs", arguments=("--collect-only",))
     assert not Path(suite.pytester.path / "report").exists()
+
+
+def test_a_check_without_a_kind_is_a_usage_error_that_says_what_to_write(suite: Suite) -> None:
+    suite.run("reproduced")
+    path = suite.folder / "test_c01_x.py"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\ndef test_another(claim):\n    pass\n", encoding="utf-8")
+    result = suite.again()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(['*c01: the check another has no kind: add another = "KIND" to its row\'s kinds*stand-in: *'])
+
+
+def test_a_registry_without_kinds_is_a_usage_error(suite: Suite) -> None:
+    suite.run("reproduced")
+    registry = suite.folder / "claims.toml"
+    registry.write_text(registry.read_text(encoding="utf-8").replace('kinds = { it = "stand-in" }', ""), encoding="utf-8")
+    result = suite.again()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*'kinds' is missing*"])
+
+
+def test_the_papers_own_statement_is_not_judged_on_another_tier(suite: Suite) -> None:
+    assert suite.run("reproduced", kind="paper").ret == 1
+    assert suite.statuses() == ["ERROR"]
+    assert "judged on 'any CPU'" in suite.report()["claims"][0]["records"][0]["sentence"]
+    for tier in ("imagenet", "NVIDIA GeForce RTX 4090"):
+        body = f"claim.decide(judgement(Verdict.REPRODUCED), __import__('dataclasses').replace(evidence(), tier={tier!r}))"
+        assert suite.run(body, kind="paper").ret == 0
+        assert suite.statuses() == ["REPRODUCED"]
+
+
+def test_what_is_no_verdict_on_the_papers_statement_is_counted_apart(suite: Suite) -> None:
+    result = suite.run("reproduced", "reproduced")
+    result.stdout.fnmatch_lines(
+        [
+            "The paper's own statement: of 2 claims that the paper states, judged: 0, not judged: 2 (2 NEEDS_CHECK)*",
+            "What was judged here, in checks: stand-in: 2 REPRODUCED.",
+            "*2 stand-in reproduced*",
+        ]
+    )
+
+
+def test_a_transfer_that_does_not_hold_here_refutes_nothing(suite: Suite) -> None:
+    """The paper's own check lies beside it and needs a GPU: the claim is not judged, whatever the transfer says."""
+    suite.run("refuted", kind="transfer")
+    registry, path = suite.folder / "claims.toml", suite.folder / "test_c01_x.py"
+    kinds = 'kinds = { it = "transfer", on = "paper" }\nexpected_items = { it = "open: another machine" }'
+    text = registry.read_text(encoding="utf-8").replace('kinds = { it = "transfer" }', kinds)
+    registry.write_text(text, encoding="utf-8")
+    check = "def test_on_a_card(claim):\n    claim.needs(Resource.RUNNER_RECORDS, would_run='all')\n"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n{check}", encoding="utf-8")
+    result = suite.again("-v")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_it NOT HERE (transfer)*", "*NEEDS_GPU (paper)*", "*not judged: 1 (1 NEEDS_GPU)*"])
+    headline = suite.report()["claims"][0]["headline"]
+    assert headline["paper"]["status"] == "NEEDS"
+    assert headline["here"]["transfer"]["status"] == "REFUTED"
+    assert {record["kind"] for record in suite.report()["claims"][0]["records"]} == {"transfer", "paper"}
+
+
+@pytest.mark.parametrize("body", ["raises", "skips", "silent"])
+def test_a_broken_check_has_its_kind(suite: Suite, body: str) -> None:
+    suite.run(body, kind="arithmetic")
+    assert suite.report()["claims"][0]["records"][0]["kind"] == "arithmetic"
+    assert suite.report()["totals"]["here"] == {"arithmetic": {"ERROR": 1}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from geluless.bench.harness import Findings, Row
+from geluless.bench.intervals import FEWEST
 from geluless.bench.networks import RANDOM, SIZES, random_artifact
 from geluless.bench.paired import Samples
 from geluless.bench.record import make_record
@@ -70,6 +72,7 @@ def record_of(folder: Path, factor: float, other: str, gpu: dict[str, Any], *, p
             "sm_89",
             "gpu",
             verified=True,
+            tiles={"layers": [{"layer": "49 x 96 x 96 s8", "tile": {}, "tuned": True}]},
         )
         for name in ("relu", other)
     ]
@@ -107,6 +110,8 @@ def test_a_valid_record_is_judged_by_the_papers_bound(tmp_path: Path, factor: fl
     assert judgement.estimates[0].value == pytest.approx(factor, rel=0.01)
     assert evidence.control.held
     assert evidence.tier.startswith("transfer: NVIDIA GeForce RTX 4090")
+    assert judgement.sentence.startswith("transfer, our engine on both sides: batch 1: "), "FasterTransformer did not run"
+    assert evidence.ran.startswith("transfer: ")
 
 
 def test_a_rival_of_which_the_paper_says_nothing_gets_a_ratio_and_no_verdict(tmp_path: Path) -> None:
@@ -126,10 +131,27 @@ def test_another_way_to_run_decides_nothing(tmp_path: Path, gpu: dict[str, Any])
     assert judged(tmp_path, "tiny")[0].verdict is Verdict.REPRODUCED
 
 
-def test_one_process_says_nothing_about_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [(40,), (20, 20)])
+def test_blocks_of_too_few_processes_say_nothing_about_the_next_one(tmp_path: Path, processes: tuple[int, ...]) -> None:
     measured(tmp_path, 0.8)
-    record_of(tmp_path, 0.8, "gelu-separate", {}, processes=(40,))
-    assert "it is of 1 process(es)" in refused(tmp_path)
+    record_of(tmp_path, 0.8, "gelu-separate", {}, processes=processes)
+    assert f"it is of {len(processes)} process(es)" in refused(tmp_path)
+
+
+def test_blocks_of_which_no_process_is_told_are_of_none(tmp_path: Path) -> None:
+    path = measured(tmp_path, 0.8)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": []}))
+    assert "it is of 0 process(es)" in refused(tmp_path)
+
+
+def test_the_interval_is_over_processes_however_many_blocks_agree(tmp_path: Path) -> None:
+    """Within a process every block says 0.8; the processes lie five per cent apart, and three of them prove nothing."""
+    path = measured(tmp_path, 0.8)
+    data = json.loads(path.read_text())
+    layout = np.repeat([0.84, 0.95, 0.86, 0.84, 0.85], 8)
+    data["samples"]["relu"] = (layout * data["samples"]["gelu-separate"]).tolist()
+    path.write_text(json.dumps(data))
+    assert judged(tmp_path, "tiny")[0].verdict is Verdict.UNDECIDED
 
 
 def _of_other_code(folder: Path) -> None:
@@ -144,9 +166,23 @@ def _of_other_variants(folder: Path) -> None:
     path.write_text(json.dumps(data))
 
 
+def _other(**changes: object) -> Spoil:
+    """A record whose second candidate is another thing than the record says."""
+
+    def spoil(folder: Path) -> None:
+        data = json.loads((folder / MAIN).read_text())
+        data["candidates"][1] |= changes
+        (folder / MAIN).write_text(json.dumps(data))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (_other(model="swin-large (random)"), "gelu-separate is of swin-large (random), the record of swin"),
+        (_other(macs=7), "different numbers of multiply-accumulates are not compared"),
+        (_other(artifact=""), "gelu-separate names no artifact"),
         (_of_other_code, "it was made by other code"),
         (_of_other_variants, "not relu with a variant"),
         (lambda folder: shutil.copy(folder / MAIN, folder / "x.bench.json"), "was measured twice"),
@@ -162,6 +198,22 @@ def test_without_a_control_there_is_no_verdict(tmp_path: Path) -> None:
     measured(tmp_path, 0.8)
     (tmp_path / "swin-relu (again).bench.json").unlink()
     assert refused(tmp_path).endswith("relu / relu (again) at batch 1 was not measured")
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02])
+def test_relu_that_differs_from_itself_is_no_control(tmp_path: Path, factor: float) -> None:
+    measured(tmp_path, 0.8)
+    record_of(tmp_path, factor, "relu (again)", {})
+    assert judged(tmp_path, "tiny")[1].control.held is False
+
+
+@pytest.mark.parametrize("tiles", [None, {"layers": []}, {"layers": [{"layer": "1 x 2 gelu_after_gemm", "tuned": False}]}])
+def test_a_rival_at_tiles_that_nobody_measured_is_handicapped(tmp_path: Path, tiles: dict[str, Any] | None) -> None:
+    path = measured(tmp_path, 0.8)
+    data = json.loads(path.read_text())
+    data["candidates"][1]["tiles"] = tiles
+    path.write_text(json.dumps(data))
+    assert "gelu-separate ran with tiles that nobody measured: " in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -254,9 +306,9 @@ def test_the_ratio_is_that_of_the_samples_whatever_the_record_says(tmp_path: Pat
 
 def test_one_batch_that_misses_the_bound_refutes_the_claim_about_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_records, "BATCHES", (1, 64))
-    slow = measured(tmp_path, 0.95)
-    data = json.loads(slow.read_text())
-    (tmp_path / "large.bench.json").write_text(json.dumps(data | {"batch": 64}))
+    measured(tmp_path, 0.95)
+    for path in list(tmp_path.glob("*.bench.json")):
+        path.with_name(f"64-{path.name}").write_text(json.dumps(json.loads(path.read_text()) | {"batch": 64}))
     measured(tmp_path, 0.8)
     assert judged(tmp_path, "tiny")[0].verdict is Verdict.REFUTED
 
@@ -266,7 +318,7 @@ def test_a_configuration_that_was_not_measured_is_named(tmp_path: Path, monkeypa
     with pytest.raises(GelulessError, match="batch 1 was not measured"):
         judged(tmp_path, "large")
     monkeypatch.setattr(runner_records, "BATCHES", (1, 64))
-    assert refused(tmp_path).endswith("relu / gelu-separate at batch 64 was not measured")
+    assert "relu / gelu-separate at batch 64 was not measured" in refused(tmp_path)
 
 
 def test_a_record_names_its_network_as_the_engine_does(tmp_path: Path) -> None:
@@ -281,6 +333,7 @@ def test_the_configurations_are_those_that_are_measured() -> None:
     assert 'f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")' in text
     assert list(SIZES) == ["tiny", "small", "base", "large"]
     assert '"relu",  # against itself' in text
+    assert int(re.search(r'GPU_PROCESSES = "(\d+)"', text)[1]) >= FEWEST
 
 
 def test_nothing_measured_is_no_result(tmp_path: Path) -> None:

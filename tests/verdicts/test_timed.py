@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
 import pytest
 
 from geluless.verdicts.latency import eleven_percent_faster, faster
 from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed, agreed
-from geluless.verdicts.timing_controls import engines_control, equivalence_control, papers_bound_control, timing_control
+from geluless.verdicts.timing_controls import engines_control, equivalence_control, timing_control
 from geluless.verdicts.verdict import Control, Judgement, Verdict
-from tests.support.timing import findings, timed
+from tests.support.timing import timed
 
 
 def judged(found: Timed, rival: str = "gelu") -> Judgement:
@@ -86,11 +83,6 @@ def test_equivalence_is_controlled_from_both_sides() -> None:
     assert equivalence_control(timed({}, layout=0.03)).held is None
 
 
-def test_the_papers_bound_is_controlled_with_the_noise_of_the_study() -> None:
-    assert papers_bound_control(timed({})).held is True
-    assert papers_bound_control(timed({}, layout=0.08)).held is None
-
-
 def test_engines_that_cannot_be_slowed_have_longer_samples_instead() -> None:
     assert engines_control(timed({}), relu=RELU, again=AGAIN).held is True
     assert engines_control(timed({AGAIN: 0.97}), relu=RELU, again=AGAIN).held is False
@@ -122,11 +114,3 @@ def test_a_gain_on_the_papers_bound_is_rarely_called_either_way() -> None:
         judgement = agreed(found, lambda run, name: eleven_percent_faster(run, name, "gelu"))
         called += judgement.verdict is not Verdict.UNDECIDED
     assert called <= 10
-
-
-def test_longer_samples_are_those_of_one_engine_only() -> None:
-    found = findings({RELU: 1.0, AGAIN: 1.0})
-    before = {name: values.copy() for name, values in found.samples.seconds.items()}
-    papers_bound_control(Timed((found, found)))
-    assert all(np.array_equal(found.samples.seconds[name], values) for name, values in before.items())
-    assert dataclasses.is_dataclass(found)

@@ -22,6 +22,7 @@ from geluless.baselines.registry import OURS, chosen_baselines
 from geluless.baselines.startup import Dropped, RunningBaseline, start
 from geluless.baselines.subject_network import SubjectNetwork, make_subject, random_network
 from geluless.bench.harness import Findings, Protocol, Round, Row, StudyError, time_rounds
+from geluless.bench.identity import problem_of
 from geluless.bench.networks import SIZES
 from geluless.bench.process import CandidateFailure
 
@@ -111,7 +112,10 @@ def time_gain(
                         failures[name] = failure.reason
                 if not {f"{OURS} relu", f"{OURS} gelu", CONTROL} <= set(running):
                     raise StudyError(f"our own engine is missing beside the others: {failures}")
-                yield replace(ready(running), rows=[_row(name, one) for name, one in running.items()])
+                rows = [_row(name, one) for name, one in running.items()]
+                if problem := problem_of(rows):
+                    raise StudyError(problem)
+                yield replace(ready(running), rows=rows)
             finally:
                 for one in running.values():
                     one.process.close()

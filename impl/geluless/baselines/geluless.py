@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.baselines.baseline import Executed, Setting, Shape
+from geluless.errors import ArtifactError
 
 if TYPE_CHECKING:
     from geluless.baselines.subject_network import SubjectNetwork
@@ -64,6 +65,9 @@ class Geluless:
         from geluless.integer.artifact import load_artifact
 
         artifact = load_artifact(folder / ARTIFACT)
+        plan = artifact.plan
+        if (plan.model, plan.activation, plan.parents["weights"]) != (subject.model, subject.activation, subject.weights_sha256):
+            raise ArtifactError(f"{folder / ARTIFACT} is of {plan.model} with {plan.activation}, or of other weights: remove it")
         return GelulessRunner(Engine(artifact, backend="cpu", variant=self.variant, threads=shape.threads))
 
     def files(self, subject: SubjectNetwork, folder: Path, shape: Shape) -> list[Path]:

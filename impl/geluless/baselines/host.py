@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from geluless.baselines.baseline import Baseline, Executed, Runner, Shape
 from geluless.baselines.subject_network import SubjectNetwork
 from geluless.bench.entries import peak_loop
-from geluless.bench.environment import package_version
 from geluless.bench.host import several
 from geluless.bench.memory import Memory, memory_now
 from geluless.bench.paired import Stopwatch, WallClock
 from geluless.bench.worker import failure_of
 from geluless.errors import MissingResource
+from geluless.sources import package_version
 
 PILOT_ROUNDS, PILOT_SECONDS = 3, 0.1
 Logits = NDArray[np.float32]

@@ -22,11 +22,11 @@ from pathlib import Path
 from geluless.baselines.baseline import Baseline, Shape
 from geluless.baselines.host import BaselineHost
 from geluless.baselines.subject_network import SubjectNetwork
-from geluless.bench.environment import cpu_model, isa_flags, package_version
+from geluless.bench.environment import cpu_model, isa_flags
 from geluless.bench.process import CandidateFailure, TimingProcess
 from geluless.cache import made_cache
 from geluless.files import read_json
-from geluless.sources import comparison_sources
+from geluless.sources import comparison_sources, package_version
 
 TIMEOUT = 900.0  # seconds for one family
 DONE = "prepared.json"  # in a complete folder: seconds per baseline

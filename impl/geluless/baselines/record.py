@@ -95,8 +95,8 @@ def make_record(
 
 
 def read_record(path: Path) -> BaselinesRecord:
-    """The record in `path`. Raises GelulessError for a file that holds none, or one of other code: its figures are not about
-    what is here."""
+    """The record in `path`. Raises GelulessError for a file that holds none, or one of other code or packages: its figures are
+    not about what is here."""
     try:
         content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -113,7 +113,7 @@ def read_record(path: Path) -> BaselinesRecord:
         raise GelulessError(f"{path} is no record: {error}; measure again with `nox -s baselines`") from error
     if record.code != comparison_sources():
         raise GelulessError(
-            f"{path} was made by other code ({record.code[:12]}, now {comparison_sources()[:12]}): "
+            f"{path} was made by other code or with other packages ({record.code[:12]}, now {comparison_sources()[:12]}): "
             "measure again with `nox -s baselines`"
         )
     return record

@@ -40,6 +40,7 @@ class SubjectNetwork:
     linears: int  # linear layers inside the blocks: what an int8 engine must at least run in int8
     has_test: bool
     digest: str
+    weights_sha256: str = ""  # models.weights_digest
 
     def array(self, name: str) -> NDArray[Any]:
         """ "calibration", "inputs" (float32 [N, C, H, W]), "logits" (of the inputs, float32 [N, classes]); with `has_test` also
@@ -83,7 +84,7 @@ def make_subject(
     import torch
     from safetensors.torch import save_file
 
-    from geluless.models import MICRO_CONFIGS, activation_of
+    from geluless.models import MICRO_CONFIGS, activation_of, weights_digest
 
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / WEIGHTS)
     size = (model.patch_embed.proj.in_channels, *model.patch_embed.img_size)
@@ -106,7 +107,7 @@ def make_subject(
             arrays["test_logits"] = _logits(model, arrays["test"])
     for key, array in arrays.items():
         np.save(folder / f"{key}.npy", array, allow_pickle=False)
-    activation = activation_of(model)
+    activation, weights_sha256 = activation_of(model), weights_digest(model)
     return SubjectNetwork(
         folder=folder,
         model=name,
@@ -116,7 +117,8 @@ def make_subject(
         input_size=size,
         linears=sum(4 * len(stage.blocks) for stage in model.layers),
         has_test="test" in arrays,
-        digest=_digest(model, activation, arrays["calibration"], arrays["inputs"]),
+        digest=_digest(activation, weights_sha256, arrays["calibration"], arrays["inputs"]),
+        weights_sha256=weights_sha256,
     )
 
 
@@ -149,10 +151,8 @@ def _logits(model: torch.nn.Module, images: Images) -> NDArray[np.float32]:
     return np.concatenate([model(torch.from_numpy(piece)).numpy() for piece in pieces])
 
 
-def _digest(model: torch.nn.Module, activation: str, *arrays: NDArray[Any]) -> str:
-    from geluless.models import weights_digest
-
-    digest = hashlib.sha256(f"{activation} {weights_digest(model)}".encode())
+def _digest(activation: str, weights_sha256: str, *arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256(f"{activation} {weights_sha256}".encode())
     for array in arrays:
         digest.update(f"{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()

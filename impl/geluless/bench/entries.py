@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geluless.bench.harness import Row
+from geluless.bench.identity import require_network
 from geluless.bench.networks import random_artifact, random_images
 from geluless.bench.paired import Stopwatch, WallClock
 from geluless.bench.process import CandidateFailure, Status
 from geluless.bench.verification import Run, verify_call
+from geluless.bench.work import macs
+from geluless.errors import ArtifactError
 
 if TYPE_CHECKING:
     from geluless.bench.gpu_timing import GpuTiming
@@ -78,7 +81,7 @@ class Entry:
     verify: bool = True
     graph: bool = True  # on a GPU: one CUDA graph instead of launch by launch
     cold: bool = False  # on a GPU: with nothing in its level-2 cache
-    blocked: bool | None = None
+    blocked: bool = False  # on a CPU: an activation that is a pass of its own runs in strips of rows
     handicap: float = 0.0  # time added to each call, as a fraction of it: for judging the harness itself
 
     @property
@@ -89,7 +92,12 @@ class Entry:
         from geluless.engine.engine import Engine
 
         artifact = self._artifact()
-        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa)
+        if self.model:
+            try:
+                require_network(artifact, self.model, activation=self.variant and ("relu" if self._relu else "gelu"))
+            except ArtifactError as error:
+                raise CandidateFailure(Status.FAILED, f"{self.name} is not timed: {error}") from error
+        engine = Engine(artifact, self.backend, variant=self.variant, threads=self.threads, isa=self.isa, blocked=self.blocked)
         if engine.backend != self.backend:
             raise CandidateFailure(Status.MISSING, "the compiled engine is missing: nothing would be timed but numpy")
         images = random_images(artifact, self.batch, seed=self.seed)
@@ -97,9 +105,13 @@ class Entry:
         found = prepare(engine, images, name=self.name, verify=self.verify, expected=expected, verified=verified, gpu=gpu)
         return replace(found, call=slowed(found.call, self.handicap)) if self.handicap else found
 
+    @property
+    def _relu(self) -> bool:
+        return (self.variant or "relu").startswith("relu")
+
     def _artifact(self) -> Artifact:
         if self.artifact is None:
-            return _random(self.model, (self.variant or "relu").startswith("relu"), self.drop_bias)
+            return _random(self.model, self._relu, self.drop_bias)
         return _read(self.artifact)
 
 
@@ -135,11 +147,13 @@ def prepare(
         variant=engine.variant,
         model=engine.artifact.plan.model,
         artifact=engine.artifact.content_hash,
+        macs=macs(engine.artifact.plan),
         correctness=correctness,
         isa=engine.isa,
         backend=engine.backend,
         threads=engine.threads,
         batch=len(images),
+        blocked=engine.blocked,
         input=hashlib.sha256(images.tobytes()).hexdigest(),
         output=digest,
         verified=verify,
@@ -208,16 +222,21 @@ def gpu_timing(graph: bool, cold: bool) -> GpuTiming:
 
 
 def tiles(engine: Engine, images: NDArray[np.float32]) -> dict[str, Any] | None:
-    """What a record says of a GPU's tiles: every linear layer's by its shape, with whether they were measured or the table's."""
+    """What a record says of a GPU's tiles: those of every linear layer and separate activation by its shape, with whether they
+    were measured or are the table's."""
     from geluless.engine.gpu import GpuNetwork
-    from geluless.engine.gpu.tuning import tiles_of
+    from geluless.engine.gpu.tuning import in_order, tiles_of
 
     if not isinstance(engine.network, GpuNetwork):
         return None
     used = {shape: tile for program, _ in engine.network.pieces(images) for shape, tile in tiles_of(program).items()}
     measured = engine.network.tiles.tuned
     rows = [
-        {"layer": "{} x {} x {} {}".format(*shape), "tile": asdict(tile), "tuned": shape in measured}
-        for shape, tile in sorted(used.items())
+        {
+            "layer": f"{' x '.join(map(str, shape[:-1]))} {shape[-1]}",
+            "tile": asdict(used[shape]),
+            "tuned": shape in measured,
+        }
+        for shape in in_order(used)
     ]
     return {"architecture": engine.network.executor.architecture, "tuned": sum(row["tuned"] for row in rows), "layers": rows}

@@ -54,12 +54,15 @@ class Row:
     backend: str = "cpu"
     threads: int = 1
     batch: int = 1
+    blocked: bool = False  # an activation that is a pass of its own ran in strips of rows
     input: str = ""  # sha256 of the images
     output: str = ""  # sha256 of the logits
     verified: bool = False
     memory_bytes: int = 0
     device: str = ""  # of a GPU
-    tiles: dict[str, Any] | None = None  # how a GPU's linear layers are cut, and which of that was measured
+    tiles: dict[str, Any] | None = None  # how a GPU's kernels are cut, and which of that was measured
+    macs: int = 0  # multiply-accumulates: of a network per image, of a kernel per call
+    group: str = ""  # rows of one group are compared with each other: equal work
 
     def record(self) -> dict[str, Any]:
         return asdict(self)

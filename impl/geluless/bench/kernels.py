@@ -75,13 +75,15 @@ class KernelEntry:
             name=self.name,
             variant=self.epilogue,
             model="fc1",
-            artifact=f"{self.rows}x{self.outputs}x{self.inputs}",
+            artifact=(shape := f"{self.rows}x{self.outputs}x{self.inputs}"),
             correctness="equal to the specification",
             isa=isa,
             input=hashlib.sha256(stored.tobytes()).hexdigest(),
             output=hashlib.sha256(out.tobytes()).hexdigest(),
             verified=True,
             memory_bytes=weight.nbytes,
+            macs=self.macs,
+            group=shape,
         )
         return Loaded(slowed(call, self.handicap) if self.handicap else call, row, WallClock(peak=peak_loop(isa)))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geluless import sizes
+from geluless.bench.identity import RANDOM, require_network
 from geluless.cache import default_cache, made_cache
 from geluless.sources import artifact_sources
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from geluless.integer.artifact import Artifact
 
-RANDOM = " (random)"  # behind the name of a network with random weights
 SIZES = {size: f"swin_{size}_patch4_window7_224" for size in sizes.SIZES}  # timm's names
 
 
@@ -37,9 +37,13 @@ def random_artifact(name: str, *, relu: bool, drop_bias: bool = False, seed: int
     path = folder / f"{stem}_{artifact_sources()[:12]}{SUFFIX}"
     if path.exists():
         try:
-            return load_artifact(path)
+            artifact = load_artifact(path)
+            require_network(artifact, name, activation="relu" if relu else "gelu")
+            if drop_bias == all(block.mlp.has_bias for stage in artifact.plan.stages for block in stage.blocks):
+                raise ArtifactError("an artifact with fc1's bias in place of one without, or the reverse")
+            return artifact
         except ArtifactError:
-            path.unlink(missing_ok=True)  # damaged or of an older format: made anew
+            path.unlink(missing_ok=True)  # damaged, of an older format, or of another network: made anew
     made_cache(folder)
     artifact = _make(name, relu=relu, drop_bias=drop_bias, seed=seed)
     artifact.save(path)

@@ -17,7 +17,7 @@ from geluless.errors import GelulessError
 from geluless.files import read_json
 from geluless.sources import timing_sources
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

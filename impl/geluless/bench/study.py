@@ -19,6 +19,7 @@ import numpy as np
 from geluless.bench.entries import Entry, TimingEntry
 from geluless.bench.harness import Announce, Findings, Protocol, Round, Row, StudyError, time_rounds
 from geluless.bench.host import Host
+from geluless.bench.identity import problem_of
 from geluless.bench.kernels import KernelEntry
 from geluless.bench.process import CandidateFailure, Status, TimingProcess
 from geluless.errors import MissingResource
@@ -52,8 +53,8 @@ def run_study(
     announce: Announce = lambda line: None,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Findings:
-    """Time everything, `around` entered meanwhile. Raises StudyError when a process fails, an entry is wrong, or most blocks were
-    disturbed; MissingResource for what this machine lacks."""
+    """Time everything, `around` entered meanwhile. Raises StudyError when a process fails, an entry is wrong or of another
+    network, entries do not do the same work, or most blocks were disturbed; MissingResource for what this machine lacks."""
     protocol = Protocol(
         study.processes, study.blocks, seconds=study.seconds, seed=study.seed, strict=study.strict, too_much=study.too_much
     )
@@ -76,6 +77,8 @@ def _process(study: Study, expected: dict[str, str], folder: Path, number: int) 
         rows: dict[str, Row] = {}
         for entry in building_order(study.entries, seed=[study.seed, number]):
             rows[entry.name] = process.ask("load", entry, expected.get(entry.name), timeout=TIMEOUT)
+        if problem := problem_of(list(rows.values())):
+            raise StudyError(problem)
         expected.update((name, row.output) for name, row in rows.items())
         process.ask("warm_up", study.warm_up, timeout=TIMEOUT)
         names = [entry.name for entry in study.entries]

@@ -15,7 +15,7 @@ Run = Callable[[], NDArray[np.float32]]
 
 # Variants whose fp32 GELU may miss the reference's by its last bit. That moves a hidden value by one step where the value lies on
 # a tie, a few times in a million; another GELU moves every fourth.
-FLOAT_VARIANTS = frozenset({"gelu-fused", "gelu-poly", "gelu-separate"})
+FLOAT_VARIANTS = frozenset({"gelu-fused", "gelu-fused-tanh", "gelu-poly", "gelu-separate"})
 GPU_FLOAT_VARIANTS = FLOAT_VARIANTS | {"gelu-shift"}  # its last product is fp32 there
 MOVED_SHARE = 1e-3  # of the values of one hidden tensor; one value is always allowed
 

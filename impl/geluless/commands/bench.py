@@ -41,6 +41,7 @@ def add_parser(verbs: Any) -> None:
     how.add_argument("--batch", type=positive, default=1, metavar="N", help="images per call (default: 1)")
     how.add_argument("--isa", metavar="NAME", help="instruction set (default: the best one here; `geluless doctor` lists them)")
     how.add_argument("--backend", choices=("cpu", "gpu", "reference"), default="cpu", help="default: cpu")
+    how.add_argument("--blocked", action="store_true", help="backend cpu: a pass of its own (*-separate) in strips of rows")
     how.add_argument("--eager", action="store_true", help="backend gpu: launch by launch instead of one CUDA graph")
     how.add_argument("--cold", action="store_true", help="backend gpu: overwrite the level-2 cache before each sample")
     how.add_argument("--seconds", type=float, default=10.0, metavar="S", help="to sample, in all (default: 10)")
@@ -124,6 +125,8 @@ def _check(options: argparse.Namespace) -> None:
         raise OptionError(f"--seconds {options.seconds:g} must lie in (0, 3600]")
     if (options.eager or options.cold) and options.backend != "gpu":
         raise OptionError("--eager and --cold are about a CUDA device: they need --backend gpu")
+    if options.blocked and options.backend != "cpu":
+        raise OptionError("--blocked is about the compiled CPU engine: it needs --backend cpu")
     if options.against_artifact and not options.against:
         raise OptionError("--against-artifact needs --against VARIANT")
     if options.against_artifact and options.model:
@@ -160,9 +163,9 @@ def _artifacts(options: argparse.Namespace) -> list[Artifact]:
 
 
 def _entries(options: argparse.Namespace, artifacts: list[Artifact]) -> list[Entry]:
-    """Raises VariantError for an artifact of the other activation."""
+    """Raises VariantError for an artifact of the other activation, and where --blocked has no pass to be about."""
     from geluless.bench.entries import Entry
-    from geluless.integer.variants import choose_variant
+    from geluless.integer.variants import SEPARATE, choose_variant
 
     files = (options.artifact, options.against_artifact or options.artifact)
     wanted = (("--artifact", options.variant), ("--against-artifact", options.against))
@@ -173,10 +176,12 @@ def _entries(options: argparse.Namespace, artifacts: list[Artifact]) -> list[Ent
         except VariantError as error:
             hint = "" if options.model else f"; give {option} FILE that runs it"
             raise VariantError(f"{error}{hint}") from None
-        again = any(chosen == entry.name for entry in entries)
+        blocked = options.blocked and chosen in SEPARATE
+        name = f"{chosen} blocked" if blocked else chosen.value
+        again = any(name == entry.name for entry in entries)
         entries.append(
             Entry(
-                name=f"{chosen} (again)" if again else chosen.value,
+                name=f"{name} (again)" if again else name,
                 model=options.model or "",
                 variant=chosen.value,
                 drop_bias=chosen.value == "relu-nobias",
@@ -189,8 +194,12 @@ def _entries(options: argparse.Namespace, artifacts: list[Artifact]) -> list[Ent
                 verify=not options.no_verify,
                 graph=not options.eager,
                 cold=options.cold,
+                blocked=blocked,
             )
         )
+    if options.blocked and not any(entry.blocked for entry in entries):
+        names = ", ".join(sorted(SEPARATE))
+        raise VariantError(f"--blocked is about an activation that is a pass of its own: time one of {names}")
     return entries
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geluless.commands.options import add_data, open_images, positive
+from geluless.commands.options import add_data, notes, open_images, positive
 from geluless.commands.result import ExitCode, Result
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def run(options: argparse.Namespace) -> Result:
         "top1_agreement": agreement,
         "largest_logit_error": float(abs(found.logits - found.expected).max()),
         "layers": layers,
+        "notes": notes(options),
     }
     # An exact file promises the bits where a runtime has float64, which is what is checked; others are only reported.
     broken = exported.dialect == "exact" and options.runtime == "onnxruntime" and found.first is not None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geluless.commands.options import add_common, add_data, add_model, add_output, open_images, open_model, set_threads
+from geluless.commands.options import add_common, add_data, add_model, add_output, notes, open_images, open_model, set_threads
 from geluless.commands.output import checked_folder, checked_output, keep
 from geluless.commands.result import OptionError, Result
 from geluless.errors import OutputError
@@ -38,6 +39,7 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> Result:
     from geluless.distillation import RECIPES, BlockRecord, distill, format_record
     from geluless.distillation.student_file import student_file
+    from geluless.models.interface import interface_of
 
     if options.recipe not in RECIPES:
         raise OptionError(f"no recipe is called {options.recipe!r}; choose one of {', '.join(RECIPES)}")
@@ -59,8 +61,9 @@ def run(options: argparse.Namespace) -> Result:
         "seed": str(options.seed),
         "images": images.digest,
     }
+    interface = interface_of(teacher).to_json()
     try:
-        keep(output, *student_file(done.student, facts))
+        keep(output, *student_file(done.student, facts | {"interface": json.dumps(interface)}))
     except OutputError as error:
         if progress is None:
             raise
@@ -71,7 +74,8 @@ def run(options: argparse.Namespace) -> Result:
     def show(console: Console) -> None:
         console.print(f"{output}: ReLU student of {options.model}, recipe {options.recipe}", soft_wrap=True)
 
-    return Result({"output": str(output), **facts, "seed": options.seed, "distillation": done.to_json()}, show)
+    data = {"output": str(output), **facts, "seed": options.seed, "interface": interface, "notes": notes(options)}
+    return Result({**data, "distillation": done.to_json()}, show)
 
 
 def continue_with_its_threads(options: argparse.Namespace, progress: Path | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geluless.commands.options import add_data, positive
+from geluless.commands.options import add_data, notes, positive
 from geluless.commands.output import checked_output
 from geluless.commands.result import Result
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> Result:
         data |= {"own": False, "report": found.as_dict()}
         report = str(found)
     artifact.save(output)
-    data["content_hash"] = artifact.content_hash
+    data |= {"content_hash": artifact.content_hash, "notes": notes(options)}
 
     def show(console: Console) -> None:
         console.print(f"{output}: content hash {artifact.content_hash}", soft_wrap=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from geluless.processors import MAX_THREADS, requested_threads, usable_processor
 if TYPE_CHECKING:
     from timm.models.swin_transformer import SwinTransformer
 
+    from geluless.data.listing import ClassOrder
     from geluless.data.source import ImageSource
 
 ACTIVATIONS = ("auto", "gelu", "relu")
@@ -47,11 +50,16 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help=".safetensors, .pth, Hugging Face folder (default for micro models: the shipped teacher)",
+        help=".safetensors, what torch.save wrote, Hugging Face folder (default for micro models: the shipped teacher)",
+    )
+    group.add_argument(
+        "--use-ema", action="store_true", help="the moving average of the weights, where a training script kept one"
     )
     group.add_argument("--pretrained", action="store_true", help="let timm download its weights")
-    group.add_argument("--num-classes", type=positive, metavar="N")
-    group.add_argument("--img-size", type=positive, metavar="N", help="square input size (default: the model's own)")
+    group.add_argument("--num-classes", type=positive, metavar="N", help="default: the checkpoint's")
+    group.add_argument(
+        "--img-size", type=positive, metavar="N", help="square input size (default: the checkpoint's, else the model's)"
+    )
 
 
 def add_activation(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +78,11 @@ def add_data(parser: argparse.ArgumentParser, *, split: str, required: bool = Tr
     source.add_argument("--data-dir", type=Path, metavar="DIR", help="one folder per class, or train/ and val/ with those inside")
     source.add_argument("--embedded", action="store_true", help="the Fashion-MNIST images of the repository (micro models)")
     group.add_argument("--split", metavar="NAME", help=f"train or val (default: {split} where DIR has it, else DIR itself)")
+    group.add_argument(
+        "--class-order",
+        metavar="ORDER",
+        help="natural (timm's, the default), plain (torchvision's), or a file with one class name per line",
+    )
     parser.set_defaults(default_split=split)
 
 
@@ -89,25 +102,44 @@ def set_threads(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads or requested_threads() or min(torch.get_num_threads(), usable_processors()))
 
 
+def notes(options: argparse.Namespace) -> list[str]:
+    """What `note` has said, for --json."""
+    kept: list[str] = vars(options).setdefault("notes", [])
+    return kept
+
+
+def note(options: argparse.Namespace, lines: Iterable[str]) -> None:
+    """Say each line once on stderr."""
+    kept = notes(options)
+    for line in lines:
+        if line not in kept:
+            kept.append(line)
+            print(f"geluless: note: {line}", file=sys.stderr)
+
+
 def open_model(options: argparse.Namespace, *, activation: str = "gelu") -> SwinTransformer:
     """The float32 network of --model with its weights, its MLPs set to `activation` ("auto", "gelu", "relu").
 
     Raises OptionError when no weights are named, CheckpointError when the file says it holds the other activation.
     """
     from geluless.models.activations import replace_gelu
+    from geluless.models.checkpoint import read_checkpoint
     from geluless.models.swin import create_model
 
-    checkpoint = checkpoint_path(options)
-    written = recorded_activation(checkpoint) if checkpoint is not None else None
+    path = checkpoint_path(options)
+    found = None if path is None else read_checkpoint(path, use_ema=options.use_ema)
+    if options.use_ema and found is None:
+        raise OptionError("--use-ema is about a checkpoint of your own: it needs --checkpoint FILE")
+    written = None if found is None else found.stated.activation
     if activation == "auto":
         activation = written or "gelu"
     elif written not in (None, activation):
-        raise CheckpointError(
-            f"{checkpoint} says its activation is {written}, not {activation}: drop the option or name another file"
-        )
+        raise CheckpointError(f"{path} says its activation is {written}, not {activation}: drop the option or name another file")
+    if found is not None:
+        note(options, (f"{found.path}: {remark}" for remark in found.remarks))
     model = create_model(
         options.model,
-        checkpoint,
+        found,
         pretrained=options.pretrained,
         num_classes=options.num_classes,
         img_size=options.img_size,
@@ -123,6 +155,8 @@ def checkpoint_path(options: argparse.Namespace) -> Path | None:
     from geluless.models.micro import MICRO_CONFIGS
 
     if options.checkpoint is not None:
+        if options.pretrained:
+            raise OptionError("--checkpoint and --pretrained contradict each other: give one")
         return Path(options.checkpoint)
     if options.model in MICRO_CONFIGS:
         return teacher_path(options.model)
@@ -133,35 +167,48 @@ def checkpoint_path(options: argparse.Namespace) -> Path | None:
 
 def recorded_activation(checkpoint: Path) -> str | None:
     """The activation that `geluless distill` wrote into the file's metadata, or None."""
-    from safetensors import SafetensorError, safe_open
+    from geluless.models.checkpoint import file_metadata
+    from geluless.models.checkpoint_facts import recorded_facts
 
     if checkpoint.suffix != ".safetensors" or not checkpoint.is_file():
         return None
-    try:
-        with safe_open(checkpoint, framework="np") as stream:
-            written = (stream.metadata() or {}).get("activation")
-    except (SafetensorError, OSError):
-        return None  # create_model says what is wrong with the file
-    if written not in (None, "gelu", "relu"):
-        raise CheckpointError(f"{checkpoint} says its activation is {written!r}: expected gelu or relu")
-    return written
+    return recorded_facts(file_metadata(checkpoint), origin=str(checkpoint)).activation
 
 
 def open_images(options: argparse.Namespace, *, model: SwinTransformer) -> ImageSource:
     """The images of --embedded or --data-dir, prepared for `model`. Raises OptionError, DataError."""
     from geluless.data.embedded import embedded_images
-    from geluless.data.folders import SPLIT_FOLDERS, folder_images, model_input_size
+    from geluless.data.folders import folder_images
+    from geluless.models.interface import input_size_of
     from geluless.models.micro import MICRO_INPUT_SIZE
 
     if options.embedded:
-        if model_input_size(model) != MICRO_INPUT_SIZE:
+        if input_size_of(model) != MICRO_INPUT_SIZE:
             raise OptionError(f"--embedded images are grey 28x28, for the micro models: give {options.model} a --data-dir")
         if options.split not in (None, "train", "test", "val"):
             raise OptionError(f"the embedded images have the splits train and test, not {options.split!r}")
+        if options.class_order is not None:
+            raise OptionError("--class-order is about class folders: it needs --data-dir")
         return embedded_images("train" if (options.split or options.default_split) == "train" else "test")
-    has_training_folder = any((options.data_dir / name).is_dir() for name in SPLIT_FOLDERS["train"])
-    default = "train" if options.default_split == "train" and has_training_folder else None
-    return folder_images(options.data_dir, model=model, split=options.split or default)
+    order = class_order(options.class_order)
+    images = folder_images(options.data_dir, model=model, split=options.split, prefer=options.default_split, class_order=order)
+    note(options, (f"{options.data_dir}: {line}" for line in images.notes))
+    return images
+
+
+def class_order(given: str | None) -> ClassOrder | None:
+    """--class-order: natural, plain, or the lines of a file. Raises OptionError for a file that cannot be read."""
+    from geluless.data.listing import ORDERS
+
+    if given is None or given in ORDERS:
+        return given
+    try:
+        lines = Path(given).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"--class-order {given} is neither {' nor '.join(ORDERS)} nor a file that can be read ({error})"
+        ) from None
+    return tuple(line for line in lines if line)
 
 
 def check_isa(options: argparse.Namespace) -> None:

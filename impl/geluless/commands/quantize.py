@@ -13,6 +13,8 @@ from geluless.commands.options import (
     add_data,
     add_model,
     add_output,
+    note,
+    notes,
     open_images,
     open_model,
     positive,
@@ -45,6 +47,7 @@ def add_parser(verbs: Any) -> None:
 def run(options: argparse.Namespace) -> Result:
     from geluless.data.balance import balanced_indices
     from geluless.errors import CalibrationError
+    from geluless.models.interface import interface_of
     from geluless.ptq.profiles import resolve_profile
     from geluless.ptq.quantize import quantize
 
@@ -56,6 +59,8 @@ def run(options: argparse.Namespace) -> Result:
     set_threads(options)
     model = open_model(options, activation=options.activation)
     images = open_images(options, model=model)
+    if (there := len(images.class_names)) != model.num_classes:
+        note(options, [f"{images.name} has {there} classes, the network {model.num_classes}: its labels only balance the choice"])
     chosen = balanced_indices(images.labels, options.calibration_images)
     batches = images.batches(options.batch_size, indices=chosen)
     artifact = quantize(model, batches, profile=profile, name=options.model)
@@ -68,14 +73,17 @@ def run(options: argparse.Namespace) -> Result:
         "model": options.model,
         "activation": artifact.activation,
         "profile": options.profile,
+        "interface": interface_of(model).to_json(),
         "calibration": {"source": images.name, "digest": images.digest, "images": len(chosen)},
         "precision_counts": dict(precisions),
+        "notes": notes(options),
     }
 
     def show(console: Console) -> None:
         console.print(
             f"{output}: {data['bytes'] / 1e6:.2f} MB, {data['activation']}, profile {options.profile}, "
-            f"{len(chosen)} calibration images of {images.name}\ncontent hash {artifact.content_hash}",
+            f"{len(chosen)} calibration images of {images.name}\nimages: {interface_of(model)}\n"
+            f"content hash {artifact.content_hash}",
             soft_wrap=True,
         )
 

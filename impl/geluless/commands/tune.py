@@ -1,4 +1,4 @@
-"""`geluless tune`: on a CUDA device, try tiles for every linear layer and keep the fastest for later runs."""
+"""`geluless tune`: on a CUDA device, try tiles for every linear layer and separate activation; the fastest are kept."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> Result:
     from geluless.engine.gpu.executors.device import TorchDevice
     from geluless.engine.gpu.lowering import lower
     from geluless.engine.gpu.program import Launch, Program
-    from geluless.engine.gpu.tiles import Tile, Tiles
-    from geluless.engine.gpu.tuning import Shape, tune, write_record
+    from geluless.engine.gpu.tiles import Chunk, Shape, Tile, Tiles
+    from geluless.engine.gpu.tuning import tune, write_record
     from geluless.integer.variants import available_variants
 
     device = TorchDevice()
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> Result:
     best = dict(device.tuned)
     rows: list[dict[str, Any]] = []
 
-    def keep(shape: Shape, tile: Tile, milliseconds: float) -> None:
+    def keep(shape: Shape, tile: Tile | Chunk, milliseconds: float) -> None:
         rows.append({"shape": list(shape), "tile": str(tile), "milliseconds": milliseconds})
         bar.update()
 

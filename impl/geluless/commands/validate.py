@@ -17,6 +17,8 @@ from geluless.commands.options import (
     add_data,
     add_model,
     check_isa,
+    note,
+    notes,
     open_images,
     open_model,
     positive,
@@ -27,6 +29,8 @@ from geluless.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+ENOUGH_IMAGES = 50  # to say that top-1 is no better than chance
 
 
 def add_parser(verbs: Any) -> None:
@@ -54,6 +58,7 @@ def run(options: argparse.Namespace) -> Result:
     from geluless.data.balance import balanced_indices
     from geluless.engine.engine import Engine
     from geluless.integer.artifact import load_artifact
+    from geluless.models.interface import interface_of
     from geluless.models.swin import create_model
 
     set_threads(options)
@@ -100,7 +105,11 @@ def run(options: argparse.Namespace) -> Result:
         "img_size": images.input_size[-1],
         "batch_size": options.batch_size,
         "seconds": round(time.perf_counter() - started, 2),
+        "interface": interface_of(model).to_json(),
     }
+    if len(labels) >= ENOUGH_IMAGES and np.mean(ranked[:, 0] == labels) <= 1 / len(images.class_names):
+        note(options, ["top-1 is not above chance: were the classes in another order in training (--class-order)?"])
+    data["notes"] = notes(options)
     if compare:
         data["reference"] = compared(ranked[:, 0], np.concatenate(reference), labels)
     return Result(data, lambda console: _show(console, data))

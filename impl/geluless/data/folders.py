@@ -1,8 +1,7 @@
-"""A folder of image files, one sub-folder per class, read as timm reads it: ImageFolder and ImageNet layouts.
+"""A folder of image files, one sub-folder per class, prepared for a model by timm's transform.
 
-timm finds the files (`create_dataset`) and prepares them for the model (`resolve_data_config`, `create_transform`). Two
-things that timm tolerates are errors here, because either would falsify a paired test silently: an unreadable image is
-replaced by the next one (`ImageDataset.__getitem__`), and an empty class folder shifts every later label.
+An unreadable image, which timm replaces by the next one (`ImageDataset.__getitem__`), is an error here: it would falsify a
+paired test silently. Which file is of which class is said in `listing.py`.
 """
 
 from __future__ import annotations
@@ -20,17 +19,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from geluless.data.listing import ClassOrder, Listing, list_images, natural_key
 from geluless.data.source import checked_batch_size, checked_indices
 from geluless.errors import DataError
-from geluless.models.micro import MICRO_MEAN, MICRO_STD
+from geluless.models.interface import PREPROCESSING, interface_of
 from geluless.processors import usable_processors
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "test", "eval"),
-}
 WORDNET_ID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES, IMAGENET_VAL_IMAGES = 1000, 50_000
+DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's; of 16-bit colour it keeps the high bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +44,7 @@ class FolderImages:
     mode: str  # Pillow's "RGB" or "L"
     transform: Callable[[Any], torch.Tensor] = field(repr=False)
     strict_size: bool = False
+    notes: tuple[str, ...] = ()  # for the user to read once
 
     def __len__(self) -> int:
         return len(self.files)
@@ -74,6 +72,11 @@ class FolderImages:
                         f"{path} is {width}x{height}, the model takes {self.input_size[2]}x{self.input_size[1]}: "
                         "resize it, or allow resizing by leaving strict_size off"
                     )
+                if image.mode in DEEP_MODES:
+                    raise DataError(
+                        f"{path} has pixels of more than 8 bits (mode {image.mode}), which would all be cut off at 255: "
+                        "scale it to 8 bits per channel first"
+                    )
                 pixels = image.convert(self.mode)
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -86,101 +89,44 @@ def folder_images(
     *,
     model: nn.Module,
     split: str | None = None,
+    prefer: str = "val",
+    class_order: ClassOrder | None = None,
     input_size: tuple[int, int, int] | None = None,
     strict_size: bool = False,
 ) -> FolderImages:
-    """The images below `root`, prepared for `model`: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg as ImageNet has it.
+    """The images below `root`, prepared for `model`: ROOT/CLASS/IMAGE, or ROOT/SPLIT/CLASS/IMAGE as ImageNet has it.
 
-    `split` is "train" or "val" (timm's synonyms included); None takes the validation folder if there is one, else `root`
-    itself. Images of another size than `input_size` (default: the model's) are resized and cropped as the model's
-    pretrained configuration says, or refused with `strict_size`. The grey micro models get one channel, resized to 28x28.
+    `split` is "train" or "val" (timm's synonyms included); None takes the split `prefer` if there is one, else `root` itself.
+    `class_order` is "natural" (timm's ImageFolder), "plain" (torchvision's), or the class names in order; None takes the order of
+    the model's own class names where the folders have exactly these, else natural, and notes where plain differs.
+    Images of another size than `input_size` (default: the model's) are resized and cropped as `interface_of(model)` says, or
+    refused with `strict_size`. The grey micro models get one channel, resized to 28x28.
 
-    Raises DataError for a missing or empty folder, an empty class, a split that is not there.
+    Raises DataError for a missing or empty folder, an empty class, a split that is not there, and wherever a label is in doubt.
     """
-    from timm.data import create_dataset
+    from timm.data import create_transform
 
-    folder = _split_folder(Path(root), split=split)
-    class_names = _class_folders(folder)
-    size, mode, transform = _preparation(model, input_size=input_size)
-    dataset = create_dataset("", root=str(folder), search_split=False)
-    order = {name: index for index, name in enumerate(dataset.reader.class_to_idx)}
-    if set(order) != set(class_names):
-        stray = min(set(order) ^ set(class_names))
-        raise DataError(f"{folder} does not have one folder per class (look at {stray!r}): expected {folder}/CLASS/IMAGE")
-    files = tuple(Path(path) for path, _ in dataset.reader.samples)
-    labels = np.array([label for _, label in dataset.reader.samples], np.int64)
-    return FolderImages(
-        name=f"{folder.parent.name}/{folder.name}" if folder != Path(root) else folder.name,
-        tier=_tier(tuple(order), count=len(files)),
-        files=files,
-        labels=labels,
-        class_names=tuple(order),
-        digest=_list_digest(files, folder=folder),
-        input_size=size,
-        mode=mode,
-        transform=transform,
-        strict_size=strict_size,
-    )
-
-
-def _split_folder(root: Path, *, split: str | None) -> Path:
-    if not root.is_dir():
-        raise DataError(f"no image folder at {root}: give the folder that holds one sub-folder per class (--data-dir)")
-    kinds = {synonym: names for names in SPLIT_FOLDERS.values() for synonym in names}
-    if split is not None and split not in kinds:
-        raise DataError(f"unknown split {split!r}: use train or val")
-    names = kinds[split or "val"]
-    candidates = [root / name for name in ((split,) if split else ()) + names]
-    found = [path for path in candidates if path.is_dir()]
-    if found:
-        return found[0]
-    if split is not None:
-        raise DataError(f"{root} has no folder {' or '.join(names)}: create it, or leave the split out to read {root} itself")
-    if any((root / name).is_dir() for name in SPLIT_FOLDERS["train"]):
-        raise DataError(f"{root} has a training folder and no validation folder: say which with split='train'")
-    return root
-
-
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders; DataError if there is none, if one holds no image, or if images lie outside of them."""
-    from timm.data.readers.img_extensions import get_img_extensions
-
-    types = get_img_extensions(as_set=True)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise DataError(f"{folder} holds no class folders: put the images of each class into a sub-folder of its own")
-    if loose := [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in types]:
-        raise DataError(f"{folder / loose[0]} lies outside the class folders: move it into one")
-    for path in classes:
-        if not any(entry.suffix.lower() in types for entry in path.iterdir()):
-            raise DataError(f"class folder {path} holds no image: fill it or remove it, it would silently shift the labels")
-    return tuple(path.name for path in classes)
-
-
-def _preparation(model: nn.Module, *, input_size: tuple[int, int, int] | None) -> tuple[tuple[int, int, int], str, Any]:
-    """(C, H, W), Pillow's mode, and the transform from a decoded image to float32 [C, H, W]."""
-    from timm.data import create_transform, resolve_data_config
-
-    own = model_input_size(model)
-    size = own if input_size is None else input_size
-    if size != own:
-        raise DataError(f"input size {size} does not fit the model, which takes {own}: create the model with img_size={size[1:]}")
-    if own[0] == 1:
-        grey = create_transform(
-            size, mean=(MICRO_MEAN,), std=(MICRO_STD,), crop_pct=1.0, crop_mode="squash", interpolation="bicubic"
+    interface = interface_of(model)
+    if input_size not in (None, interface.input_size):
+        own = interface.input_size
+        raise DataError(
+            f"input size {input_size} does not fit the model, which takes {own}: create it with img_size={input_size[1:]}"
         )
-        return size, "L", grey
-    config = resolve_data_config({"input_size": size}, model=model)
-    return size, "RGB", create_transform(**config)
-
-
-def model_input_size(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) that the model's patch embedding was built for; DataError for a model that has none."""
-    embed: Any = getattr(model, "patch_embed", None)
-    if embed is None:
-        raise DataError(f"{type(model).__name__} has no patch embedding: the model must come from geluless.create_model")
-    height, width = embed.img_size
-    return embed.proj.in_channels, height, width
+    found = list_images(Path(root), split=split, prefer=prefer, class_order=class_order, named=interface.class_names or ())
+    preparation: dict[str, Any] = {name: getattr(interface, name) for name in PREPROCESSING}
+    return FolderImages(
+        name=f"{found.folder.parent.name}/{found.folder.name}" if found.folder != Path(root) else found.folder.name,
+        tier=_tier(found.class_names, count=len(found.files)),
+        files=found.files,
+        labels=np.array(found.labels, np.int64),
+        class_names=found.class_names,
+        digest=_list_digest(found),
+        input_size=interface.input_size,
+        mode="L" if interface.input_size[0] == 1 else "RGB",
+        transform=create_transform(interface.input_size, **preparation),
+        strict_size=strict_size,
+        notes=found.notes,
+    )
 
 
 def _tier(class_names: tuple[str, ...], *, count: int) -> str:
@@ -189,12 +135,15 @@ def _tier(class_names: tuple[str, ...], *, count: int) -> str:
     return "imagenet" if full and all(WORDNET_ID.fullmatch(name) for name in class_names) else "folder"
 
 
-def _list_digest(files: Sequence[Path], *, folder: Path) -> str:
+def _list_digest(found: Listing) -> str:
+    """Over names and sizes; over the order of the classes too where it is not the natural one."""
     digest = hashlib.sha256()
-    for path in files:
+    for path in found.files:
         try:
             size = path.stat().st_size
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}): remove it or fetch it anew") from error
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode())
+        digest.update(f"{path.relative_to(found.folder).as_posix()}\0{size}\n".encode(errors="surrogateescape"))
+    if found.class_names != tuple(sorted(found.class_names, key=natural_key)):
+        digest.update("\0".join(found.class_names).encode(errors="surrogateescape"))
     return digest.hexdigest()

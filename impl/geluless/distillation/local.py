@@ -136,11 +136,18 @@ def fit_mlp(mlp: Mlp, tokens: Tokens, settings: LocalSettings, generator: torch.
 class TokenStreams:
     """The token tensors of teacher and student, advanced block by block: the cost is linear in the depth."""
 
-    def __init__(self, teacher: SwinTransformer, student: SwinTransformer, images: Tensor, held_out: Tensor) -> None:
+    def __init__(
+        self,
+        teacher: SwinTransformer,
+        student: SwinTransformer,
+        seen: tuple[Tensor, Tensor],
+        taught: tuple[Tensor, Tensor],
+    ) -> None:
+        """`seen` by the student, `taught` by the teacher: (training, held-out) images, the same ones but in a control."""
         self._networks = (teacher, student)
-        self._count = len(images)
-        everything = torch.cat([images, held_out])
-        self._streams = [_chunked(network.patch_embed, everything) for network in self._networks]  # float32 [N, H, W, C]
+        self._count = len(seen[0])
+        pairs = zip(self._networks, (taught, seen), strict=True)
+        self._streams = [_chunked(network.patch_embed, torch.cat(images)) for network, images in pairs]  # float32 [N, H, W, C]
 
     def walk(self) -> Iterator[tuple[nn.Module, Tokens]]:
         """Yields each student block with its tokens; the block may be changed before the next one is asked for."""

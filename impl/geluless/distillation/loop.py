@@ -34,27 +34,34 @@ def distill(
     seed: int = 0,
     drop_bias: bool = False,
     backwards: bool = False,
+    blocks: int | None = None,
+    shuffled: bool = False,
     checkpoint_dir: Path | str | None = None,
     on_block: Callable[[BlockRecord], None] | None = None,
 ) -> Distillation:
     """Turn a GELU teacher into a ReLU student; the teacher is left as it is.
 
     `images` are training images, float32 [B, C, H, W] by batches; labels only balance the choice of images, no loss sees
-    them. With `drop_bias` fc1's bias goes with its GELU; `backwards` swaps the last block first. With `checkpoint_dir` a
-    killed run that is started again ends with the weights of an uninterrupted one, bit for bit, on the same machine and
-    number of threads. Raises ModelError for a teacher that is not all GELU, CheckpointError for another run's checkpoint,
-    DataError for too few images, RecipeError for an unknown recipe, and for a local one backwards: it fits each block to the
-    outputs of the student's blocks before it, so it walks forward by construction.
+    them. With `drop_bias` fc1's bias goes with its GELU; `backwards` swaps the last block first; with `blocks` only so many
+    blocks are swapped, and the others keep their GELU. `shuffled` is a negative control: each image is taught the teacher's
+    answer to another one. With `checkpoint_dir` a killed run that is started again ends with the weights of an uninterrupted
+    one, bit for bit, on the same machine and number of threads. Raises ModelError for a teacher that is not all GELU or has
+    fewer blocks, CheckpointError for another run's checkpoint, DataError for too few images, RecipeError for an unknown
+    recipe, and for a local one backwards: it fits each block to the outputs of the student's blocks before it, so it walks
+    forward by construction.
     """
     chosen = resolve_recipe(recipe)
     if activation_of(teacher) != "gelu":
         raise ModelError("the teacher must have GELU in every MLP: pass the original network, not a swapped one")
     if backwards and chosen.local is not None:
         raise RecipeError(f"recipe {chosen.name} fits each block to the student's earlier ones: it cannot walk backwards")
-    networks = Networks(teacher, seed=seed, drop_bias=drop_bias, backwards=backwards)
-    phases = phases_of(chosen, networks, SplitImages(images, chosen, networks.teacher))
+    networks = Networks(teacher, seed=seed, drop_bias=drop_bias, backwards=backwards, count=blocks)
+    phases = phases_of(chosen, networks, SplitImages(images, chosen, networks.teacher, shuffled=shuffled))
+    variation = " drop_bias" * drop_bias + " backwards" * backwards + " shuffled" * shuffled
+    if blocks is not None:
+        variation += f" first {blocks} blocks"
     identity = RunIdentity(
-        recipe=str(asdict(chosen)) + " drop_bias" * drop_bias + " backwards" * backwards,
+        recipe=str(asdict(chosen)) + variation,
         seed=seed,
         teacher=weights_digest(networks.teacher),
         images=images.digest,
@@ -69,7 +76,8 @@ def distill(
                 checkpoint.save(networks.student.state_dict(), [r.to_json() for r in records])
             if on_block:
                 on_block(record)
-    replace_gelu(networks.student)  # raises if a GELU were left
+    if blocks is None:
+        replace_gelu(networks.student)  # raises if a GELU were left
     warnings = [f"{r.block} ({r.phase}): {r.status.value}" for r in records if r.status is not Status.OK]
     student = networks.student.eval().requires_grad_(False)
     return Distillation(student, chosen.name, seed, tuple(records), tuple(warnings))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geluless.data.balance import balanced_indices
 from geluless.distillation.soft_labels import SoftLabels
-from geluless.errors import DataError
+from geluless.errors import DataError, ModelError
 from geluless.models.activations import replace_gelu
 from geluless.models.swin import named_blocks, require_swin
 
@@ -24,19 +24,23 @@ if TYPE_CHECKING:
 class Networks:
     """The teacher, a student that begins as its copy, and the student's blocks in the order in which they are swapped."""
 
-    def __init__(self, teacher: nn.Module, *, seed: int, drop_bias: bool, backwards: bool) -> None:
+    def __init__(self, teacher: nn.Module, *, seed: int, drop_bias: bool, backwards: bool, count: int | None = None) -> None:
+        """With `count` that many blocks are swapped. Raises ModelError where the network has fewer."""
         self.teacher = copy.deepcopy(require_swin(teacher)).eval().requires_grad_(False)
         self.student = copy.deepcopy(self.teacher).requires_grad_(True)
-        self.blocks = [name for name, _ in named_blocks(self.student)]
+        names = [name for name, _ in named_blocks(self.student)]
+        if count is not None and not 1 <= count <= len(names):
+            raise ModelError(f"{count} blocks asked for, the network has {len(names)}: ask for 1 to {len(names)}")
         if backwards:
-            self.blocks.reverse()
+            names.reverse()
+        self.blocks = names[:count]
+        self._depth = len(names)
         self._seed, self._drop_bias, self._backwards = seed, drop_bias, backwards
 
     def swap(self, count: int) -> None:
         """ReLU in the first `count` blocks, in all where there are fewer; those that have it already keep it."""
-        last = len(self.blocks)
-        count = min(count, last)
-        blocks = range(last - count, last) if self._backwards else range(count)
+        count = min(count, len(self.blocks))
+        blocks = range(self._depth - count, self._depth) if self._backwards else range(count)
         replace_gelu(self.student, blocks=blocks, drop_bias=self._drop_bias)
 
     def generator(self, stream: str, block: str) -> torch.Generator:
@@ -46,9 +50,12 @@ class Networks:
 
 
 class SplitImages:
-    """The images of one run: some, class-balanced, are held out; they judge and are never trained on. The rest trains."""
+    """The images of one run: some, class-balanced, are held out; they judge and are never trained on. The rest trains.
 
-    def __init__(self, source: ImageSource, recipe: Recipe, teacher: nn.Module) -> None:
+    With `shuffled` the teacher sees another image than the student, of those that train and of those that judge.
+    """
+
+    def __init__(self, source: ImageSource, recipe: Recipe, teacher: nn.Module, *, shuffled: bool = False) -> None:
         """Raises DataError where fewer images are left for training than the recipe needs."""
         count, held = len(source), round(recipe.held_out_fraction * len(source))
         needed = recipe.local.images if recipe.local else 1
@@ -56,7 +63,7 @@ class SplitImages:
             raise DataError(
                 f"recipe {recipe.name} needs {needed} training images besides {held} held-out ones; there are {count}"
             )
-        self._source, self._teacher = source, teacher
+        self._source, self._teacher, self._shuffled = source, teacher, shuffled
         self._held_out = balanced_indices(source.labels, held)
         self._training = sorted(set(range(count)) - set(self._held_out))
 
@@ -65,14 +72,31 @@ class SplitImages:
         chosen = balanced_indices(self._source.labels[self._training], count)
         return self._load([self._training[index] for index in chosen])
 
+    def taught(self, images: Tensor) -> Tensor:
+        """What the teacher sees, float32 [N, C, H, W], where the student sees `images`."""
+        return images[others(len(images))] if self._shuffled else images
+
     @cached_property
     def training_labels(self) -> SoftLabels:
-        return SoftLabels.of(self._teacher, self._load(self._training))
+        return self._labels(self._training)
 
     @cached_property
     def held_out_labels(self) -> SoftLabels:
-        return SoftLabels.of(self._teacher, self._load(self._held_out))
+        return self._labels(self._held_out)
+
+    def _labels(self, indices: list[int]) -> SoftLabels:
+        images = self._load(indices)
+        labels = SoftLabels.of(self._teacher, self.taught(images))
+        return SoftLabels(images, labels.logits)
 
     def _load(self, indices: list[int]) -> Tensor:
         device = next(self._teacher.parameters()).device
         return torch.cat(list(self._source.batches(256, indices=indices))).to(device)
+
+
+def others(count: int) -> Tensor:
+    """int64 [count]: for each of `count` images another one, in one random cycle through all of them."""
+    cycle = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    other = torch.empty_like(cycle)
+    other[cycle] = cycle.roll(1)
+    return other

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
 
 from geluless.distillation.local import TokenStreams, fit_mlp
@@ -46,8 +47,10 @@ class LocalPhase:
     def run(self, done: int) -> Iterator[BlockRecord]:
         networks, held_out = self._networks, self._images.held_out_labels
         training = self._images.training(self._settings.images)
-        streams = TokenStreams(networks.teacher, networks.student, training, held_out.images)
-        for index, (name, (block, tokens)) in enumerate(zip(self.steps, streams.walk(), strict=True)):
+        seen = (training, held_out.images)
+        taught = (self._images.taught(training), self._images.taught(held_out.images))
+        walk = TokenStreams(networks.teacher, networks.student, seen, taught).walk()
+        for index, (name, (block, tokens)) in enumerate(zip(self.steps, islice(walk, len(self.steps)), strict=True)):
             if index < done:
                 continue
             started = time.perf_counter()

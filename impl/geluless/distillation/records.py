@@ -61,7 +61,7 @@ def format_record(record: BlockRecord) -> str:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The result: a student without GELU, and how it got there."""
+    """The result: a student without GELU in the blocks that were swapped, and how it got there."""
 
     student: nn.Module
     recipe: str

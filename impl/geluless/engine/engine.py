@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geluless.errors import DataError, MissingResource
+from geluless.errors import DataError, MissingResource, VariantError
 from geluless.integer import reference
-from geluless.integer.variants import Variant, choose_variant
+from geluless.integer.variants import SEPARATE, Variant, choose_variant
 from geluless.processors import MAX_THREADS, default_threads
 
 if TYPE_CHECKING:
@@ -30,15 +30,17 @@ class Engine:
     give the same bits; variants that compute GELU in fp32 may differ in a last bit of the hidden tensor. `variant=None` means the
     artifact's own fused variant; `threads=None` $GELULESS_THREADS, or a thread per processor that this process may use;
     `isa=None` the best instruction set of this processor (`engine.isa` names it); `executor` is what runs the GPU's kernels:
-    "cuda", or for verification without a GPU "interpreter" or "ptx". A threaded run gives the bits of a single-threaded one.
+    "cuda", or for verification without a GPU "interpreter" or "ptx". `blocked` runs an activation that is a pass of its own in
+    the strips of rows in which fused ones run, not over the whole layer: the same bits, on the compiled CPU engine alone. A
+    threaded run gives the bits of a single-threaded one.
 
     Threads may share an engine: their calls are served one after the other. Forked processes may use an engine of their parent's;
     each starts threads of its own. An engine is pickled as its artifact and options, and made anew where it is loaded.
 
     Where the compiled kernels are missing, backend "cpu" runs the reference and warns once why it is slow: ask
-    `engine.backend` before timing anything. Raises VariantError for a variant that does not fit the artifact, MissingResource for
-    a backend this version lacks, ValueError for an instruction set this processor lacks, SettingError for a wrong
-    $GELULESS_THREADS.
+    `engine.backend` before timing anything. Raises VariantError for a variant that does not fit the artifact, or has no pass that
+    could be blocked, MissingResource for a backend this version lacks, ValueError for an instruction set this processor lacks,
+    SettingError for a wrong $GELULESS_THREADS.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Engine:
         threads: int | None = None,
         isa: str | None = None,
         executor: str | None = None,
+        blocked: bool = False,
     ) -> None:
         if backend not in ("cpu", "gpu", "reference"):
             raise ValueError(f"no backend is called {backend!r}; there are 'cpu', 'gpu' and 'reference'")
@@ -59,15 +62,24 @@ class Engine:
             raise ValueError(f"threads must lie in 1..{MAX_THREADS}, not {threads}")
         if isa is not None and backend != "cpu":
             raise ValueError("isa= chooses among the compiled kernels: it needs backend='cpu'")
-        self._options = {"variant": variant, "threads": threads, "isa": isa, "executor": executor}
+        if blocked and backend != "cpu":
+            raise ValueError("blocked= schedules the compiled kernels: it needs backend='cpu'")
+        self._options = {"variant": variant, "threads": threads, "isa": isa, "executor": executor, "blocked": blocked}
         self._asked_backend = backend
         chosen = choose_variant(artifact.plan, variant)
+        if blocked and chosen not in SEPARATE:
+            passes = ", ".join(sorted(SEPARATE))
+            raise VariantError(
+                f"blocked= is about an activation that is a pass of its own ({passes}): variant {chosen.value} is fused, "
+                "and runs in strips of rows anyway"
+            )
         self.artifact = artifact
         self.variant = chosen.value
+        self.blocked = blocked
         self.threads = threads or default_threads()
         self._compiled: CpuNetwork | GpuNetwork | None = None
         self.backend, self.isa = "reference", "numpy"
-        if backend == "cpu" and (cpu := _cpu_network(artifact, chosen, self.threads, isa)):
+        if backend == "cpu" and (cpu := _cpu_network(artifact, chosen, self.threads, isa, blocked)):
             self._compiled, self.backend, self.isa = cpu, "cpu", cpu.isa
         if backend == "gpu":
             gpu = _gpu_network(artifact, chosen, executor or "cuda")
@@ -127,17 +139,17 @@ def _refuse_non_finite(batch: NDArray[np.float32]) -> None:
         raise DataError(f"image {first} of the batch holds NaN or infinite pixels")
 
 
-def _cpu_network(artifact: Artifact, variant: Variant, threads: int, isa: str | None) -> CpuNetwork | None:
+def _cpu_network(artifact: Artifact, variant: Variant, threads: int, isa: str | None, blocked: bool) -> CpuNetwork | None:
     from geluless.engine import cpu
 
     try:
         cpu.native()
     except MissingResource as missing:
-        if isa is not None:
+        if isa is not None or blocked:  # the reference has neither
             raise
         warnings.warn(f"backend 'cpu' runs the reference: {missing}", RuntimeWarning, stacklevel=3)
         return None
-    return cpu.CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads)
+    return cpu.CpuNetwork(artifact.plan, artifact.tensors, variant, isa=isa, threads=threads, blocked=blocked)
 
 
 def _gpu_network(artifact: Artifact, variant: Variant, executor: str) -> GpuNetwork:

@@ -112,7 +112,9 @@ class Artifact:
 Row = tuple[str, str, str]  # where, tensor, dtype
 FLOAT_VARIANTS = {
     Variant.RELU_FLOAT: "float32",
+    Variant.RELU_SEPARATE_INT8: "float32 twice",
     Variant.GELU_FUSED: "float32 with erf",
+    Variant.GELU_FUSED_TANH: "float32 with tanh",
     Variant.GELU_POLY: "float32",
     Variant.GELU_SEPARATE: "float32 twice with tanh",
 }

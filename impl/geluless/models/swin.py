@@ -3,68 +3,124 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import nn
 
 from geluless.errors import CheckpointError, ModelError
+from geluless.models.checkpoint import Checkpoint, read_checkpoint
+from geluless.models.checkpoint_facts import Stated
+from geluless.models.interface import interface_of
 from geluless.models.micro import MICRO_CONFIGS, create_micro
 
-DOWNSAMPLE = re.compile(r"^layers\.(\d+)\.downsample\.")
+logger = logging.getLogger(__name__)
+BLOCK = re.compile(r"layers\.\d+\.blocks\.\d+\.")
 PAPER_MODELS = {
     "tiny": "swin_tiny_patch4_window7_224",
     "small": "swin_small_patch4_window7_224",
     "base": "swin_base_patch4_window7_224",
     "large": "swin_large_patch4_window7_224",
 }
+PAPER_WIDTHS = {"tiny": 96, "small": 96, "base": 128, "large": 192}
+KNOWN_SHAPES = {  # width, depths, window
+    **{
+        config.paper_model.replace("window7_224", f"window{window}_{side}"): (PAPER_WIDTHS[size], config.depths, window)
+        for size, config in zip(PAPER_MODELS, MICRO_CONFIGS.values(), strict=True)
+        for window, side in ((7, 224), (12, 384))
+        if window == 7 or size in ("base", "large")
+    },
+    **{name: (config.embed_dim, config.depths, 7) for name, config in MICRO_CONFIGS.items()},
+}
 
 
 def create_model(
     name: str,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     *,
     pretrained: bool = False,
     num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
+    use_ema: bool = False,
 ) -> SwinTransformer:
     """A Swin v1 in evaluation mode, by timm name (`swin_tiny_patch4_window7_224`) or micro name (`swin_micro_tiny`).
 
-    `checkpoint` is a local .safetensors or .pth file, or a folder in the Hugging Face layout (model.safetensors or
-    pytorch_model.bin); pickles are read with `weights_only=True`. `pretrained=True` lets timm download its weights.
+    `checkpoint` is what `read_checkpoint` takes, or its result: a .safetensors file, what torch.save wrote, or a Hugging Face
+    folder. Classes, image size, preprocessing and class names come from it where it has them (`interface_of` reads them back);
+    what was taken off or left out is logged. `pretrained=True` lets timm download its weights.
 
-    Raises ModelError for an unknown name, CheckpointError for unreadable or mismatching weights.
+    Raises ModelError for an unknown name, CheckpointError for unreadable or mismatching weights, and for a contradiction.
     """
     if checkpoint is not None and pretrained:
         raise CheckpointError("checkpoint and pretrained=True contradict each other: give one")
+    if name in MICRO_CONFIGS and pretrained:
+        raise CheckpointError(f"{name} has no timm weights: use checkpoint='fixtures/teachers/{name}.safetensors'")
+    if name not in MICRO_CONFIGS and not timm.is_model(name):
+        known = ", ".join([*PAPER_MODELS.values(), *MICRO_CONFIGS])
+        raise ModelError(f"unknown model {name!r}; known are timm's Swin names, among them {known}")
+    found = checkpoint
+    if isinstance(found, str | Path):
+        found = read_checkpoint(found, use_ema=use_ema)
+        for remark in found.remarks:
+            logger.info("%s: %s", found.path, remark)
+    options: dict[str, Any] = {}
+    if found is not None:
+        num_classes = _agreed_classes(found, asked=num_classes)
+        _require_architecture(found, name)
+        img_size = found.stated.image_size if img_size is None else img_size
+        options |= found.stated.options
     if name in MICRO_CONFIGS:
-        if pretrained:
-            raise CheckpointError(f"{name} has no timm weights: use checkpoint='fixtures/teachers/{name}.safetensors'")
         if img_size not in (None, 28, (28, 28)):
             raise ModelError(f"{name} takes 28x28 images, not {img_size}")
         model = create_micro(name, num_classes=10 if num_classes is None else num_classes)
     else:
-        if not timm.is_model(name):
-            known = ", ".join([*PAPER_MODELS.values(), *MICRO_CONFIGS])
-            raise ModelError(f"unknown model {name!r}; known are timm's Swin names, among them {known}")
-        options = {"num_classes": num_classes, "img_size": img_size}
+        options |= {k: v for k, v in {"num_classes": num_classes, "img_size": img_size}.items() if v is not None}
         try:
-            model = timm.create_model(name, pretrained=pretrained, **{k: v for k, v in options.items() if v is not None})
+            model = timm.create_model(name, pretrained=pretrained, **options)
         except (OSError, RuntimeError) as error:
             if not pretrained:
                 raise
             hint = "download them elsewhere and pass checkpoint=FILE"
             raise CheckpointError(f"timm cannot fetch the weights of {name} ({error.__class__.__name__}): {hint}") from error
+        except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
+            asked = ", ".join(f"{key}={value}" for key, value in options.items())
+            raise ModelError(f"timm makes no {name} with {asked} ({error}): leave these out or name another model") from error
     require_swin(model)
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
+    if found is not None:
+        load_checkpoint(model, found)
+        _take_over(model, found.stated)
     return model.eval()
+
+
+def _agreed_classes(found: Checkpoint, *, asked: int | None) -> int | None:
+    """The number of classes of the classifier in the file; CheckpointError where something else is said of it."""
+    said, there = found.stated.num_classes, found.num_classes
+    if there is None:
+        return asked if asked is not None else said
+    if asked not in (None, there):
+        raise CheckpointError(f"{found.path} has {there} classes, not {asked}: leave out --num-classes")
+    names = found.stated.class_names
+    said = len(names) if names is not None else said
+    if said not in (None, there):
+        raise CheckpointError(
+            f"{found.stated.origin} says {said} classes, the weights have {there}: one of them is of another network"
+        )
+    return there
+
+
+def _require_architecture(found: Checkpoint, name: str) -> None:
+    said = found.stated.architecture
+    if said in (None, name.partition(".")[0]) or not (said in MICRO_CONFIGS or timm.is_model(said)):
+        return
+    raise CheckpointError(f"{found.stated.origin} says that this is a {said}, not a {name}: give --model {said}")
 
 
 def require_swin(model: nn.Module) -> SwinTransformer:
@@ -86,15 +142,14 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[str, SwinTransformerBlock]]
             yield f"layers.{stage_index}.blocks.{block_index}", block
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
+def load_checkpoint(model: nn.Module, checkpoint: str | Path | Checkpoint) -> None:
     """Load weights strictly; the model is left untouched when they do not fit.
 
-    Half-precision weights are widened to the model's dtype. Tables that every Swin computes for itself are left out, and the
-    names of the original release become timm's. A missing `mlp.fc1.bias` is taken as a network trained without it (see
-    `replace_gelu(drop_bias=True)`); any other difference raises CheckpointError.
+    Half-precision weights are widened to the model's dtype. A missing `mlp.fc1.bias` is taken as a network trained without it
+    (see `replace_gelu(drop_bias=True)`); any other difference raises CheckpointError.
     """
-    state = _named_as_here(_read_state(Path(path)))
-    own = model.state_dict()
+    found = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
+    state, own = dict(found.state), model.state_dict()
     without_bias = [(n, b) for n, b in named_blocks(model) if f"{n}.mlp.fc1.bias" in own.keys() - state.keys()]
     dropped = {f"{name}.mlp.fc1.bias" for name, _ in without_bias}
     missing, unexpected = sorted(own.keys() - state.keys() - dropped), sorted(state.keys() - own.keys())
@@ -103,34 +158,49 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         for k in own.keys() & state.keys()
         if state[k].shape != own[k].shape
     ]
+    if missing and not unexpected and not wrong and all(name.startswith("head.") for name in missing):
+        raise CheckpointError(
+            f"{found.path} has no classifier ({missing[0]} is missing): save the whole network, not its backbone"
+        )
     if missing or unexpected or wrong:
         parts = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
         parts += [f"{len(unexpected)} unexpected (first: {unexpected[0]})"] if unexpected else []
         parts += [f"{len(wrong)} of another shape (first: {min(wrong)})"] if wrong else []
-        raise CheckpointError(f"{path} holds the weights of another network: {'; '.join(parts)}. Check --model")
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        what = f"{found.path} holds the weights of another network ({described(state)}): {'; '.join(parts)}"
+        raise CheckpointError(f"{what}. Check --model")
+    bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if bad:
-        raise CheckpointError(f"{path}: {bad[0]} holds NaN or infinite values: the training run that wrote it diverged")
+        raise CheckpointError(f"{found.path}: {bad[0]} holds NaN or infinite values: the training run that wrote it diverged")
     for _, block in without_bias:
         block.mlp.fc1.bias = None
     model.load_state_dict(state)
 
 
-COMPUTED = ("relative_position_index", "attn_mask")  # buffers in released files, which no network here keeps
+def described(state: Mapping[str, torch.Tensor]) -> str:
+    """Width, depths, window and classes that the weights' names and shapes tell, and the name that goes with them."""
+    blocks = {match[0] for match in map(BLOCK.match, state) if match}
+    stages = Counter(int(name.split(".")[1]) for name in blocks)
+    depths = tuple(stages[stage] for stage in sorted(stages))
+
+    def rows(name: str) -> int:
+        return state[name].shape[0] if name in state and state[name].ndim else 0
+
+    width, classes = rows("patch_embed.proj.weight"), rows("head.fc.weight")
+    window = (math.isqrt(rows("layers.0.blocks.0.attn.relative_position_bias_table")) + 1) // 2  # of (2 · window - 1)² rows
+    shape = f"width {width}, depths {'-'.join(map(str, depths)) or 'of no Swin'}, window {window}, {classes} classes"
+    named = [name for name, known in KNOWN_SHAPES.items() if known == (width, depths, window)]
+    return f"{shape}, as {named[0]}" if named else shape
 
 
-def _named_as_here(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """In the original release, github.com/microsoft/Swin-Transformer, the head and the downsampling have other names."""
-    original = "head.weight" in state
-    found = {}
-    for name, value in state.items():
-        if name.rpartition(".")[2] in COMPUTED:
-            continue
-        if original:
-            name = DOWNSAMPLE.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
-            name = name.replace("head.", "head.fc.", 1) if name.startswith("head.") else name
-        found[name] = value
-    return found
+def _take_over(model: SwinTransformer, stated: Stated) -> None:
+    """What the file says of preprocessing and classes becomes the model's `pretrained_cfg`, where timm keeps its own."""
+    said = dict(stated.preprocessing) | ({"label_names": stated.class_names} if stated.class_names else {})
+    if said:
+        model.pretrained_cfg = dict(getattr(model, "pretrained_cfg", None) or {}) | said
+        try:
+            interface_of(model)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{stated.origin}: {error}; correct or remove it") from None
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -141,31 +211,3 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{key} {array.dtype} {tuple(array.shape)}\n".encode())
         digest.update(array.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if path.is_dir():
-        inside = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
-        if not inside:
-            raise CheckpointError(f"{path} holds neither model.safetensors nor pytorch_model.bin")
-        path = inside[0]
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
-    except Exception as error:  # unpickling hostile bytes can raise anything; weights_only keeps it harmless
-        raise CheckpointError(f"{path} is refused by torch.load(weights_only=True): {_first_line(error)}") from error
-    for wrapper in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected names mapped to tensors")
-    return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from geluless.report.document import headline_text, number_text, rerun_command, tone
+from geluless.report.board import HERE, PAPER, here_text, paper_text, shown, tone
+from geluless.report.document import number_text, rerun_command
 from geluless.report.figures import Drawn
 from geluless.report.interval_plot import interval_lines
 
@@ -17,10 +18,12 @@ def claim_lines(row: Mapping[str, Any], drawn: Sequence[Drawn], more: Links = ()
     """The card. Of `drawn` it holds the figures whose home it is and links those that serve it; `more` are further links."""
     own = [line for figure in drawn if figure.figure.home == row["id"] for line in figure.lines]
     links = [(d.figure.anchor, d.figure.title) for d in drawn if row["id"] in d.figure.serves]
+    paper, here = row["headline"]["paper"], row["headline"]["here"]
     return [
-        f'<section class="claim {tone(row["headline"]["status"])}" id="{escape(row["id"], quote=True)}">',
+        f'<section class="claim {tone(paper["status"])}" id="{escape(row["id"], quote=True)}">',
         f"<h3>{escape(row['id'])} · {escape(row['title'])}</h3>",
-        f'<p class="word">{escape(headline_text(row["headline"]))}</p>',
+        f'<p><span class="soft">{PAPER}:</span> <span class="word">{escape(paper_text(paper))}</span><br>',
+        f'<span class="soft">{HERE}: {escape(here_text(here))}</span></p>',
         f"<p>{escape(row['claim'])}</p>",
         *interval_lines(row["records"]),
         *own,
@@ -41,6 +44,7 @@ def _links(links: Links) -> list[str]:
 def _description(row: Mapping[str, Any]) -> list[str]:
     lines = [
         f"<dl><dt>source</dt><dd>{escape(row['source'])} ({escape(', '.join(row['covers']))})</dd>",
+        f"<dt>in the paper</dt><dd>{escape(row['paper'])}</dd>",
         f"<dt>decided by</dt><dd>{escape(row['statistic'])}</dd>",
     ]
     if row["break_condition"]:
@@ -66,9 +70,10 @@ def _findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _finding(record: Mapping[str, Any], *, opened: bool) -> list[str]:
-    word = f'<span class="word">{escape(record["status"])}</span> <strong>{escape(record["item"])}</strong>'
+    status, kind = record["status"], record["kind"]
+    word = f'<span class="word">{escape(shown(status, kind))}</span> ({escape(kind)}) <strong>{escape(record["item"])}</strong>'
     lines = [
-        f'<details class="finding {tone(record["status"])}"{" open" if opened else ""}>',
+        f'<details class="finding {tone(status, kind)}"{" open" if opened else ""}>',
         f"<summary>{word}<br>{escape(record['sentence'])}</summary><dl>",
     ]
     if numbers := [escape(number_text(number)) for number in record["numbers"]]:

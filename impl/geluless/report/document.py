@@ -1,21 +1,21 @@
-"""The document behind every form of the report: rows, records and headlines as JSON values."""
+"""The document behind every form of the report: rows, records and both cells of the board as JSON values."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from geluless.bench.environment import environment_record
-from geluless.sources import verdict_sources
+from geluless.report.board import here_cells, paper_cell, totals
+from geluless.sources import code_sources, verdict_sources
 from geluless.verdicts.registry import Claim
 from geluless.verdicts.verdict import Record
 
-SCHEMA = "geluless.claims/1"
+SCHEMA = "geluless.claims/2"
 
 
 def build_document(
@@ -33,16 +33,17 @@ def build_document(
     document = {
         "schema": SCHEMA,
         "sources": verdict_sources(),
+        "code": code_sources(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
         "partial": list(partial),
         "claims_run": [identifier for identifier, found in by_claim.items() if found],
         "environment": environment_record(),
-        "totals": dict(Counter(record.status for record in records)),
+        "totals": totals(claims, records),
         "claims": [
             {
                 **dataclasses.asdict(row),
-                "headline": headline(by_claim[row.id]),
+                "headline": {"paper": paper_cell(row, by_claim[row.id]), "here": here_cells(by_claim[row.id])},
                 "records": [r.to_json() for r in by_claim[row.id]],
             }
             for row in claims
@@ -52,48 +53,6 @@ def build_document(
     finite = _finite(document)
     assert isinstance(finite, dict)
     return finite
-
-
-def headline(records: Sequence[Record]) -> dict[str, Any]:
-    """One word for a row: the verdict of what was measured (one refutation refutes), and what is missing beside it.
-
-    "status" is ERROR, REFUTED, UNDECIDED, REPRODUCED, NEEDS or NOT RUN; "tiers" says where the measured part was
-    measured, "needs" lists the NEEDS_x of the rest. REPRODUCED with a non-empty "needs" holds on those tiers only.
-    """
-    statuses = [record.status for record in records]
-    measured = [status for status in statuses if not status.startswith("NEEDS_")]
-    if not records:
-        word = "NOT RUN"
-    elif not measured:
-        word = "NEEDS"
-    else:
-        word = next(word for word in ("ERROR", "REFUTED", "UNDECIDED", "REPRODUCED") if word in measured)
-    return {
-        "status": word,
-        "tiers": sorted({record.evidence.tier for record in records if record.evidence is not None}),
-        "needs": sorted({status for status in statuses if status.startswith("NEEDS_")}),
-        "counts": dict(Counter(statuses)),
-    }
-
-
-def headline_text(headline: Mapping[str, Any]) -> str:
-    """'REPRODUCED (embedded) + NEEDS_IMAGENET', or 'NEEDS_GPU'."""
-    if headline["status"] == "NEEDS":
-        return ", ".join(headline["needs"])
-    tiers = f" ({', '.join(headline['tiers'])})" if headline["tiers"] else ""
-    rest = f" + {', '.join(headline['needs'])}" if headline["needs"] else ""
-    return f"{headline['status']}{tiers}{rest}"
-
-
-def tone(status: str) -> str:
-    """The class that colours a status on the page."""
-    word = "needs" if status.startswith("NEEDS") else status.lower().replace(" ", "")
-    return word if word in ("reproduced", "refuted", "undecided", "needs", "error") else "notrun"
-
-
-def totals_text(document: Mapping[str, Any]) -> str:
-    """'3 NEEDS_GPU, 28 REPRODUCED'."""
-    return ", ".join(f"{count} {status}" for status, count in sorted(document["totals"].items()))
 
 
 def revision_text(git: Mapping[str, Any]) -> str:

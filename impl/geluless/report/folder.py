@@ -10,6 +10,7 @@ from typing import Any
 from geluless.files import atomic_output
 from geluless.report.baselines import find_records
 from geluless.report.document import build_document
+from geluless.report.history import NAME, read_history, record_run
 from geluless.report.html import render_html
 from geluless.report.markdown import render_markdown
 from geluless.report.readme import update_readme
@@ -54,10 +55,17 @@ def render_folder(folder: str | Path) -> tuple[Path, Path]:
 
 
 def quote(folder: str | Path, readme: Path) -> None:
-    """Write the figures of `folder`'s whole run into `readme`. Raises ReportError and ReadmeError."""
+    """Write the figures of `folder`'s whole run into `readme`, beside them those of the past runs that lie in its repository.
+    Raises ReportError, ReadmeError and HistoryError."""
     folder = Path(folder)
     document = read_document(folder)
-    update_readme(readme, document, find_records(folder / "baselines"), read_harness(folder, cpu=document["environment"]["cpu"]))
+    harness = read_harness(folder, cpu=document["environment"]["cpu"])
+    update_readme(readme, document, find_records(folder / "baselines"), harness, read_history(readme.parent / NAME))
+
+
+def record(folder: str | Path, history: Path) -> None:
+    """Add `folder`'s whole run to the file of past runs. Raises ReportError and HistoryError."""
+    record_run(read_document(Path(folder)), history)
 
 
 def _draw(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:

@@ -10,13 +10,14 @@ from html import escape
 from typing import Any
 
 from geluless.report.baselines import TITLE, Found
+from geluless.report.board import HERE, PAPER, here_text, paper_text, paper_totals, tone, totals_lines
 from geluless.report.cards import claim_lines
-from geluless.report.document import headline_text, tone, totals_text
 from geluless.report.figures import Drawn, Sources, draw_figures
 from geluless.report.latency import latency_table
 from geluless.report.provenance import provenance_lines
 from geluless.report.render_baselines import html_lines
 from geluless.report.style import STYLE
+from geluless.verdicts.registry import KINDS
 
 NO_BASELINES = Found()
 BASELINES_SERVE = ("c06", "c10")
@@ -38,7 +39,7 @@ def render_html(document: Mapping[str, Any], baselines: Found = NO_BASELINES) ->
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(f'Claims of arXiv 2402.01169: {totals_text(document)}')}</title>",
+            f"<title>Claims of arXiv 2402.01169: {escape(paper_totals(document['totals']))}</title>",
             f"<style>{STYLE}</style></head><body>",
             *_head(document, {**sections, "environment": "Where this ran"}),
             *_board(rows),
@@ -62,16 +63,18 @@ def _links(claim: str, sections: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _head(document: Mapping[str, Any], sections: Mapping[str, str]) -> list[str]:
+    kinds = "; ".join(f"{kind}, {meaning}" for kind, meaning in KINDS.items() if kind != "paper")
     lines = [
         "<header><h1>Faster integer Swin without GELU: what holds</h1>",
         "<p>Each claim of arXiv 2402.01169, checked by running it. What could not be measured here says what it needs.</p>",
+        f"<p>A claim's colour is that of the paper's own statement. Beside it stands what was judged here: {escape(kinds)}.</p>",
     ]
     for reason in document["partial"]:
         lines.append(
             f'<p class="warning"><strong>Partial run:</strong> {escape(reason)}. This is no verdict on the whole registry.</p>'
         )
-    minutes = f"{document['seconds'] / 60:.1f} min"
-    lines.append(f'<p class="soft">{escape(totals_text(document))} · {escape(document["created"])} · {minutes}</p>')
+    lines += [f'<p class="totals">{escape(text)}</p>' for text in totals_lines(document["totals"])]
+    lines.append(f'<p class="soft">{escape(document["created"])} · {document["seconds"] / 60:.1f} min</p>')
     links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in sections.items())
     return [*lines, f'<nav aria-label="sections"><ul class="sections">{links}</ul></nav></header>']
 
@@ -79,10 +82,12 @@ def _head(document: Mapping[str, Any], sections: Mapping[str, str]) -> list[str]
 def _board(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ['<nav aria-label="verdicts"><ul class="board">']
     for row in rows:
+        paper, here = row["headline"]["paper"], row["headline"]["here"]
         lines.append(
-            f'<li class="{tone(row["headline"]["status"])}"><a href="#{escape(row["id"], quote=True)}">'
+            f'<li class="{tone(paper["status"])}"><a href="#{escape(row["id"], quote=True)}">'
             f"<strong>{escape(row['id'])}</strong> {escape(row['title'])}<br>"
-            f'<span class="word">{escape(headline_text(row["headline"]))}</span></a></li>'
+            f'<span class="soft">{PAPER}:</span> <span class="word">{escape(paper_text(paper))}</span><br>'
+            f'<span class="soft">{HERE}: {escape(here_text(here))}</span></a></li>'
         )
     return [*lines, "</ul></nav>"]
 

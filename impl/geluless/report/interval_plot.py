@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from geluless.report.document import interval_text, number_text, tone, value_text
+from geluless.report.board import tone
+from geluless.report.document import interval_text, number_text, value_text
 
 Number = Mapping[str, Any]  # JSON value of an Estimate: floats that are not finite are None
 PAD = 0.04  # of the scale, at both ends
@@ -70,7 +71,7 @@ def _legend(unit: str, rows: Sequence[tuple[str, Mapping[str, Any], Number]]) ->
 def _tone(record: Mapping[str, Any], number: Number) -> str:
     """The verdict's colour for a number that decided it; none for those that a record shows beside one with a margin."""
     beside = number["margin"] is None and any(other["margin"] is not None for other in record["numbers"])
-    return "" if beside else f" {tone(record['status'])}"
+    return "" if beside else f" {tone(record['status'], record['kind'])}"
 
 
 def _drawing(number: Number, scale: Scale) -> str:

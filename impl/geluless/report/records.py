@@ -27,10 +27,15 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise ReportError(f"{source} does not exist: run `nox -s claims` first") from None
     except (OSError, ValueError) as error:
         raise ReportError(f"{source} is no readable record ({error}): run `nox -s claims` again") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise ReportError(f"{source} is not of schema {SCHEMA}: run `nox -s claims` with this version")
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA or not isinstance(document, dict):
+        found = f"of schema {schema}" if isinstance(schema, str) else "no record of claims"
+        raise ReportError(f"{source} is {found[:60]}, and this version reads {SCHEMA}: run `nox -s claims` again")
     if document.get("sources") != verdict_sources():
-        raise ReportError(f"{source} was made by other code than this: its verdicts are stale, run `nox -s claims` again")
+        raise ReportError(
+            f"{source} was made by other code than this, or with other networks, images or packages: its verdicts are stale, "
+            "run `nox -s claims` again"
+        )
     return document
 
 

@@ -26,7 +26,7 @@ a { color: inherit; } p { margin: .5rem 0; } .soft { color: var(--soft); font-si
 .board a:focus-visible, .board a:hover, :target { outline: 2px solid var(--tone, var(--soft)); }
 .word { color: var(--tone); font-weight: 650; font-size: .85rem; letter-spacing: .01em; }
 .reproduced { --tone: var(--good); } .refuted, .error { --tone: var(--bad); } .undecided { --tone: var(--unsure); }
-.needs { --tone: var(--need); } .notrun { --tone: var(--soft); }
+.needs { --tone: var(--need); } .notrun { --tone: var(--soft); } .held { --tone: var(--ink); } .totals { margin: .2rem 0; }
 .claim, .figure { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .8rem 1rem;
   margin: .8rem 0; scroll-margin-top: .5rem; }
 .claim .figure { border: 0; padding: 0; border-top: 1px solid var(--line); border-radius: 0; padding-top: .6rem; }

@@ -24,7 +24,7 @@ class ClaimFixture:
         self.row = row
         self.full = full
         self.record: Record | None = None
-        self._item, self._node = item, node
+        self._item, self._node, self._kind = item, node, row.kind_of(item)
 
     def decide(self, judgement: Judgement, evidence: Evidence) -> None:
         """Deliver what the statistics say."""
@@ -56,7 +56,16 @@ class ClaimFixture:
             lacking = [(Resource.CHECK, f"{missing(Resource.CHECK)}; what it needs is here")]
         status, text = lacking[0][0].status, "; ".join(text for _, text in lacking)
         self._deliver(
-            Record(self.row.id, self._item, self._node, status, f"missing: {text}", missing=text, would_run=would_run.strip())
+            Record(
+                self.row.id,
+                self._item,
+                self._node,
+                status,
+                f"missing: {text}",
+                kind=self._kind,
+                missing=text,
+                would_run=would_run.strip(),
+            )
         )
 
     def lacks(self, *resources: Resource, would_run: str) -> bool:
@@ -87,6 +96,7 @@ class ClaimFixture:
                 self._node,
                 verdict.value,
                 sentence,
+                kind=self._kind,
                 n_needed=n_needed,
                 numbers=numbers + evidence.numbers,
                 evidence=evidence,

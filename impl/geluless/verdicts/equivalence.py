@@ -127,20 +127,20 @@ def _judgement(verdict: Verdict, name: str, interval: Interval, margin: float, u
     return Judgement(verdict, f"{estimate}: straddles {margin:g} {unit}; {advice}", (estimate,), needed)
 
 
-def real_loss(drop: PairedDrop, *, p_below: float = 0.001) -> Judgement:
-    """Does the candidate really lose accuracy: a positive drop, and an exact McNemar p below `p_below`?
+def real_loss(drop: PairedDrop, *, at_least_pp: float = 0.0, p_below: float = 0.001) -> Judgement:
+    """Does the candidate really lose more than `at_least_pp`: the interval wholly above it, exact McNemar p below `p_below`?
 
-    A drop whose upper bound is not positive refutes.
+    An interval wholly below `at_least_pp` refutes.
     """
-    estimate = drop.estimate(margin=0.0)
+    estimate = drop.estimate(margin=at_least_pp)
     sentence = f"{estimate}, exact McNemar p = {drop.mcnemar_p:.2g} over {drop.discordant} discordant images"
-    if drop.drop_pp.value > 0 and drop.mcnemar_p < p_below:
-        return Judgement(Verdict.REPRODUCED, sentence, (estimate,))
-    if drop.drop_pp.high <= 0:
-        return Judgement(Verdict.REFUTED, sentence, (estimate,))
+    verdict, significant = decide_above(drop.drop_pp, at_least_pp), drop.mcnemar_p < p_below
+    if verdict is Verdict.REFUTED or (verdict is Verdict.REPRODUCED and significant):
+        return Judgement(verdict, sentence, (estimate,))
     deviation = 100 * math.sqrt(drop.discordant / drop.n) if drop.n else math.nan
-    needed = samples_to_decide(drop.drop_pp.value, deviation, confidence=1 - p_below / 2)
-    return Judgement(Verdict.UNDECIDED, f"{sentence}: not below {p_below:g}", (estimate,), needed)
+    needed = samples_to_decide(drop.drop_pp.value - at_least_pp, deviation, confidence=1 - p_below / 2)
+    why = f"straddles {at_least_pp:g} pp" if significant else f"not below {p_below:g}"
+    return Judgement(Verdict.UNDECIDED, f"{sentence}: {why}", (estimate,), needed)
 
 
 def better_than(drop_to_worse: PairedDrop, *, name: str = "gain over it") -> Judgement:

@@ -118,7 +118,7 @@ class ImageNet:
             predictions[variant] = self._float(model, variant, net, validation)
         artifacts, engines = {}, set[str]()
         for variant, net in (("int8-gelu", teacher), ("int8-relu", distilled.student)):
-            artifact = quantize(net, calibration.batches(BATCH), profile="per-channel")
+            artifact = quantize(net, calibration.batches(BATCH), profile="per-channel", name=model)
             predictions[variant], engine = self._integer(model, variant, artifact, validation)
             artifacts[variant] = artifact.content_hash
             engines.add(engine)

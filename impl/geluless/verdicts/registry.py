@@ -1,7 +1,8 @@
 """The registry of claims: claims/claims.toml, one row per claim of the paper, one test file per row.
 
 Ids are stable (c01, c02, ...). The paper gives two numbers, 11 % and 0.5 %; `paper_numbers` may hold nothing else, so
-that no figure of ours can pass for one of the paper's.
+that no figure of ours can pass for one of the paper's. Every check has a kind, so that none passes for the paper's own
+statement that is something else.
 """
 
 from __future__ import annotations
@@ -9,19 +10,30 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from geluless.errors import GelulessError
 
 PAPER_NUMBERS = ("11 %", "0.5 %")
 DIRECTIONS = ("below", "above", "equal", "explore")
 COVERS = ("key result", "mechanism", "break condition", "open question", "next check", "limitation")
+KINDS = {
+    "paper": "the paper's own statement, on its data or its card",
+    "arithmetic": "exact, so that any machine decides it",
+    "stand-in": "the paper's statement on other data",
+    "transfer": "the paper's statement on other hardware",
+    "ours": "a question or a baseline of ours, or an open question of the paper",
+}
 ID = re.compile(r"c\d\d")
 TEST_FILE = re.compile(r"test_(c\d\d)_\w+\.py")
 REFUTED = re.compile(r"refuted: .+")
 OPEN_OR_REFUTED = re.compile(r"(open|refuted): .+")
+STANCE = re.compile(r"(stated|asked|ours): .+")
+
+Value = TypeVar("Value")
 
 
 class RegistryError(GelulessError):
@@ -36,6 +48,10 @@ class Claim:
     statistic must lie ("explore": reported without a bound). `expected` is "" or "refuted: why"; then a reproduction is
     the surprise that fails the run. `expected_items` says the same of single checks, by the beginning of their names, or
     "open: why" where the verdict depends on the machine: then each one is a finding, and none fails the run.
+
+    `paper` says what the paper itself has to do with the row: "stated: ...", "asked: ..." (an open question or a next check),
+    or "ours: ...", and why nobody has judged its own statement where no check of kind "paper" can. `kinds` gives every
+    check one of KINDS, `needs` the resources that it names, both by the beginning of the check's name; the longest counts.
     """
 
     id: str
@@ -46,8 +62,9 @@ class Claim:
     margin: float | None
     unit: str
     direction: str
+    paper: str
     paper_numbers: tuple[str, ...]
-    needs: tuple[str, ...]
+    kinds: tuple[tuple[str, str], ...]
     fallback: str
     modules: tuple[str, ...]
     negative_control: str
@@ -55,15 +72,39 @@ class Claim:
     break_condition: str = ""
     expected: str = ""
     expected_items: tuple[tuple[str, str], ...] = ()
+    needs: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def expectation(self, item: str) -> str:
         """ "refuted: why" or "open: why" where that is said of the check `item` (its test's name without test_), else ""."""
         return next((text for name, text in self.expected_items if item.startswith(name)), self.expected)
 
+    @property
+    def stance(self) -> str:
+        """The first word of `paper`: "stated", "asked" or "ours"."""
+        return self.paper.partition(":")[0]
 
-LISTS = {"paper_numbers", "needs", "modules", "covers"}
-MAY_BE_EMPTY = {"paper_numbers", "needs"}  # as lists: a claim without a number of the paper, one that needs nothing
-OPTIONAL = {"break_condition", "expected", "expected_items"}
+    def kind_of(self, item: str) -> str:
+        """One of KINDS for the check `item`. Raises RegistryError that says what to write."""
+        if (kind := _longest(self.kinds, item)) is None:
+            name, known = item.partition("[")[0], "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+            raise RegistryError(f'{self.id}: the check {item} has no kind: add {name} = "KIND" to its row\'s kinds. {known}')
+        return kind
+
+    def needs_of(self, item: str) -> tuple[str, ...]:
+        """The names of the resources (geluless.verdicts.resources) without which the check `item` says NEEDS_x."""
+        return _longest(self.needs, item) or ()
+
+
+def _longest(entries: Iterable[tuple[str, Value]], item: str) -> Value | None:
+    """What the longest of the names that `item` begins with stands for."""
+    found = [(len(name), value) for name, value in entries if item.startswith(name)]
+    return max(found, key=lambda entry: entry[0])[1] if found else None
+
+
+LISTS = {"paper_numbers", "modules", "covers"}
+TABLES = {"kinds", "needs", "expected_items"}
+MAY_BE_EMPTY = {"paper_numbers"}  # a claim without a number of the paper
+OPTIONAL = {"break_condition", "expected", "expected_items", "needs"}
 
 
 def load_registry(path: str | Path) -> tuple[Claim, ...]:
@@ -97,11 +138,8 @@ def _claim(row: dict[str, Any], where: str) -> Claim:
                 raise RegistryError(f"{where}: {key!r} must be a list of non-empty strings")
             if not value and key not in MAY_BE_EMPTY:
                 raise RegistryError(f"{where}: {key!r} is empty")
-        elif key == "expected_items":
-            if not isinstance(value, dict) or not all(
-                isinstance(v, str) and OPEN_OR_REFUTED.fullmatch(v) for v in value.values()
-            ):
-                raise RegistryError(f'{where}: \'expected_items\' maps the names of checks to "refuted: why" or "open: why"')
+        elif key in TABLES:
+            _check_table(key, value, where)
         elif key == "margin":
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise RegistryError(f"{where}: 'margin' must be a number; leave it out where the statement is exact")
@@ -121,9 +159,31 @@ def _claim(row: dict[str, Any], where: str) -> Claim:
         raise RegistryError(f"{where}: covering a break condition means stating it in 'break_condition', and the reverse")
     if "expected" in row and not REFUTED.fullmatch(row["expected"]):
         raise RegistryError(f"{where}: 'expected' is left out, or reads 'refuted: why'")
+    if not STANCE.fullmatch(row["paper"]):
+        raise RegistryError(f"{where}: 'paper' reads 'stated: ...', 'asked: ...' or 'ours: ...'")
     values: dict[str, Any] = {key: tuple(value) if key in LISTS else value for key, value in row.items()}
     values["expected_items"] = tuple(row.get("expected_items", {}).items())
-    return Claim(**{"margin": None, **values})
+    values["kinds"] = tuple(row["kinds"].items())
+    values["needs"] = tuple((name, tuple(needs)) for name, needs in row.get("needs", {}).items())
+    claim = Claim(**{"margin": None, **values})
+    if claim.stance != "stated" and any(kind == "paper" for _, kind in claim.kinds):
+        raise RegistryError(f"{where}: a check of kind 'paper' judges what the paper states, and 'paper' says {claim.paper!r}")
+    return claim
+
+
+def _check_table(key: str, value: Any, where: str) -> None:
+    entries = value.values() if isinstance(value, dict) else [None]
+    if key == "expected_items":
+        sound = all(isinstance(entry, str) and OPEN_OR_REFUTED.fullmatch(entry) for entry in entries)
+        meaning = 'to "refuted: why" or "open: why"'
+    elif key == "kinds":
+        sound = bool(value) and all(isinstance(entry, str) and entry in KINDS for entry in entries)
+        meaning = f"to one of {', '.join(KINDS)}, every check to one"
+    else:
+        sound = all(isinstance(entry, list) and entry and all(isinstance(name, str) for name in entry) for entry in entries)
+        meaning = "to lists of resources; a check that needs nothing is left out"
+    if not sound or "" in value:
+        raise RegistryError(f"{where}: {key!r} maps the names of checks {meaning}")
 
 
 def claim_of_file(path: str | Path) -> str | None:

@@ -12,6 +12,7 @@ from geluless.verdicts.micro_networks import SEED, SIZES, Kind, Task, TaskResult
 
 VARIANTS = (
     (Kind.BASE, "fp32-naive", "naive swap, FP32"),
+    (Kind.BASE, "fp32-corrected", "bias-corrected swap, FP32"),
     (Kind.LOCAL, "fp32-relu", "ReLU distilled, FP32"),
     (Kind.LOCAL, "int8-relu", "ReLU distilled, INT8"),
     (Kind.BASE, "int8-gelu", "GELU, INT8"),
@@ -37,11 +38,7 @@ def micro_network_data(results: Mapping[Task, TaskResult]) -> dict[str, Any]:
                 for variant in result.predictions
             },
             "blocks": [dataclasses.asdict(block) for block in base.blocks] if base is not None else [],
-            "distillation": {
-                kind.value: result.distillation
-                for kind, result in own.items()
-                if result.distillation is not None and kind is not Kind.SHUFFLED
-            },
+            "distillation": {kind.value: result.distillation for kind, result in own.items() if result.distillation is not None},
             "images": len(next(iter(own.values())).labels),
             "artifacts": {
                 f"{kind.value} {variant}": digest for kind, result in own.items() for variant, digest in result.artifacts.items()

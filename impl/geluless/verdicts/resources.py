@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -15,6 +17,12 @@ CHECKPOINTS_VARIABLE = "GELULESS_CHECKPOINTS"
 RUNNER_VARIABLE = "GELULESS_RUNNER_RECORDS"
 IMAGENET_CLASSES = 1000
 CARD = "NVIDIA GeForce RTX 4090"
+ARM_PROGRAMS = {  # by name, the package that has it
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
+    "qemu-aarch64": "qemu-user",
+    "cmake": "cmake",
+    "ninja": "ninja-build",
+}
 BASELINES = ("openvino", "onnxruntime", "tensorrt")
 
 
@@ -30,6 +38,9 @@ class Resource(Enum):
     CHECKPOINTS = "the four GELU networks, trained on ImageNet-1k"
     CPU_ENGINE = "the fused CPU engine"
     GPU_ENGINE = "the compiler of the fused GPU engine (triton; no GPU)"
+    AMD_COMPILER = "triton's compiler for AMD's GPUs (no GPU)"
+    ARM_EMULATOR = "a compiler for ARM and a program that emulates it"
+    DISASSEMBLER = "a disassembler of the CPU engine's machine code (objdump, for x86-64)"
     BASELINES = "another inference engine to compare with"
     PREPARED_BASELINES = "networks that other engines have compiled"
     CHECK = "a check that is not written yet"
@@ -128,6 +139,29 @@ def _gpu_engine() -> str | None:
     return _refusal(require_triton)
 
 
+def _amd_compiler() -> str | None:
+    if lacking := _gpu_engine():
+        return lacking
+    return None if _module_exists("triton.backends.amd.compiler") else "this build of triton comes without its backend for AMD"
+
+
+def find_program(name: str) -> str | None:
+    """On the PATH, or beside the interpreter: cmake and ninja are Python packages too."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def _arm_emulator() -> str | None:
+    lacking = [name for name in ARM_PROGRAMS if find_program(name) is None]
+    packages = ", ".join(sorted({ARM_PROGRAMS[name] for name in lacking}))
+    return f"{' and '.join(lacking)}: install {packages} (Debian, Ubuntu)" if lacking else None
+
+
+def _disassembler() -> str | None:
+    from geluless.engine.disassembly import require_x86_listings
+
+    return _refusal(require_x86_listings)
+
+
 def _refusal(required: Callable[[], object]) -> str | None:
     try:
         required()
@@ -159,6 +193,9 @@ _PROBES: dict[Resource, Callable[[], str | None]] = {
     Resource.CHECKPOINTS: _checkpoints,
     Resource.CPU_ENGINE: _cpu_engine,
     Resource.GPU_ENGINE: _gpu_engine,
+    Resource.AMD_COMPILER: _amd_compiler,
+    Resource.ARM_EMULATOR: _arm_emulator,
+    Resource.DISASSEMBLER: _disassembler,
     Resource.BASELINES: _baselines,
     Resource.PREPARED_BASELINES: lambda: (
         "Swin-T compiled by the other engines: run `nox -s baselines` once (10 minutes), or add --full"

@@ -41,6 +41,11 @@ class Timed:
             seconds=sum(found.seconds for found in self.runs),
         )
 
+    @property
+    def by_run(self) -> dict[str, Findings]:
+        """{"run 1": ..., ...}"""
+        return {f"run {number}": found for number, found in enumerate(self.runs, start=1)}
+
 
 def agreed(timed: Timed, judge: Callable[[Findings, str], Judgement], *, engines: Sequence[str] = SIDES) -> Judgement:
     """What `judge(run, engine)` says of every engine in every run where it says the same of all, else UNDECIDED.

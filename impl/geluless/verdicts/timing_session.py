@@ -24,9 +24,10 @@ from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed
 # FasterTransformer's structure, with its activation pass over the whole layer, as on a GPU, and over the strips of rows in which
 # the fused variants work. The faster one is the rival.
 IN_STRIPS = "{} in strips"
-GELU_SEPARATE, RELU_SEPARATE = IN_STRIPS.format("gelu-separate"), IN_STRIPS.format("relu-separate")
+GELU_SEPARATE, RELU_SEPARATE = IN_STRIPS.format("gelu-separate"), IN_STRIPS.format("relu-separate-int8")
 RIVALS = ("gelu-separate", GELU_SEPARATE)
-OTHER_GELUS = ("gelu-fused", "gelu-lut", "gelu-poly", "gelu-ibert", "gelu-shift")
+RELU_FLOAT, RELU_SEPARATE_AGAIN = "relu-float", f"{RELU_SEPARATE} again"
+OTHER_GELUS = ("gelu-fused", "gelu-fused-tanh", "gelu-lut", "gelu-poly", "gelu-ibert", "gelu-shift")
 LARGE_IMAGES = "swin_base_patch4_window12_384"
 BATCHES_OF_A_CPU = (8, 32)
 
@@ -43,10 +44,10 @@ def engines(model: str, **condition: Any) -> tuple[Entry, ...]:
 def variants(size: str) -> Entries:
     """Every variant of one network at batch 1 on one thread, with and without fc1's bias, all in the same blocks."""
     model = SIZES[size]
-    others = (Entry(variant, model, variant) for variant in ("relu-separate", "relu-float", *OTHER_GELUS))
-    strips = Entry(RELU_SEPARATE, model, "relu-separate", blocked=True)
+    others = (Entry(variant, model, variant) for variant in ("relu-separate", RELU_FLOAT, *OTHER_GELUS))
+    strips = Entry(RELU_SEPARATE, model, "relu-separate-int8", blocked=True)
     without = (Entry(f"{variant} without bias", model, variant, drop_bias=True) for variant in ("relu-nobias", "relu-separate"))
-    return (*engines(model), *others, strips, *without)
+    return (*engines(model), *others, strips, replace(strips, name=RELU_SEPARATE_AGAIN), *without)
 
 
 KERNEL_MACS = 1 << 28  # of one timed call: half a millisecond on a core that does 5e11 per second
@@ -66,7 +67,7 @@ def kernels() -> Entries:
 def conditions(cores: int, isas: tuple[str, ...]) -> dict[str, Entries]:
     """c10 and c12: other instruction sets, threads, batches and resolutions, by name."""
     tiny = SIZES["tiny"]
-    found = {f"isa {isa}": engines(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
+    found: dict[str, Entries] = {f"isa {isa}": engines(tiny, isa=isa) for isa in isas[1:] if isa != "portable"}
     found |= {f"threads {cores}": engines(tiny, threads=cores)} if cores > 1 else {}
     found |= {f"batch {batch}": engines(tiny, batch=batch) for batch in BATCHES_OF_A_CPU}
     return found | {"base at 384": engines(LARGE_IMAGES)}

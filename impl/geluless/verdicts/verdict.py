@@ -119,13 +119,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Record:
-    """One test item's outcome. `status` is what is printed: a verdict's word, NEEDS_x, or ERROR."""
+    """One test item's outcome. `status` is what is printed: a verdict's word, NEEDS_x, or ERROR. `kind` says of what: one of
+    geluless.verdicts.registry.KINDS."""
 
     claim: str
     item: str
     node: str
     status: str
     sentence: str
+    kind: str = field(kw_only=True)
     missing: str = ""
     would_run: str = ""
     n_needed: int | None = None

@@ -16,7 +16,7 @@ import geluless
 from geluless.engine import cpu
 from geluless.engine.cpu import CpuNetwork, choose_isa, native
 from geluless.engine.cpu.lowering import Layer, Network, Norm
-from geluless.errors import MissingResource
+from geluless.errors import MissingResource, VariantError
 from geluless.integer.variants import Variant
 from tests.support.compiled import ISAS, REFUSED, each_isa, lowered, requires_native
 from tests.support.networks import awkward_artifact, awkward_images
@@ -72,8 +72,9 @@ def test_without_the_extension_backend_cpu_warns_and_runs_the_reference(monkeypa
         engine = geluless.Engine(artifact, backend="cpu", threads=1)
     assert (engine.backend, engine.isa) == ("reference", "numpy")
     assert (engine(images) == geluless.Engine(artifact, threads=1)(images)).all()
-    with pytest.raises(MissingResource):
-        geluless.Engine(artifact, backend="cpu", isa="portable")
+    for compiled in ({"isa": "portable"}, {"variant": "relu-separate", "blocked": True}):
+        with pytest.raises(MissingResource):
+            geluless.Engine(artifact, backend="cpu", **compiled)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------- choosing instruction sets
@@ -140,9 +141,34 @@ def test_an_engine_names_its_instruction_set_and_its_memory():
         geluless.Engine(artifact, backend="cpu", isa="sse9")
 
 
+@requires_native
+@pytest.mark.parametrize(("relu", "variant"), [(True, "relu-separate"), (True, "relu-separate-int8"), (False, "gelu-separate")])
+def test_a_pass_of_its_own_may_be_blocked(relu, variant):
+    artifact, images = awkward_artifact(relu=relu), awkward_images(2).numpy()
+    whole, blocked = (
+        geluless.Engine(artifact, backend="cpu", variant=variant, threads=1, blocked=blocked) for blocked in (False, True)
+    )
+    assert (whole.blocked, blocked.blocked) == (False, True)
+    assert (whole(images) == blocked(images)).all()
+
+
+@pytest.mark.parametrize(("relu", "variant"), [(True, None), (True, "relu-float"), (False, "gelu-fused-tanh")])
+def test_blocked_is_refused_where_nothing_is_a_pass_of_its_own(relu, variant):
+    names = "gelu-separate, relu-separate, relu-separate-int8"
+    with pytest.raises(VariantError, match=rf"a pass of its own \({names}\): variant {variant or 'relu'} is fused"):
+        geluless.Engine(awkward_artifact(relu=relu), backend="cpu", variant=variant, blocked=True)
+
+
+@pytest.mark.parametrize("backend", ["reference", "gpu"])
+def test_blocked_is_refused_where_the_compiled_kernels_do_not_run(backend):
+    with pytest.raises(ValueError, match="blocked= schedules the compiled kernels: it needs backend='cpu'"):
+        geluless.Engine(awkward_artifact(), backend=backend, variant="relu-separate", blocked=True)
+
+
 EPILOGUES = (
     *("fixed_relu", "fixed_s8", "fixed_u8", "fixed_s16", "fixed_residual", "fixed_lut", "fixed_shift_gelu"),
-    *("two_stage_u8", "two_stage_s16", "two_stage_residual", "fp32_relu", "fp32_gelu_erf", "fp32_gelu_poly", "fp32_u8"),
+    *("fixed_ibert_gelu", "two_stage_u8", "two_stage_s16", "two_stage_residual"),
+    *("fp32_relu", "fp32_gelu_erf", "fp32_gelu_tanh", "fp32_gelu_poly", "fp32_u8"),
 )
 TILES = {"avx512vnni": "6x64", "avxvnni": "6x16", "avx2": "4x16", "neon": "6x16", "portable": "2x16"}
 
@@ -155,7 +181,7 @@ def test_a_kernel_is_named_by_types_requantization_output_tile_and_instruction_s
     reals = {"scale": ones, "gain": ones, "offset": ones}
     for epilogue in EPILOGUES:
         layer = Layer(epilogue, 1, 1, False, np.ones((1, 1), np.int8), np.zeros(1, np.int32), **fixed, **reals)
-        runs = "fixed_lut" if epilogue == "fixed_shift_gelu" else epilogue  # no constants were given: the table stands in
+        runs = "fixed_lut" if epilogue.endswith(("shift_gelu", "ibert_gelu")) else epilogue  # for want of constants the table
         assert native().KernelLayer(isa, layer).name == f"gemm_u8s8_s32_{runs}_{TILES[isa]}_{isa}"
 
 

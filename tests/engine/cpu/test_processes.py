@@ -184,6 +184,7 @@ def test_a_pickle_that_was_altered_is_refused() -> None:
         {"backend": "reference"},
         {"backend": "cpu"},
         {"backend": "cpu", "threads": 2, "isa": "portable", "variant": "relu-float"},
+        {"backend": "cpu", "variant": "relu-separate-int8", "blocked": True},
     ],
     ids=str,
 )
@@ -193,7 +194,7 @@ def test_an_engine_is_made_again_from_its_artifact_and_options(options: dict[str
     engine = Engine(awkward_artifact(), **options)  # type: ignore[arg-type]
     other = again(engine)  # type: ignore[operator]
     assert other is not engine
-    about = ("backend", "isa", "variant", "threads")
+    about = ("backend", "isa", "variant", "threads", "blocked")
     assert [getattr(other, name) for name in about] == [getattr(engine, name) for name in about]
     assert (other(images) == engine(images)).all()
 

@@ -6,31 +6,15 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from geluless.engine import cpu
 from geluless.engine.cpu import native
+from geluless.engine.disassembly import Instruction, instructions, objdump
 from geluless.errors import MissingResource
-
-
-@dataclass(frozen=True)
-class Instruction:
-    address: int
-    name: str
-    operands: str
-
-
-LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\}\s+)?(\S+)\s*(.*?)\s*$")
-
-
-def instructions(listing: str) -> list[Instruction]:
-    """objdump -d --no-show-raw-insn, AT&T syntax."""
-    matches = (LINE.match(line) for line in listing.splitlines())
-    return [Instruction(int(m[1], 16), m[2], m[3]) for m in matches if m]
 
 
 def innermost_loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
@@ -39,7 +23,7 @@ def innermost_loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
     last_jump = -1
     for i, instruction in enumerate(code):
         target = re.match(r"([0-9a-f]+)(?: <|$)", instruction.operands)
-        if not instruction.name.startswith("j") or not target:
+        if not instruction.mnemonic.startswith("j") or not target:
             continue
         start = place.get(int(target[1], 16), i + 1)
         if start <= i:
@@ -50,8 +34,8 @@ def innermost_loops(code: list[Instruction]) -> Iterator[list[Instruction]]:
 
 def is_gemm_tile(body: list[Instruction]) -> bool:
     """At least 20 dot products in registers of 512 bits, four for each input that is broadcast: the GEMM's inner loop."""
-    dots = sum(i.name == "vpdpbusd" and "zmm" in i.operands for i in body)
-    broadcasts = sum(i.name == "vpbroadcastd" and "(" in i.operands and "zmm" in i.operands for i in body)
+    dots = sum(i.mnemonic == "vpdpbusd" and "zmm" in i.operands for i in body)
+    broadcasts = sum(i.mnemonic == "vpbroadcastd" and "(" in i.operands and "zmm" in i.operands for i in body)
     return dots >= 20 and dots == 4 * broadcasts
 
 
@@ -84,7 +68,7 @@ TILE = """
 
 
 def tile(extra: str) -> list[Instruction]:
-    return instructions(TILE.format(dots="\n".join(4 * ["    1020:	vpdpbusd %zmm25,%zmm24,%zmm0"]), extra=extra))
+    return list(instructions(TILE.format(dots="\n".join(4 * ["    1020:	vpdpbusd %zmm25,%zmm24,%zmm0"]), extra=extra)))
 
 
 @pytest.mark.parametrize(
@@ -128,8 +112,7 @@ def test_no_accumulator_of_a_gemm_tile_is_spilled_inside_its_loop():
     """24 accumulators, 4 weights and an input fill 29 of 32 registers; some compilers put part of them on the stack."""
     path = native().__file__
     assert path
-    listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
-    tiles = [body for body in innermost_loops(instructions(listing)) if is_gemm_tile(body)]
+    tiles = [body for body in innermost_loops(list(instructions(objdump(Path(path))))) if is_gemm_tile(body)]
     assert len(tiles) >= 2, "the ReLU tiles of six and of five rows, at least: has the shape of the loop changed?"
     for body in tiles:
         assert not spills(body), f"loop at {body[0].address:#x}: {spills(body)}"

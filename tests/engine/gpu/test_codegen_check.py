@@ -11,10 +11,11 @@ import pytest
 
 pytest.importorskip("triton", reason="the codegen check compiles with triton: pip install 'geluless[gpu]'")
 
+from geluless.engine.disassembly import DisassemblyError
 from geluless.engine.gpu.codegen_check import MachineCode, amd, machine_code, sass, violations
 from geluless.engine.gpu.codegen_check.codegen_rules import SMALL_KERNELS, loop_trips
 from geluless.engine.gpu.codegen_check.coverage import sources
-from geluless.engine.gpu.codegen_check.listing import DisassemblyError, Listing
+from geluless.engine.gpu.codegen_check.listing import Listing
 from geluless.engine.gpu.codegen_check.machine_code import TENSOR, is_integer, machine_codes, macs
 from geluless.engine.gpu.codegen_check.shapes import fc1_program
 from geluless.engine.gpu.compiler import Source, Target, compile_source, sources_of

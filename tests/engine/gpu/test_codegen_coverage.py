@@ -16,6 +16,7 @@ from geluless.engine.gpu.codegen_check.coverage import BATCHES, sources, special
 from geluless.engine.gpu.codegen_check.record import CodegenRecord
 from geluless.engine.gpu.codegen_check.shapes import LINEARS, TWO_STAGE, network_plan, shape_tensors, swin_plan
 from geluless.engine.gpu.compiler import Source, source_of, sources_of
+from geluless.engine.gpu.epilogues import gpu_variants
 from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.tiles import ARCHITECTURES, RESERVED, Tiles
 from geluless.integer.artifact import Artifact
@@ -33,7 +34,7 @@ RECORD = CodegenRecord.from_json((Path(__file__).parents[3] / "ci" / "sm_89.code
 
 def kernels_of(artifact: Artifact, batch: int) -> list[Source]:
     """Of every variant."""
-    variants = available_variants(artifact.plan)
+    variants = gpu_variants(artifact.plan)
     return sources_of(lower(artifact.plan, artifact.tensors, variant, batch=batch, tiles=TILES) for variant in variants)
 
 
@@ -73,7 +74,7 @@ def test_a_plan_without_weights_has_the_kernels_of_the_quantized_network(relu: b
     plan = network_plan("x", activation, profile=profile, image=112, window=7, channels=32, heads=(1, 2, 4), classes=10)
     tensors = shape_tensors(plan)
     assert available_variants(plan) == available_variants(artifact.plan)
-    programs = [lower(plan, tensors, variant, batch=1, tiles=TILES) for variant in available_variants(plan)]
+    programs = [lower(plan, tensors, variant, batch=1, tiles=TILES) for variant in gpu_variants(plan)]
     covered = {
         source_of(special, program.buffers)
         for program in programs
@@ -94,7 +95,7 @@ def test_another_batch_is_the_same_launches_in_other_tiles(batch: int) -> None:
     """`coverage` lowers one image and changes the tiles; here the batch itself is lowered."""
     covered = set(sources(TILES, sizes=("tiny",), images=(224,), batches=(batch,)))
     plan = swin_plan("tiny", Activation.RELU)
-    for variant in available_variants(plan):
+    for variant in gpu_variants(plan):
         program = lower(plan, shape_tensors(plan), variant, batch=batch, tiles=TILES)
         assert set(sources_of([program])) <= covered
 

@@ -17,12 +17,25 @@ pytest.importorskip("triton", reason="the GPU engine needs triton: pip install '
 from triton import OutOfResources
 
 from geluless.cli import main
+from geluless.engine.gpu.kernels import activation
 from geluless.engine.gpu.lowering import largest_batch, lower
 from geluless.engine.gpu.program import Launch, Program
-from geluless.engine.gpu.tiles import ARCHITECTURES, Tile, Tiles
-from geluless.engine.gpu.tuning import candidates, read_record, record_path, shape_of, tiles_of, tune, with_tile, write_record
+from geluless.engine.gpu.tiles import ARCHITECTURES, Chunk, Tile, Tiles
+from geluless.engine.gpu.tuning import (
+    ACTIVATIONS,
+    CHUNKS,
+    candidates,
+    read_record,
+    record_path,
+    shape_of,
+    tile_of,
+    tiles_of,
+    tune,
+    with_tile,
+    write_record,
+)
 from geluless.integer import plan as p
-from geluless.integer.variants import Variant
+from geluless.integer.variants import Variant, available_variants
 from tests.support.gpu import FakeDevice, run_launches, small_artifact
 from tests.support.networks import awkward_artifact
 
@@ -51,9 +64,9 @@ def test_small_layers_get_more_and_smaller_blocks() -> None:
     assert few.block_m < 64
 
 
-def program() -> Program:
-    artifact = awkward_artifact(relu=True)
-    return lower(artifact.plan, artifact.tensors, Variant.RELU, batch=1, tiles=Tiles(ADA))
+def program(variant: Variant = Variant.RELU, tiles: Tiles | None = None) -> Program:
+    artifact = awkward_artifact(relu=variant.startswith("relu"))
+    return lower(artifact.plan, artifact.tensors, variant, batch=1, tiles=tiles or Tiles(ADA))
 
 
 def test_tuning_keeps_the_fastest_and_passes_over_what_the_device_refuses() -> None:
@@ -79,6 +92,46 @@ def test_tuning_keeps_the_fastest_and_passes_over_what_the_device_refuses() -> N
     for shape, tile in best.items():
         assert tuned.linear(*shape) == tile
     assert tuned.linear(1, 2, 3, "relu") == Tiles(ADA).linear(1, 2, 3, "relu"), "an unknown layer takes the table's"
+
+
+@pytest.mark.parametrize("variant", [Variant.GELU_SEPARATE, Variant.RELU_SEPARATE])
+def test_an_activation_in_a_kernel_of_its_own_is_tuned_like_the_layer_before_it(variant: Variant) -> None:
+    seen: dict[str, list[Tile | Chunk]] = {}
+
+    def measure(of: Program, launch: Launch) -> float:
+        seen.setdefault(launch.name, []).append(tile := tile_of(launch))
+        assert launch.grid[0] * launch.constants.get("BLOCK", 1) < 2**31
+        return abs(tile.block - 512) + tile.warps / 100 if isinstance(tile, Chunk) else float(tile.block_m + tile.stages)
+
+    best = tune([program(variant)], ADA, measure)
+    name = "layers.0.blocks.0.mlp"
+    assert len(set(seen[f"{name}.activation"])) == len(seen[f"{name}.activation"]) > 2
+    assert len(set(seen[f"{name}.fc1"])) > 2
+    activations = {shape: tile for shape, tile in best.items() if len(shape) == 3}
+    assert set(activations.values()) == {Chunk(512, 4)}
+    tuned = program(variant, Tiles(ADA, best))
+    assert tiles_of(tuned) == best
+    (launch,) = (launch for launch in tuned.launches if launch.name == f"{name}.activation")
+    assert launch.grid == (-(-launch.arguments["count"] // 512), 1, 1)
+    assert tune([tuned], ADA, measure, known=best) == {}
+
+
+def test_the_tables_own_choice_is_among_those_that_are_measured() -> None:
+    """Else the table could be faster than what tuning calls the fastest."""
+    for count in (3136 * 384, 49 * 3072, 64 * 3136 * 768):
+        assert Tiles(ADA).elementwise(count, 384, "gelu_after_gemm") in candidates((count, 384, "gelu_after_gemm"), ADA)
+    assert candidates((100, 1, "relu_s16"), ADA) == [chunk for chunk in CHUNKS if chunk.block == 256]
+
+
+def test_every_kernel_of_its_own_is_one_that_is_tuned() -> None:
+    assert all(hasattr(activation, name) for name in ACTIVATIONS)
+    for relu, profile in ((True, "per-channel"), (False, "per-channel"), (True, "ft1"), (False, "ft1")):
+        artifact = small_artifact(relu=relu, profile=profile)
+        for variant in available_variants(artifact.plan):
+            whole = lower(artifact.plan, artifact.tensors, variant, batch=1, tiles=Tiles(ADA))
+            separate = [launch for launch in whole.launches if launch.name.endswith(".activation")]
+            assert all(len(shape_of(launch) or ()) == 3 for launch in separate)
+            assert bool(separate) == variant.endswith("separate")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("no such kernel")])
@@ -122,6 +175,19 @@ def test_any_tile_gives_the_same_bits() -> None:
     assert results[0].any()
 
 
+def test_any_chunk_gives_the_same_bits() -> None:
+    whole = program(Variant.GELU_SEPARATE)
+    launch = next(launch for launch in whole.launches if launch.kernel == "gelu_after_gemm")
+    count, _, _ = shape_of(launch)
+    hidden = np.random.default_rng(0).integers(-128, 128, count).astype(np.int8)
+    results = []
+    for chunk in (CHUNKS[0], Chunk(128, 4)):
+        changed = Program(1, whole.buffers, (with_tile(launch, chunk),), {})
+        results.append(run_launches("interpreter", changed, {"hidden": hidden.copy()})["hidden"])
+    assert (results[0] == results[1]).all()
+    assert (results[0] != hidden).any()
+
+
 class Idle(FakeDevice):
     """A device that launches nothing, has no room for four stages, and has a name."""
 
@@ -151,7 +217,8 @@ def test_the_command_measures_graphs_and_keeps_what_it_finds_for_the_next_run(
 
     def time_ms(work: Callable[[], object]) -> float:
         work()
-        return 1.0 + devices[-1].launches[-1].constants["BLOCK_M"]
+        constants = devices[-1].launches[-1].constants
+        return 1.0 + constants.get("BLOCK_M", constants.get("BLOCK"))
 
     monkeypatch.setattr("geluless.engine.gpu.executors.device.TorchDevice", device)
     monkeypatch.setattr("geluless.bench.networks.random_artifact", lambda name, *, relu: small_artifact(relu=relu))
@@ -160,8 +227,13 @@ def test_the_command_measures_graphs_and_keeps_what_it_finds_for_the_next_run(
     told = json.loads(capsys.readouterr().out)
     record = read_record(devices[0].tuned_path, ADA, device=RTX, triton=TRITON)
     assert told["layers"] == len(record) == len(told["tuned_now"]) > 5
-    assert {tile.block_m for tile in record.values()} == {16}
-    assert all(tile.stages < 4 for tile in record.values())
+    linear = {shape: tile for shape, tile in record.items() if isinstance(tile, Tile)}
+    assert {tile.block_m for tile in linear.values()} == {16}
+    assert all(tile.stages < 4 for tile in linear.values())
+    assert {shape[-1]: tile.block for shape, tile in record.items() if isinstance(tile, Chunk)} == {
+        "gelu_after_gemm": 256,
+        "relu_s16": 256,
+    }
     assert devices[0].captures > len(record)
     assert main(["tune", "--model", "small", "--batch", "2", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
@@ -222,7 +294,12 @@ def read(path: Path, **changes: str) -> dict:
 def test_records_survive_the_disk_and_name_their_device(tmp_path: Path) -> None:
     path = record_path(tmp_path / "cache", RTX, TRITON)
     assert path.name == "tiles-nvidia-geforce-rtx-4090-triton-3.8.0.json"
-    best = {(3136, 384, 96, "relu"): Tile(128, 64, 32, 4, 3), (49, 96, 384, "residual"): Tile(16, 32, 128, 4, 2)}
+    best = {
+        (49, 96, 384, "residual"): Tile(16, 32, 128, 4, 2),
+        (3136, 384, 96, "relu"): Tile(128, 64, 32, 4, 3),
+        (3136 * 384, 1, "relu_s16"): Chunk(8192, 4),
+        (3136 * 384, 384, "gelu_after_gemm"): Chunk(512, 8),
+    }
     write_record(path, RTX, TRITON, best)
     assert read(path) == best
     assert list(path.parent.iterdir()) == [path]
@@ -232,7 +309,7 @@ def test_records_survive_the_disk_and_name_their_device(tmp_path: Path) -> None:
 
 
 def test_everything_that_tuning_may_choose_can_be_read_again(tmp_path: Path) -> None:
-    shapes_seen = (3136, 384, 96, "relu"), (5, 7, 33, "s8"), (10**6, 96, 32, "residual")
+    shapes_seen = (3136, 384, 96, "relu"), (5, 7, 33, "s8"), (10**6, 96, 32, "residual"), (10**6, 96, "relu_after_gemm")
     for i in range(max(len(candidates(shape, ADA)) for shape in shapes_seen)):
         best = {shape: (found := candidates(shape, ADA))[i % len(found)] for shape in shapes_seen}
         write_record(tmp_path / "tiles.json", RTX, TRITON, best)
@@ -263,11 +340,22 @@ def test_everything_that_tuning_may_choose_can_be_read_again(tmp_path: Path) -> 
         lambda c: c["tiles"][0].update(shape=[10**400, 384, 96, "relu"]),
         lambda c: c["tiles"][0].update(shape=[3136, 384, 96, ["relu"]]),
         lambda c: c["tiles"][0].update(shape=[10**8, 384, 96, "relu"]),  # its tile would take too many blocks
+        lambda c: c["tiles"][0].update(shape=[3136, 384, "gelu_after_gemm"]),  # a tile of a linear layer
+        lambda c: c["tiles"][0].update(tile={"block": 1024, "warps": 4}),  # and the reverse
+        lambda c: c["tiles"][1].update(shape=[3136, 384, "relu"]),
+        lambda c: c["tiles"][1].update(shape=[-3136, 384, "gelu_after_gemm"]),
+        lambda c: c["tiles"][1].update(shape=[100, 1, "gelu_after_gemm"]),  # too few elements for such a block
+        lambda c: c["tiles"][1]["tile"].update(block=1 << 30),
+        lambda c: c["tiles"][1]["tile"].update(block=1000),
+        lambda c: c["tiles"][1]["tile"].update(warps=True),
+        lambda c: c["tiles"][1]["tile"].update(stages=1),
+        lambda c: c["tiles"][1]["tile"].pop("warps"),
     ],
 )
 def test_forged_records_are_refused(tmp_path: Path, change: Callable[[dict], object]) -> None:
     path = tmp_path / "tiles.json"
-    write_record(path, RTX, TRITON, {(3136, 384, 96, "relu"): Tile(16, 32, 32, 4, 2)})
+    activation_shape = (3136 * 384, 384, "gelu_after_gemm")
+    write_record(path, RTX, TRITON, {(3136, 384, 96, "relu"): Tile(16, 32, 32, 4, 2), activation_shape: Chunk(1024, 4)})
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))

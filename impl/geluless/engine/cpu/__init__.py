@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -67,15 +68,31 @@ def choose_isa(isa: str | None) -> str:
     return isa
 
 
+@dataclass(frozen=True)
+class KernelRun:
+    """`part` as the reference names it ("layers.0.blocks.1.mlp.fc1"); `entry`: address of the kernel's code in the extension."""
+
+    part: str
+    kernel: str
+    entry: int
+
+
 class CpuNetwork:
     """One artifact, packed for one instruction set, with its buffers and threads."""
 
     def __init__(
-        self, plan: Plan, tensors: Mapping[str, NDArray[Any]], variant: Variant, *, isa: str | None = None, threads: int = 1
+        self,
+        plan: Plan,
+        tensors: Mapping[str, NDArray[Any]],
+        variant: Variant,
+        *,
+        isa: str | None = None,
+        threads: int = 1,
+        blocked: bool = False,
     ) -> None:
         self.isa = choose_isa(isa)
         self._classes = plan.head.fc.outputs
-        self._network = native().Network(lower(plan, tensors, variant), self.isa, threads)
+        self._network = native().Network(lower(plan, tensors, variant), self.isa, threads, blocked)
 
     @property
     def bytes(self) -> int:
@@ -87,6 +104,12 @@ class CpuNetwork:
         logits = np.empty((len(images), self._classes), np.float32)
         _refuse(_started(self._network.run, np.ascontiguousarray(images), logits))
         return logits
+
+    def kernel_runs(self, image: NDArray[np.float32]) -> list[KernelRun]:
+        """Every kernel call of the blocks' norms, linear layers and activations for one image [1, C, H, W], in order, noted by
+        the engine where it makes the call."""
+        logits = np.empty((1, self._classes), np.float32)
+        return [KernelRun(*run) for run in _started(self._network.kernel_runs, np.ascontiguousarray(image), logits)]
 
     def trace(self, image: NDArray[np.float32], tap: Callable[[str, NDArray[np.int32]], Any]) -> NDArray[np.float32]:
         """Like `run` for one image [1, C, H, W] on one thread; `tap` gets every intermediate tensor, int32 [tokens, C]."""
@@ -102,7 +125,7 @@ class CpuNetwork:
         return logits
 
 
-def _started(call: Callable[..., int], *arguments: Any) -> int:
+def _started(call: Callable[..., Any], *arguments: Any) -> Any:
     """The engine starts its threads at the first call in a process. Raises MissingResource where the system starts no more."""
     try:
         return call(*arguments)

@@ -1,9 +1,11 @@
 // The Python module: networks, and single kernels for the laws and the benchmarks. read_spec.h checks what it is given.
 
+#include <dlfcn.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -110,6 +112,21 @@ int trace(Network& network, const Images& images, const Logits& logits, const nb
   });
 }
 
+// (part, kernel, place of its first instruction in this module's file) of every call.
+std::vector<std::tuple<std::string, std::string, uint64_t>> kernel_runs(Network& network, const Images& images,
+                                                                        const Logits& logits) {
+  check_shapes(network, images, logits);
+  if (images.shape(0) != 1) throw std::invalid_argument("kernel_runs takes one image");
+  std::vector<std::tuple<std::string, std::string, uint64_t>> found;
+  for (const KernelRun& run : network.kernel_runs(images.data(), logits.data())) {
+    Dl_info file;
+    if (!dladdr(run.code, &file)) throw std::runtime_error("the loader does not know where " + run.kernel + " lies");
+    const auto place = static_cast<const char*>(run.code) - static_cast<const char*>(file.dli_fbase);
+    found.emplace_back(run.part, run.kernel, static_cast<uint64_t>(place));
+  }
+  return found;
+}
+
 // --------------------------------------------------------------------- single kernels, for the laws and the benchmarks
 
 // A layer packed for one instruction set, and a call of its GEMM on raw buffers.
@@ -148,6 +165,33 @@ class KernelLayer {
   const Kernels& kernels_;
   Arena arena_;
   PackedLinear packed_;
+};
+
+// An activation as a kernel of its own. input: uint8 [rows, stride], int16 for relu_s16; output: uint8 of the same shape.
+class KernelElementwise {
+ public:
+  KernelElementwise(const std::string& isa, nb::object elementwise, int columns) : kernels_(kernels_for(isa)), columns_(columns) {
+    require(columns > 0 && columns <= kMaxSize, "elementwise");
+    const ElementwiseSpec spec = read_elementwise(Object(elementwise), columns);
+    kernel_ = spec.kernel, after_gemm_scale_ = spec.after_gemm_scale;
+    arena_.lay_out([&] { channels_ = pack_elementwise(spec, columns, kernels_.layout, arena_); });
+  }
+  void run(Matrix input, Array<uint8_t, nb::ndim<2>> output) const {
+    require(input.itemsize() == (kernel_ == Elementwise::kReluS16 ? 2 : 1), "input");
+    require(input.shape(0) == output.shape(0) && input.shape(1) == output.shape(1), "output");
+    require(input.shape(1) >= static_cast<size_t>(columns_), "input");
+    const nb::gil_scoped_release release;
+    kernels_.elementwise[static_cast<int>(kernel_)](
+        {input.data(), output.data(), static_cast<int>(input.shape(0)), columns_, input.shape(1), &channels_, after_gemm_scale_});
+  }
+
+ private:
+  const Kernels& kernels_;
+  int columns_;
+  Elementwise kernel_;
+  float after_gemm_scale_;
+  Arena arena_;
+  Channels channels_{};
 };
 
 // stream int16 [rows, stride], row_index int32 [out rows, segments], norm as in lowering.py -> output uint8 or int16.
@@ -232,13 +276,14 @@ void define(nb::module_& m) {
   nb::class_<Network>(m, "Network")
       .def(
           "__init__",
-          [](Network* self, nb::object network, const std::string& isa, int threads) {
+          [](Network* self, nb::object network, const std::string& isa, int threads, bool blocked) {
             if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must lie in 1..1024");
-            new (self) Network(read_network(Object(network)), kernels_for(isa), threads);
+            new (self) Network(read_network(Object(network)), kernels_for(isa), threads, blocked);
           },
-          "network"_a, "isa"_a, "threads"_a)
+          "network"_a, "isa"_a, "threads"_a, "blocked"_a = false)
       .def("run", &run, "images"_a.noconvert(), "logits"_a.noconvert())
       .def("trace", &trace, "images"_a.noconvert(), "logits"_a.noconvert(), "tap"_a)
+      .def("kernel_runs", &kernel_runs, "images"_a.noconvert(), "logits"_a.noconvert())
       .def_prop_ro("bytes", &Network::bytes);
   nb::class_<KernelLayer>(m, "KernelLayer")
       .def(nb::init<const std::string&, nb::object>(), "isa"_a, "layer"_a)
@@ -246,6 +291,9 @@ void define(nb::module_& m) {
       .def_prop_ro("name", &KernelLayer::name)
       .def("run", &KernelLayer::run, "input"_a.noconvert(), "output"_a.noconvert(), "first"_a, "last"_a,
            "row_index"_a.noconvert().none() = nb::none());
+  nb::class_<KernelElementwise>(m, "KernelElementwise")
+      .def(nb::init<const std::string&, nb::object, int>(), "isa"_a, "elementwise"_a, "columns"_a)
+      .def("run", &KernelElementwise::run, "input"_a.noconvert(), "output"_a.noconvert());
   nb::class_<KernelNorm>(m, "KernelNorm")
       .def(nb::init<const std::string&, nb::object, int, int>(), "isa"_a, "norm"_a, "segments"_a, "width"_a)
       .def("run", &KernelNorm::run, "stream"_a.noconvert(), "row_index"_a.noconvert(), "output"_a.noconvert());

@@ -5,8 +5,7 @@
 
 #include <algorithm>
 
-#include "gelu.h"
-#include "simd.h"
+#include "requantize.h"
 
 namespace geluless::GELULESS_ISA {
 
@@ -46,29 +45,30 @@ inline void relu_s16(const ElementwiseCall& call) {
 template <class Function>
 inline void map_s8(const ElementwiseCall& call, Function function) {
   const auto* input = static_cast<const uint8_t*>(call.input);
-  const I32 minus = splat_i32(-kSignedOffset), zero = splat_i32(call.channels->zero);
-  const I16 low = splat_i16(call.channels->lowest), high = splat_i16(call.channels->highest);
-  const F32 ceiling = splat_f32(65536.0f);
+  const I32 minus = splat_i32(-kSignedOffset);
+  const I16 zero = splat_i16(call.channels->zero), low = splat_i16(call.channels->lowest),
+            high = splat_i16(call.channels->highest);
   for_each_pair(call, [&](size_t at, int channel, int count) {
     I32 a, b;
     multiply_add(load_some_bytes_i16(input + at, count), 1, minus, a, b);
-    const I32 ya = add_i32(to_int(min(function(to_float(a), channel), ceiling)), zero);
-    const I32 yb = add_i32(to_int(min(function(to_float(b), channel + kLanes), ceiling)), zero);
-    put_bytes(call.output + at, min_i16(max_i16(narrow(ya, yb), low), high), count);
+    const I16 y = narrow_steps(function(to_float(a), to_float(b), channel), zero);
+    put_bytes(call.output + at, min_i16(max_i16(y, low), high), count);
   });
 }
 
 // FasterTransformer's second rounding with the bias; ReLU is the lower clamp.
 inline void relu_u8(const ElementwiseCall& call) {
   const float *gain = call.channels->gain, *offset = call.channels->offset;
-  map_s8(call, [=](F32 x, int channel) { return add(mul(x, load_f32(gain + channel)), load_f32(offset + channel)); });
+  auto scaled = [=](F32 x, int channel) { return add(mul(x, load_f32(gain + channel)), load_f32(offset + channel)); };
+  map_s8(call, [=](F32 a, F32 b, int channel) { return F32Pair{scaled(a, channel), scaled(b, channel + kLanes)}; });
 }
 
 // Dequantize, add the bias, tanh-GELU, requantize.
 inline void gelu_tanh_u8(const ElementwiseCall& call) {
   const float* bias = call.channels->offset;
   const F32 scale = splat_f32(call.after_gemm_scale), inverse_scale = splat_f32(call.channels->inverse_scale);
-  map_s8(call, [=](F32 x, int channel) { return mul(gelu_tanh(add(mul(x, scale), load_f32(bias + channel))), inverse_scale); });
+  auto real = [=](F32 x, int channel) { return fma(x, scale, load_f32(bias + channel)); };
+  map_s8(call, [=](F32 a, F32 b, int channel) { return gelu_tanh(real(a, channel), real(b, channel + kLanes), inverse_scale); });
 }
 
 }  // namespace geluless::GELULESS_ISA

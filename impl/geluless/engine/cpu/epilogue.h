@@ -29,11 +29,13 @@ enum class Epilogue {
   kFixedResidual,   // int16, added to the residual stream
   kFixedLut,        // to 8 bits, then a table of 256 bytes
   kFixedShiftGelu,  // to 8 bits, then I-ViT's integers
+  kFixedIBertGelu,  // to 8 bits, then I-BERT's
   kTwoStageU8,
   kTwoStageS16,
   kTwoStageResidual,
   kFp32Relu,
   kFp32GeluErf,
+  kFp32GeluTanh,  // the function of kGeluTanhU8
   kFp32GeluPoly,  // I-BERT's
   kFp32U8,        // int8 as FasterTransformer's GEMM stores it, with the storage offset
   kCount
@@ -54,11 +56,13 @@ constexpr EpilogueInfo kEpilogues[] = {
     {"fixed_residual", Requantization::kFixed, Type::kS16, true},
     {"fixed_lut", Requantization::kFixed, Type::kU8, false, true},
     {"fixed_shift_gelu", Requantization::kFixed, Type::kU8, false, true},
+    {"fixed_ibert_gelu", Requantization::kFixed, Type::kU8, false, true},
     {"two_stage_u8", Requantization::kTwoStage},
     {"two_stage_s16", Requantization::kTwoStage, Type::kS16},
     {"two_stage_residual", Requantization::kTwoStage, Type::kS16, true},
     {"fp32_relu", Requantization::kFp32},
     {"fp32_gelu_erf", Requantization::kFp32},
+    {"fp32_gelu_tanh", Requantization::kFp32},
     {"fp32_gelu_poly", Requantization::kFp32},
     {"fp32_u8", Requantization::kFp32},
 };

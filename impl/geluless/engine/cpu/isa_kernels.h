@@ -29,9 +29,11 @@ constexpr Kernels make_kernels(const char* isa) {
   set(Epilogue::kFixedResidual, gemm<Fixed<false>, AddToResidual>);
   set(Epilogue::kFixedLut, gemm<Fixed<true>, StoreU8<LookUp>>);
   set(Epilogue::kFixedShiftGelu, gemm<Fixed<true>, StoreU8<ApplyShiftGelu>>);
+  set(Epilogue::kFixedIBertGelu, gemm<Fixed<true>, StoreU8<ApplyIBertGelu>>);
   set(Epilogue::kTwoStageU8, gemm<Fp32<TwoStage>, StoreU8<Clamp>>);
   set(Epilogue::kTwoStageS16, gemm<Fp32<TwoStage>, StoreS16>);
   set(Epilogue::kTwoStageResidual, gemm<Fp32<TwoStage>, AddToResidual>);
+  set(Epilogue::kFp32GeluTanh, gemm<Fp32GeluTanh, StoreU8<Clamp>>);
   set(Epilogue::kFp32Relu, gemm<Fp32<Scale>, StoreU8<Clamp>>);
   set(Epilogue::kFp32GeluErf, gemm<Fp32<GeluErf>, StoreU8<Clamp>>);
   set(Epilogue::kFp32GeluPoly, gemm<Fp32<GeluPoly>, StoreU8<Clamp>>);

@@ -42,6 +42,15 @@ struct ShiftGelu {
   int32_t hidden_zero;  // with the storage offset
 };
 
+// I-BERT's integer-only i-GELU on the 8-bit pre-activation; integer/gelu.py derives the constants.
+struct IBertGelu {
+  int32_t zero_point;         // of the pre-activation
+  int32_t knee;               // |q| from which on erf is one
+  int32_t one;                // in steps of erf, whose scale is negative
+  int32_t shift, multiplier;  // requantization to the hidden tensor
+  int32_t hidden_zero;        // with the storage offset
+};
+
 // Constants of an epilogue; per-channel arrays are padded to whole panels and lie in lane order, except the multiplier, which
 // is applied after the pack has restored the natural order.
 struct Channels {
@@ -53,6 +62,7 @@ struct Channels {
   const float* offset;        // two_stage: bias in output steps
   const uint8_t* lut;         // 256 entries, stored bytes
   ShiftGelu shift_gelu;
+  IBertGelu ibert_gelu;
   int32_t zero;             // output zero point plus storage offset
   int32_t lowest, highest;  // stored bytes outside are clamped
   float inverse_scale;      // fp32: 1 / hidden scale

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from geluless.errors import VariantError
 from geluless.integer import plan as p
-from geluless.integer.gelu import EXPONENT_BITS, gelu_shift, gelu_shift_constants
+from geluless.integer.gelu import EXPONENT_BITS, gelu_shift, gelu_shift_constants, i_bert_constants, i_bert_table
 from geluless.integer.requantization import Requant, round_clip
-from geluless.integer.variants import Variant
+from geluless.integer.variants import Variant, requant_after_gemm
 
 Tensors = Mapping[str, NDArray[Any]]
 
 SIGNED_OFFSET = 128
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class ShiftGelu:
     reciprocal: int
     negative: int
     to_hidden: float
+    hidden_zero: int
+
+
+@dataclass(frozen=True)
+class IBertGelu:
+    """Constants of I-BERT's i-GELU on a uint8 pre-activation (integer.gelu.gelu_i_bert_integer), in 32-bit integers."""
+
+    zero_point: int
+    knee: int
+    one: int
+    shift: int
+    multiplier: int
     hidden_zero: int
 
 
@@ -60,6 +73,7 @@ class Layer:
     offset: NDArray[np.float32] | None = None
     lut: NDArray[np.uint8] | None = None
     shift_gelu: ShiftGelu | None = None
+    ibert_gelu: IBertGelu | None = None
     zero: int = 0
     lowest: int = 0
     highest: int = 255
@@ -258,26 +272,24 @@ def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tupl
         case Variant.RELU_FLOAT:
             scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
             return _layer(fc1, mlp.fc1, tensors, epilogue="fp32_relu", scale=scale, zero=stored, **relu_range), None
-        case Variant.RELU_SEPARATE if two_stage:
-            zero = mlp.fc1.zero_point + stored
-            gain, offset = _as(get("gain"), np.float32), _as(get("offset"), np.float32)
-            second = Elementwise("relu_u8", gain, offset, zero, **relu_range)
-            return _after_gemm(fc1, mlp.fc1, tensors, scale=get("alpha"), bias=get("bias")), second
-        case Variant.RELU_SEPARATE:
+        case Variant.RELU_SEPARATE if not two_stage:
             first = _fixed(fc1, mlp.fc1, tensors, output="s16", zero=mlp.fc1.zero_point)
             return first, Elementwise("relu_s16", None, None, stored, **relu_range)
+        case Variant.RELU_SEPARATE | Variant.RELU_SEPARATE_INT8:
+            twice = requant_after_gemm(fc1, mlp, tensors)
+            gain, offset = _as(twice.gain, np.float32), _as(twice.offset, np.float32)
+            second = Elementwise("relu_u8", gain, offset, twice.zero_point + stored, **relu_range)
+            return _after_gemm(fc1, mlp, tensors), second
         case Variant.GELU_SEPARATE:
-            scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
-            bias = get("bias") if two_stage else np.zeros(mlp.fc1.outputs, np.int32)
             after = float(np.float32(mlp.after_gemm_scale))
             offset = _as(get("real_bias"), np.float32)
             second = Elementwise("gelu_tanh_u8", None, offset, inverse_scale=inverse_scale, after_gemm_scale=after, **gelu_range)
-            return _after_gemm(fc1, mlp.fc1, tensors, scale=scale, bias=bias), second
-        case Variant.GELU_FUSED | Variant.GELU_POLY:
-            epilogue = "fp32_gelu_erf" if variant is Variant.GELU_FUSED else "fp32_gelu_poly"
-            scale = get("accumulator_scale")
-            return _layer(fc1, mlp.fc1, tensors, epilogue=epilogue, scale=scale, inverse_scale=inverse_scale, **gelu_range), None
-        case Variant.GELU_LUT | Variant.GELU_SHIFT:
+            return _after_gemm(fc1, mlp, tensors), second
+        case Variant.GELU_FUSED | Variant.GELU_FUSED_TANH | Variant.GELU_POLY:
+            function = {Variant.GELU_FUSED: "erf", Variant.GELU_FUSED_TANH: "tanh", Variant.GELU_POLY: "poly"}[variant]
+            constants: dict[str, Any] = {"scale": get("accumulator_scale"), "inverse_scale": inverse_scale, **gelu_range}
+            return _layer(fc1, mlp.fc1, tensors, epilogue=f"fp32_gelu_{function}", **constants), None
+        case Variant.GELU_LUT | Variant.GELU_SHIFT | Variant.GELU_IBERT:
             if stored:
                 raise VariantError(
                     f"{name}: variant {variant.value} needs an unsigned hidden tensor; quantize with unsigned_hidden"
@@ -285,8 +297,11 @@ def lower_fc1(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) -> tupl
             zero = mlp.fc1.zero_point
             if variant is Variant.GELU_LUT:
                 return _fixed(fc1, mlp.fc1, tensors, output="lut", zero=zero, lut=tensors[f"{name}.table"]), None
-            lut, constants = shift_gelu_constants(mlp)
-            return _fixed(fc1, mlp.fc1, tensors, output="shift_gelu", zero=zero, lut=lut, shift_gelu=constants), None
+            if variant is Variant.GELU_IBERT:
+                lut, ibert = ibert_gelu_constants(mlp)
+                return _fixed(fc1, mlp.fc1, tensors, output="ibert_gelu", zero=zero, lut=lut, ibert_gelu=ibert), None
+            lut, shift = shift_gelu_constants(mlp)
+            return _fixed(fc1, mlp.fc1, tensors, output="shift_gelu", zero=zero, lut=lut, shift_gelu=shift), None
 
 
 def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
@@ -308,6 +323,17 @@ def shift_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], ShiftGelu]:
     return lut, constants
 
 
+def ibert_gelu_constants(mlp: p.Mlp) -> tuple[NDArray[np.uint8], IBertGelu | None]:
+    """All 256 values, likewise, and the constants; None where a scale makes one leave 32 bits: the table stands in."""
+    low, high = mlp.fc2.input_low, mlp.fc2.input_high
+    scales = (mlp.pre_scale, mlp.pre_zero_point, mlp.hidden_scale, mlp.hidden_zero_point)
+    lut = i_bert_table(*scales, low=low, high=high).astype(np.uint8)
+    c = i_bert_constants(mlp.pre_scale, mlp.hidden_scale)
+    if max(c.knee, c.one) > INT32_MAX:
+        return lut, None
+    return lut, IBertGelu(mlp.pre_zero_point, c.knee, c.one, c.shift, c.multiplier, mlp.hidden_zero_point)
+
+
 def _fixed(name: str, linear: p.Linear, tensors: Tensors, *, output: str, **constants: Any) -> Layer:
     """Requantized in integers: the rounding half of the shift goes into the bias."""
     bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
@@ -317,8 +343,10 @@ def _fixed(name: str, linear: p.Linear, tensors: Tensors, *, output: str, **cons
     )
 
 
-def _after_gemm(name: str, linear: p.Linear, tensors: Tensors, *, scale: NDArray[Any], bias: NDArray[Any]) -> Layer:
-    return _layer(name, linear, tensors, epilogue="fp32_u8", bias=bias, scale=scale, zero=SIGNED_OFFSET)
+def _after_gemm(fc1: str, mlp: p.Mlp, tensors: Tensors) -> Layer:
+    """fc1 as FasterTransformer's GEMM leaves it: int8."""
+    first = requant_after_gemm(fc1, mlp, tensors)
+    return _layer(fc1, mlp.fc1, tensors, epilogue="fp32_u8", bias=first.bias, scale=first.alpha, zero=SIGNED_OFFSET)
 
 
 _DTYPES: dict[str, type] = {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 namespace geluless {
 
@@ -12,6 +13,11 @@ namespace {
 constexpr int kRowsAtOnce = 200;
 
 int windows_at_once(int tokens) { return std::max(1, kRowsAtOnce / tokens); }
+
+template <class Call>
+const void* address(void (*kernel)(const Call&)) {
+  return reinterpret_cast<const void*>(kernel);
+}
 
 size_t stride_of(int channels) { return static_cast<size_t>(round_up(channels, kAlignment)); }
 
@@ -33,8 +39,8 @@ void give(const Tap& tap, const std::string& name, Type type, const void* data, 
 
 }  // namespace
 
-Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads)
-    : kernels_(kernels), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)) {
+Network::Network(const NetworkSpec& spec, const Kernels& kernels, int threads, bool blocked)
+    : kernels_(kernels), blocked_(blocked), model_(spec, kernels, threads), buffers_(static_cast<size_t>(threads)) {
   for (Buffers& b : buffers_) b.arena.lay_out([&] { lay_out(b); });
 }
 
@@ -70,7 +76,7 @@ void Network::lay_out(Buffers& b) const {
       const int tokens = block.windows->tokens;
       const auto together = static_cast<size_t>(windows_at_once(tokens) * tokens);
       const auto all = static_cast<size_t>(block.windows->count) * static_cast<size_t>(tokens);
-      const size_t mlp = block.elementwise ? all : together;
+      const size_t mlp = whole_layer(block) ? all : together;
       grow(normed, mlp, stride_of(stage.channels));
       grow(qkv, together, stride_of(block.qkv.outputs));
       grow(context, together, stride_of(block.proj.inputs));
@@ -122,6 +128,17 @@ int Network::run(const float* images, int batch, float* logits) {
 int Network::trace(const float* image, float* logits, const Tap& tap) {
   const std::lock_guard lock(workers().mutex);
   return forward(image, logits, buffers_[0], {0, 1, nullptr, nullptr}, &tap) ? -1 : 0;
+}
+
+std::vector<KernelRun> Network::kernel_runs(const float* image, float* logits) {
+  const std::lock_guard lock(workers().mutex);
+  std::vector<KernelRun> runs;
+  struct Notes {
+    std::vector<KernelRun>*& target;
+    ~Notes() { target = nullptr; }
+  } const notes{runs_ = &runs};
+  forward(image, logits, buffers_[0], {0, 1, nullptr, nullptr}, nullptr);
+  return runs;
 }
 
 Network::Place Network::place_of(size_t stage, const Crew& crew) const {
@@ -217,13 +234,13 @@ void Network::run_block(const Work& work) const {
   const int first = work.place.windows.begin(windows.count), end = work.place.windows.end(windows.count);
   const auto rows_of = [&](int window) { return windows.rows + static_cast<size_t>(window) * windows.tokens; };
   const int step = windows_at_once(windows.tokens);
+  const bool whole = whole_layer(work.block);
   for (int w = first; w < end; w += step) {
     const int count = std::min(step, end - w);
     attend(work, w, count);
-    if (!work.block.elementwise) transform(work, rows_of(w), count * windows.tokens);
+    if (!whole) transform(work, rows_of(w), count * windows.tokens);
   }
-  // A separate activation kernel sees the whole layer, as on a GPU: its input has left the cache by then.
-  if (work.block.elementwise) transform(work, rows_of(first), (end - first) * windows.tokens);
+  if (whole) transform(work, rows_of(first), (end - first) * windows.tokens);
 }
 
 // LayerNorm, QKV, attention, projection, residual.
@@ -275,9 +292,10 @@ void Network::transform(const Work& work, const int32_t* rows, int count) const 
     const int begin = place.work.begin(count), end = place.work.end(count);
     const size_t at = static_cast<size_t>(begin) * hidden_stride;
     const size_t element = writes_s16(block.fc1.epilogue) ? sizeof(int16_t) : 1;
-    kernels_.elementwise[static_cast<int>(block.elementwise->kernel)](
-        {team.stored + at * element, team.hidden + at, end - begin, block.fc1.outputs, hidden_stride,
-         &block.elementwise->channels, block.elementwise->after_gemm_scale});
+    const auto kernel = kernels_.elementwise[static_cast<int>(block.elementwise->kernel)];
+    if (runs_) note(&*block.elementwise, std::string(name(block.elementwise->kernel)) + "_" + kernels_.isa, address(kernel));
+    kernel({team.stored + at * element, team.hidden + at, end - begin, block.fc1.outputs, hidden_stride,
+            &block.elementwise->channels, block.elementwise->after_gemm_scale});
   } else {
     gemm(block.fc1, own.normed, count, place.work, team.hidden, hidden_stride);
   }
@@ -312,6 +330,7 @@ void Network::pool(const int16_t* stream, Buffers& own) const {
 
 void Network::layer_norm(const Norm& norm, const int16_t* stream, const int32_t* rows, int count, bool s16, void* output,
                          size_t output_stride) const {
+  if (runs_) note(&norm, std::string("layer_norm_") + kernels_.isa, address(kernels_.layer_norm));
   kernels_.layer_norm({stream, stride_of(norm.width), rows, count, norm.segments, norm.width, norm.epsilon_term, norm.factor,
                        norm.gamma, norm.beta, s16, output, output_stride});
 }
@@ -319,8 +338,23 @@ void Network::layer_norm(const Norm& norm, const int16_t* stream, const int32_t*
 void Network::gemm(const PackedLinear& layer, const uint8_t* input, int rows, Share panels, void* output, size_t output_stride,
                    const int32_t* row_index) const {
   const int count = panel_count(layer.outputs, kernels_.layout);
-  kernels_.gemm[static_cast<int>(layer.epilogue)](
+  const auto kernel = kernels_.gemm[static_cast<int>(layer.epilogue)];
+  if (runs_) note(&layer, gemm_name(kernels_, layer.epilogue), address(kernel));
+  kernel(
       {input, stride_of(layer.inputs), rows, &layer, panels.begin(count), panels.end(count), output, output_stride, row_index});
+}
+
+void Network::note(const void* part, const std::string& kernel, const void* code) const {
+  for (const Stage& stage : model_.stages)
+    for (const Block& block : stage.blocks) {
+      const void* activation = block.elementwise ? &*block.elementwise : nullptr;
+      const std::pair<const void*, const char*> parts[] = {
+          {&block.norm1, ".norm1"}, {&block.qkv, ".attn.qkv"},       {&block.proj, ".attn.proj"}, {&block.norm2, ".norm2"},
+          {&block.fc1, ".mlp.fc1"}, {activation, ".mlp.activation"}, {&block.fc2, ".mlp.fc2"},
+      };
+      for (const auto& [known, ending] : parts)
+        if (known == part) runs_->push_back({block.name + ending, kernel, code});
+    }
 }
 
 }  // namespace geluless

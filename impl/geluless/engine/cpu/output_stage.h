@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "ibert_gelu.h"
 #include "shift_gelu.h"
 #include "simd.h"
 
@@ -45,6 +46,17 @@ struct ApplyShiftGelu : Activation {
     alignas(kAlignment) uint8_t all[2 * kPair];
     store_bytes(all, x);
     shift_gelu<kCount>(all, constants);
+    return load_bytes(all);
+  }
+};
+struct ApplyIBertGelu : Activation {
+  const IBertGelu constants;
+  explicit ApplyIBertGelu(const Channels& c) : constants(c.ibert_gelu) {}
+  template <int kCount>
+  Bytes map(Bytes x) const {
+    alignas(kAlignment) uint8_t all[2 * kPair];
+    store_bytes(all, x);
+    ibert_gelu<kCount>(all, constants);
     return load_bytes(all);
   }
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #define GELULESS_ISA baseline
+#include "ibert_gelu.h"
 #include "shift_gelu.h"
 
 namespace geluless {
@@ -85,13 +86,27 @@ bool is_consistent(const ShiftGelu& g) {
          g.reciprocal == static_cast<uint32_t>(((1 << 20) + g.unit - 1) / g.unit);
 }
 
-// Whether the 32-bit integers of ShiftGELU give the table's value for every pre-activation. They do unless the scale of the
-// pre-activation is finer than 1/255 or a value ends on a tie; then the table stands in, with the same bits.
-bool shift_gelu_fits(const LayerSpec& layer) {
-  if (!is_consistent(layer.shift_gelu)) return false;
+// Whether no product or sum of ibert_gelu() leaves int32: with |q| <= 255, and squares and `one` at most 2^21, the product is at
+// most 255 2^22, and the rounding half at most 2^29.
+bool is_consistent(const IBertGelu& g) {
+  return g.zero_point >= 0 && g.zero_point <= 255 && g.knee >= 0 && g.knee <= 1448 && g.one >= 0 && g.one <= 1 << 21 &&
+         g.shift >= 0 && g.shift <= 30 && g.multiplier >= 1 && g.multiplier <= INT16_MAX && g.hidden_zero >= -256 &&
+         g.hidden_zero <= 256;
+}
+
+// Whether 32-bit integers give the table's value for every pre-activation. ShiftGELU's do unless the scale of the pre-activation
+// is finer than 1/255 or a value ends on a tie, I-BERT's unless that scale is finer than 1/550 or so coarse that the product
+// would be shifted to the left. Then the table stands in, with the same bits.
+bool integers_fit(const LayerSpec& layer) {
   uint8_t bytes[256];
   for (int i = 0; i < 256; ++i) bytes[i] = static_cast<uint8_t>(i);
-  baseline::shift_gelu<256>(bytes, layer.shift_gelu);
+  if (layer.epilogue == Epilogue::kFixedShiftGelu) {
+    if (!is_consistent(layer.shift_gelu)) return false;
+    baseline::shift_gelu<256>(bytes, layer.shift_gelu);
+  } else {
+    if (!is_consistent(layer.ibert_gelu)) return false;
+    baseline::ibert_gelu<256>(bytes, layer.ibert_gelu);
+  }
   return std::equal(bytes, bytes + 256, layer.lut);
 }
 
@@ -99,7 +114,8 @@ bool shift_gelu_fits(const LayerSpec& layer) {
 
 PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena& arena) {
   PackedLinear packed{};
-  const bool lut_instead = layer.epilogue == Epilogue::kFixedShiftGelu && !shift_gelu_fits(layer);
+  const bool in_integers = layer.epilogue == Epilogue::kFixedShiftGelu || layer.epilogue == Epilogue::kFixedIBertGelu;
+  const bool lut_instead = in_integers && !integers_fit(layer);
   packed.epilogue = lut_instead ? Epilogue::kFixedLut : layer.epilogue;
   packed.inputs = layer.inputs;
   packed.outputs = layer.outputs;
@@ -117,6 +133,7 @@ PackedLinear pack_layer(const LayerSpec& layer, const PanelLayout& layout, Arena
     c.lut = lut;
   }
   c.shift_gelu = layer.shift_gelu;
+  c.ibert_gelu = layer.ibert_gelu;
   c.zero = layer.zero;
   c.lowest = layer.lowest;
   c.highest = layer.highest;

@@ -56,6 +56,18 @@ ShiftGelu read_shift_gelu(const From& from) {
 }
 
 template <class From>
+IBertGelu read_ibert_gelu(const From& from) {
+  IBertGelu g{};
+  g.zero_point = int32_of(from, "zero_point");
+  g.knee = int32_of(from, "knee");
+  g.one = int32_of(from, "one");
+  g.shift = int32_of(from, "shift");
+  g.multiplier = int32_of(from, "multiplier");
+  g.hidden_zero = int32_of(from, "hidden_zero");
+  return g;
+}
+
+template <class From>
 LayerSpec read_layer(const From& from) {
   LayerSpec layer{};
   layer.epilogue = kernel_named<Epilogue>(from.text("epilogue"));
@@ -76,6 +88,7 @@ LayerSpec read_layer(const From& from) {
   layer.lut = from.template array<uint8_t>("lut", 256, !reads.lut);
   require_shifts("shift", layer.shift, outputs);
   if (const auto constants = from.optional_object("shift_gelu")) layer.shift_gelu = read_shift_gelu(*constants);
+  if (const auto constants = from.optional_object("ibert_gelu")) layer.ibert_gelu = read_ibert_gelu(*constants);
   layer.zero = int32_of(from, "zero");
   layer.lowest = int32_of(from, "lowest");
   layer.highest = int32_of(from, "highest");

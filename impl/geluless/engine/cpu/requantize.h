@@ -26,6 +26,13 @@ struct Fixed {
   }
 };
 
+// rint, and the zero point. Above int32 the conversion would wrap; below, it gives the lowest int32, which every clamp to 8 bits
+// puts right.
+inline I16 narrow_steps(F32Pair y, I16 zero) {
+  const F32 ceiling = splat_f32(65536.0f);
+  return add_i16(narrow(to_int(min(y.a, ceiling)), to_int(min(y.b, ceiling))), zero);
+}
+
 // A function of each fp32 register, then rint and the zero point.
 template <class Function>
 struct Fp32 {
@@ -40,6 +47,17 @@ struct Fp32 {
     // Above int32 the conversion would wrap; below, it gives the lowest int32, which every clamp to 8 bits puts right.
     const F32 y = min(Function::apply(to_float(acc), c, channel), splat_f32(65536.0f));
     return add_i32(to_int(y), zero);
+  }
+};
+
+// The tanh form, of both registers together.
+struct Fp32GeluTanh {
+  static constexpr bool kLong = true;
+  const Channels c;
+
+  I16 operator()(I32 a, I32 b, int channel) const {
+    const F32 x = mul(to_float(a), load_f32(c.scale + channel)), y = mul(to_float(b), load_f32(c.scale + channel + kLanes));
+    return narrow_steps(gelu_tanh(x, y, splat_f32(c.inverse_scale)), splat_i16(c.zero));
   }
 };
 

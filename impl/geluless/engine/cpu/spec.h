@@ -25,6 +25,7 @@ struct LayerSpec {
   const float *scale, *gain, *offset;
   const uint8_t* lut;  // [256] stored bytes
   ShiftGelu shift_gelu;
+  IBertGelu ibert_gelu;
   int zero, lowest, highest;
   float inverse_scale;
 };

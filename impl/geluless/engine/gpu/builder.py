@@ -144,13 +144,13 @@ class Builder:
     def elementwise(self, name: str, separate: SeparateKernel, source: str, hidden: str, rows: int, width: int) -> None:
         """A separate activation over fc1's int16 output `source`, or over `hidden` in place."""
         count = rows * width
-        block = min(self.tiles.architecture.elementwise, power_of_two(count))
+        chunk = self.tiles.elementwise(count, 1 if separate.from_s16 else width, separate.kernel)
         arguments: dict[str, Any] = {"count": count, **separate.scalars}
         for parameter, values in separate.arrays.items():
             arguments[parameter] = self.constant(f"{name}.{parameter}", values, np.float32)
         arguments |= {"x": source, "out": hidden} if separate.from_s16 else {"hidden": hidden}
-        constants = {"BLOCK": block} if separate.from_s16 else {"BLOCK": block, "CHANNELS": width}
-        self.launch(name, separate.kernel, (-(-count // block),), arguments, constants, writes=hidden)
+        constants = {"BLOCK": chunk.block, "warps": chunk.warps} | ({} if separate.from_s16 else {"CHANNELS": width})
+        self.launch(name, separate.kernel, (-(-count // chunk.block),), arguments, constants, writes=hidden)
 
     def pool(self, head: p.Head, source: str, target: str) -> None:
         """int16 [images, tokens, channels] -> int32 [images, channels]."""

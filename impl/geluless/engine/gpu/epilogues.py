@@ -14,11 +14,12 @@ from geluless.errors import VariantError
 from geluless.integer import plan as p
 from geluless.integer.gelu import gelu_shift_constants
 from geluless.integer.requantization import Requant
-from geluless.integer.variants import Variant
+from geluless.integer.variants import Variant, available_variants, requant_after_gemm
 
 Tensors = Mapping[str, NDArray[Any]]
 OFFSET = 128  # an unsigned 8-bit tensor is stored minus this, as int8
 HALF = 1 << 14  # of the last shift of a requantization
+NO_KERNEL = frozenset({Variant.GELU_IBERT})
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class SeparateKernel:
     from_s16: bool = False
 
 
+def gpu_variants(plan: p.Plan) -> tuple[Variant, ...]:
+    """Those of an artifact's variants that the GPU engine has kernels for."""
+    return tuple(variant for variant in available_variants(plan) if variant not in NO_KERNEL)
+
+
 def linear_epilogue(name: str, spec: p.Linear, tensors: Tensors, *, output_stage: str) -> Epilogue:
     """Of a layer without activation, by what becomes of its result: s8, s16, or residual (added to the int16 stream)."""
     zero = spec.zero_point - (OFFSET if output_stage == "s8" and spec.low == 0 else 0)
@@ -86,22 +92,26 @@ def variant_epilogue(name: str, mlp: p.Mlp, tensors: Tensors, variant: Variant) 
         case Variant.RELU_FLOAT:
             scale = get("accumulator_scale") / np.float32(mlp.hidden_scale)
             return Epilogue("relu-float", bias, scale, zero=-stored, highest=highest), None
-        case Variant.RELU_SEPARATE if two_stage:
-            arrays = {"gain": get("gain"), "offset": get("offset")}
-            scalars = {"zero": mlp.fc1.zero_point - stored, "lowest": -stored, "highest": highest}
-            return Epilogue("after-gemm", bias, get("alpha")), SeparateKernel("relu_after_gemm", arrays, scalars)
-        case Variant.RELU_SEPARATE:
+        case Variant.RELU_SEPARATE if not two_stage:
             scalars = {"zero": -stored, "highest": highest}
             return _fixed("s16", fc1, tensors), SeparateKernel("relu_s16", {}, scalars, from_s16=True)
+        case Variant.RELU_SEPARATE | Variant.RELU_SEPARATE_INT8:
+            twice = requant_after_gemm(fc1, mlp, tensors)
+            arrays = {"gain": twice.gain, "offset": twice.offset}
+            scalars = {"zero": twice.zero_point - stored, "lowest": -stored, "highest": highest}
+            return _after_gemm(fc1, mlp, tensors), SeparateKernel("relu_after_gemm", arrays, scalars)
         case Variant.GELU_SEPARATE:
-            scale = get("alpha") if two_stage else get("accumulator_scale") / np.float32(mlp.after_gemm_scale)
-            after_gemm = Epilogue("after-gemm", bias if two_stage else np.zeros_like(bias), scale)
             steps = {"scale": Float(float(np.float32(mlp.after_gemm_scale))), "inverse_scale": Float(inverse_scale)}
-            return after_gemm, SeparateKernel("gelu_after_gemm", {"bias": get("real_bias")}, {**steps, **hidden})
+            separate = SeparateKernel("gelu_after_gemm", {"bias": get("real_bias")}, {**steps, **hidden})
+            return _after_gemm(fc1, mlp, tensors), separate
         case Variant.GELU_FUSED:
             return Epilogue("gelu-erf", bias, get("accumulator_scale"), inverse_scale=inverse_scale, **hidden), None
+        case Variant.GELU_FUSED_TANH:
+            return Epilogue("gelu-tanh", bias, get("accumulator_scale"), inverse_scale=inverse_scale, **hidden), None
         case Variant.GELU_POLY:
             return Epilogue("gelu-polynomial", bias, get("accumulator_scale"), inverse_scale=inverse_scale, **hidden), None
+        case Variant.GELU_IBERT:
+            raise VariantError(f"variant {variant} has no GPU kernel: use backend='cpu'")
         case Variant.GELU_LUT | Variant.GELU_SHIFT:
             if not stored:
                 raise VariantError(f"{name}: variant {variant} needs an unsigned hidden tensor; quantize with unsigned_hidden")
@@ -116,6 +126,12 @@ def _fixed(formula: str, name: str, tensors: Tensors, **constants: Any) -> Epilo
     bias, multiplier, shift = (tensors[f"{name}.{part}"] for part in ("bias", "multiplier", "shift"))
     half = Requant(bias, multiplier.astype(np.int32), shift).half
     return Epilogue(formula, bias.astype(np.int64) + half, multiplier, shift, **constants)
+
+
+def _after_gemm(fc1: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:
+    """fc1 as FasterTransformer's GEMM leaves it: int8."""
+    first = requant_after_gemm(fc1, mlp, tensors)
+    return Epilogue("after-gemm", first.bias.astype(np.int64), first.alpha)
 
 
 def _shift_gelu(name: str, mlp: p.Mlp, tensors: Tensors) -> Epilogue:

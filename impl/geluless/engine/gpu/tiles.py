@@ -19,6 +19,19 @@ class Tile:
     stages: int
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Of an elementwise kernel: a thread block takes `block` elements in a row."""
+
+    block: int
+    warps: int
+
+
+# What a kernel's time depends on: (rows, outputs, inputs, epilogue) of a linear layer; (elements, channels, kernel) of an
+# activation in a kernel of its own, with 1 for channels where it treats all alike.
+Shape = tuple[int, int, int, str] | tuple[int, int, str]
+WARPS = 4
+
 KIB = 1 << 10
 RESERVED = 1 * KIB  # shared memory that the driver takes of every thread block
 
@@ -71,14 +84,14 @@ def power_of_two(n: int, *, at_least: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The choice for every kernel. `tuned` maps (rows, outputs, inputs, epilogue) to what a GPU found fastest."""
+    """The choice for every kernel. `tuned` holds what a GPU found fastest."""
 
     architecture: Architecture
-    tuned: Mapping[tuple[int, int, int, str], Tile] = field(default_factory=dict)
+    tuned: Mapping[Shape, Tile | Chunk] = field(default_factory=dict)
 
     def linear(self, rows: int, outputs: int, inputs: int, epilogue: str) -> Tile:
-        if (rows, outputs, inputs, epilogue) in self.tuned:
-            return self.tuned[rows, outputs, inputs, epilogue]
+        if isinstance(tuned := self.tuned.get((rows, outputs, inputs, epilogue)), Tile):
+            return tuned
         # Channels computed in vain cost as much as useful ones; a narrow tile loads its rows more often (the second factor).
         # A residual epilogue holds the stream beside the accumulators: half as many columns, or registers run out.
         widest = self.architecture.block_n[0] // (2 if epilogue.endswith("residual") else 1)
@@ -91,8 +104,13 @@ class Tiles:
         ]
         block_m = enough[0] if enough else self.architecture.block_m[-1]
         # Eight warps share a 128 x 128 tile: with four a GELU epilogue does not fit the registers.
-        warps = 8 if block_m * block_n >= 128 * 128 else 4
+        warps = 8 if block_m * block_n >= 128 * 128 else WARPS
         return Tile(block_m, block_n, block_k, warps, self.architecture.stages)
+
+    def elementwise(self, elements: int, channels: int, kernel: str) -> Chunk:
+        if isinstance(tuned := self.tuned.get((elements, channels, kernel)), Chunk):
+            return tuned
+        return Chunk(min(self.architecture.elementwise, power_of_two(elements)), WARPS)
 
     def attention(self, tokens: int) -> tuple[int, int]:
         """(queries, keys) of a block: the whole window up to 64 tokens, else steps that waste little of it."""

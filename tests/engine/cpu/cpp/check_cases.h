@@ -12,6 +12,7 @@
 #include <vector>
 
 #define GELULESS_ISA check
+#include "ibert_gelu.h"
 #include "shift_gelu.h"
 #include "spec.h"
 
@@ -97,6 +98,21 @@ struct Cases {
     layer.lut = lut;
   }
 
+  // I-BERT's as integer/gelu.py does, and its table.
+  void ibert_gelu(LayerSpec& layer) {
+    const double pre_scale = random.real(0.006, 0.1), hidden_scale = random.spread(0.03, 3);
+    const double erf_scale = pre_scale * std::sqrt(0.5), step = 0.2888 * erf_scale * erf_scale;
+    int exponent = 0;
+    const double mantissa = std::frexp(pre_scale * step / 2 / hidden_scale, &exponent);
+    const int knee = -static_cast<int>(std::floor(-1.769 / erf_scale)), one = -static_cast<int>(std::floor(-1 / step));
+    const int multiplier = static_cast<int>(std::nearbyint(mantissa * 4096));
+    layer.ibert_gelu = {random.in(0, 255), knee, one, -3 - exponent, multiplier, random.in(0, 40)};
+    uint8_t* lut = store.take<uint8_t>(256);
+    for (int i = 0; i < 256; ++i) lut[i] = static_cast<uint8_t>(i);
+    check::ibert_gelu<256>(lut, layer.ibert_gelu);
+    layer.lut = lut;
+  }
+
   // `wild`: some channels have constants at their limits, as only an artifact made to hurt would.
   LayerSpec layer(Epilogue epilogue, int inputs, int outputs, bool signed_input, bool wild = false) {
     const auto n = static_cast<size_t>(outputs);
@@ -125,12 +141,14 @@ struct Cases {
     switch (epilogue) {
       case Epilogue::kFixedLut: l.lut = any<uint8_t>(256, 0, 255); break;
       case Epilogue::kFixedShiftGelu: shift_gelu(l); break;
+      case Epilogue::kFixedIBertGelu: ibert_gelu(l); break;
       case Epilogue::kTwoStageU8:
       case Epilogue::kTwoStageS16:
       case Epilogue::kTwoStageResidual:
         scale = around(n, 60 / reach, 3), l.gain = around(n, target / 60, 3), l.offset = between(n, -target, target);
         break;
       case Epilogue::kFp32GeluErf:
+      case Epilogue::kFp32GeluTanh:
       case Epilogue::kFp32GeluPoly:
         scale = around(n, 2 / reach, 3), l.inverse_scale = static_cast<float>(random.spread(30, 2)), l.zero = random.in(0, 30);
         break;

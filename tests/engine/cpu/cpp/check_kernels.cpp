@@ -83,11 +83,13 @@ const std::vector<KernelCheck> kKernelChecks = {
     gemm_check<Epilogue::kFixedResidual>(),
     gemm_check<Epilogue::kFixedLut>(),
     gemm_check<Epilogue::kFixedShiftGelu>(),
+    gemm_check<Epilogue::kFixedIBertGelu>(),
     gemm_check<Epilogue::kTwoStageU8>(),
     gemm_check<Epilogue::kTwoStageS16>(),
     gemm_check<Epilogue::kTwoStageResidual>(),
     gemm_check<Epilogue::kFp32Relu>(),
     gemm_check<Epilogue::kFp32GeluErf>(1),
+    gemm_check<Epilogue::kFp32GeluTanh>(1),
     gemm_check<Epilogue::kFp32GeluPoly>(1),
     gemm_check<Epilogue::kFp32U8>(),
     elementwise_check<Elementwise::kReluS16>(),
@@ -155,10 +157,12 @@ const Variant kVariants[] = {
     {"relu, zero point", Epilogue::kFixedU8, {}, false},
     {"relu-float", Epilogue::kFp32Relu, {}, false},
     {"relu-separate", Epilogue::kFixedS16, Elementwise::kReluS16, false},
-    {"relu, after gemm", Epilogue::kFp32U8, Elementwise::kReluU8, false},
+    {"relu-separate-int8", Epilogue::kFp32U8, Elementwise::kReluU8, false},
     {"gelu-lut", Epilogue::kFixedLut, {}, false},
+    {"gelu-ibert", Epilogue::kFixedIBertGelu, {}, false},
     {"gelu-shift", Epilogue::kFixedShiftGelu, {}, false},
     {"gelu-fused", Epilogue::kFp32GeluErf, {}, true},
+    {"gelu-fused-tanh", Epilogue::kFp32GeluTanh, {}, true},
     {"gelu-poly", Epilogue::kFp32GeluPoly, {}, true},
     {"gelu-separate", Epilogue::kFp32U8, Elementwise::kGeluTanhU8, true},
 };
@@ -175,7 +179,7 @@ void check_networks(const Variant& variant, const std::string& isa, const Kernel
     const NetworkSpec spec = cases.network(variant.fc1, variant.kernel);
     const size_t pixels = pixels_of(spec);
     const float* images = cases.pixels(kImages * pixels);
-    Network expected(spec, *kernels_portable(), 1), network(spec, kernels, 1 + i % 4);
+    Network expected(spec, *kernels_portable(), 1), network(spec, kernels, 1 + i % 4, i % 2 == 1);
     std::vector<float> single, batch(static_cast<size_t>(kImages * spec.classes));
     network.run(images, kImages, batch.data());
     for (int image = 0; image < kImages; ++image) {

@@ -49,7 +49,7 @@ Values run_gemm(const Kernels& kernels, Random random, int index, bool fault) {
   Arena arena;
   PackedLinear packed;
   arena.lay_out([&] { packed = pack_layer(layer, kernels.layout, arena); });
-  if (packed.epilogue != kEpilogue) throw std::logic_error("ShiftGELU with these constants is not what runs");
+  if (packed.epilogue != kEpilogue) throw std::logic_error("GELU in integers with these constants is not what runs");
 
   const auto input_stride = static_cast<size_t>(round_up(inputs, 4) + random.in(0, 9));
   const auto stride = static_cast<size_t>(outputs + random.in(0, 9));

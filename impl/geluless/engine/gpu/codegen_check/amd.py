@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from geluless.engine.gpu.codegen_check.listing import DisassemblyError, Instruction, Listing
+from geluless.engine.disassembly import DisassemblyError
+from geluless.engine.gpu.codegen_check.listing import Instruction, Listing
 from geluless.engine.gpu.compiler import Compiled
 
 # The words that names of integer, memory and control instructions are made of, by the unit they begin with. Types, sizes and

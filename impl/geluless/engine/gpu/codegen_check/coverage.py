@@ -12,16 +12,16 @@ from dataclasses import replace
 
 from geluless.engine.gpu.codegen_check.shapes import TWO_STAGE, fc1_program, shape_tensors, swin_plan
 from geluless.engine.gpu.compiler import Source, source_of
+from geluless.engine.gpu.epilogues import gpu_variants
 from geluless.engine.gpu.lowering import lower
 from geluless.engine.gpu.program import Launch, Program
 from geluless.engine.gpu.tiles import Tiles
 from geluless.engine.gpu.tuning import shape_of, with_tile
 from geluless.integer.plan import Activation
-from geluless.integer.variants import available_variants
 from geluless.sizes import SIZES, WINDOWS
 
 BATCHES = range(1, 65)  # GpuNetwork cuts larger batches into pieces of 64
-BARE = ("s32", "s8", "gelu-tanh")  # the product alone, requantized without activation, and FasterTransformer's GELU fused
+BARE = ("s32", "s8")  # the product alone, and requantized without activation
 
 
 def sources(
@@ -54,16 +54,17 @@ def _programs(tiles: Tiles, sizes: Collection[str], images: Collection[int]) -> 
                 for profile in TWO_STAGE:
                     plan = swin_plan(size, activation, image=image, profile=profile)
                     tensors = shape_tensors(plan)
-                    for variant in available_variants(plan):
+                    for variant in gpu_variants(plan):
                         yield lower(plan, tensors, variant, batch=1, tiles=tiles)
 
 
 def specializations(launch: Launch, batches: Collection[int], tiles: Tiles) -> Iterator[Launch]:
     """A launch of one image at every batch, with and without the clamp."""
-    if launch.kernel != "int8_linear":
+    shape = shape_of(launch)
+    if shape is None or len(shape) == 3:
         yield launch
         return
-    rows, outputs, inputs, epilogue = shape_of(launch)
+    rows, outputs, inputs, epilogue = shape
     for tile in dict.fromkeys(tiles.linear(batch * rows, outputs, inputs, epilogue) for batch in batches):
         tiled = with_tile(launch, tile)
         for saturate in (0, 1) if launch.arguments["shift"] is not None else (0,):

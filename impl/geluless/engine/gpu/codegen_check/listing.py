@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class DisassemblyError(RuntimeError):
-    """A listing that is not fully understood. What is not read could be a floating-point instruction: nothing is left out."""
-
-
 @dataclass(frozen=True)
 class Instruction:
     """`target`: the number of the instruction it branches to, None if it does not branch or nobody knows where."""

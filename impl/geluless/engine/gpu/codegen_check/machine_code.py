@@ -6,9 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from geluless.engine.gpu.codegen_check import amd, sass
-from geluless.engine.gpu.compiler import Compiled, Target
+from geluless.engine.gpu.codegen_check.shapes import fc1_program
+from geluless.engine.gpu.compiler import Compiled, Target, compile_source, sources_of
+from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
+from geluless.sizes import SIZES
 
 TENSOR = re.compile(r"^(IMMA|IGMMA|v_mfma_i32|v_wmma_i32)")
 ASYNC_COPY = re.compile(r"^LDGSTS")
@@ -60,6 +64,15 @@ def macs(opcodes: Iterable[str]) -> int:
         elif TENSOR.match(opcode):
             raise ValueError(f"the shape of {opcode} is not known")
     return total
+
+
+@cache
+def fc1_machine_code(formula: str, target: str) -> tuple[MachineCode, ...]:
+    """fc1 of every stage of Swin T/S/B/L with one epilogue of shapes.fc1_program, compiled for `target` ("sm_89", "gfx942") and
+    disassembled. In Ada's tiles where the target has none of its own."""
+    device, tiles = Target.parse(target), Tiles(ARCHITECTURES.get(target, ARCHITECTURES["sm_89"]))
+    sources = sources_of(fc1_program(tiles, formula, size=size) for size in SIZES)
+    return tuple(machine_codes([compile_source(source, device) for source in sources], device))
 
 
 def machine_code(compiled: Compiled, target: Target) -> MachineCode:

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from geluless.engine.gpu.codegen_check.listing import DisassemblyError, Instruction, Listing
+from geluless.engine.disassembly import DisassemblyError
+from geluless.engine.gpu.codegen_check.listing import Instruction, Listing
 from geluless.engine.gpu.compiler import Compiled, Target
 from geluless.errors import MissingResource
 

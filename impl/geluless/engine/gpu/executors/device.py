@@ -14,8 +14,8 @@ from geluless.cache import default_cache
 from geluless.engine.gpu.compiler import require_triton
 from geluless.engine.gpu.executors.launch_args import argument_values
 from geluless.engine.gpu.program import Launch
-from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture, Tile
-from geluless.engine.gpu.tuning import Shape, read_record, record_path
+from geluless.engine.gpu.tiles import ARCHITECTURES, Architecture, Chunk, Shape, Tile
+from geluless.engine.gpu.tuning import read_record, record_path
 from geluless.errors import MissingResource
 
 WARM_UP = 3  # eager passes before a capture: the first compiles
@@ -25,7 +25,7 @@ class Device(Protocol):
     """Tensors are torch's, wherever they lie."""
 
     architecture: Architecture
-    tuned: Mapping[Shape, Tile]
+    tuned: Mapping[Shape, Tile | Chunk]
 
     def active(self) -> AbstractContextManager[object]:
         """In which everything below happens: torch's current device is one of each thread."""
@@ -56,7 +56,7 @@ class TorchDevice:
         self.triton = require_triton()
         path = self.tuned_path
         known = read_record(path, self.architecture, device=self.name, triton=self.triton) if path.exists() else {}
-        self.tuned: Mapping[Shape, Tile] = known
+        self.tuned: Mapping[Shape, Tile | Chunk] = known
 
     @property
     def tuned_path(self) -> Path:
