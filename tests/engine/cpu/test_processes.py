@@ -159,6 +159,19 @@ def test_threads_may_share_an_engine(threads: int) -> None:
             assert (got == want).all()
 
 
+def test_threads_may_trace_one_engine(files: tuple[Path, Path]) -> None:
+    """A trace calls Python in the middle of its pass, and another thread may come in between: neither waits for the other."""
+    body = """
+sys.setswitchinterval(1e-5)
+def trace():
+    for _ in range(5): engine.trace(images[:1], lambda name, values: None)
+tracing = [threading.Thread(target=trace) for _ in range(3)]
+for thread in tracing: thread.start()
+for thread in tracing: thread.join()
+print(right())"""
+    assert run_script(PRELUDE + body, *files, 2).split() == ["True"]
+
+
 # ------------------------------------------------------------------------------------------------ pickle and pools
 
 

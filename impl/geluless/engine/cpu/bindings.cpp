@@ -106,7 +106,9 @@ int run(Network& network, const Images& images, const Logits& logits) {
 int trace(Network& network, const Images& images, const Logits& logits, const nb::callable& tap) {
   check_shapes(network, images, logits);
   if (images.shape(0) != 1) throw std::invalid_argument("trace takes one image");
+  const nb::gil_scoped_release release;  // or another thread's call would wait with it for a pass that needs it
   return network.trace(images.data(), logits.data(), [&](const std::string& name, int token, const int32_t* values, int columns) {
+    const nb::gil_scoped_acquire acquire;
     const nb::bytes raw(reinterpret_cast<const char*>(values), static_cast<size_t>(columns) * sizeof(int32_t));
     tap(name, token, raw);
   });
@@ -117,6 +119,7 @@ std::vector<std::tuple<std::string, std::string, uint64_t>> kernel_runs(Network&
                                                                         const Logits& logits) {
   check_shapes(network, images, logits);
   if (images.shape(0) != 1) throw std::invalid_argument("kernel_runs takes one image");
+  const nb::gil_scoped_release release;
   std::vector<std::tuple<std::string, std::string, uint64_t>> found;
   for (const KernelRun& run : network.kernel_runs(images.data(), logits.data())) {
     Dl_info file;
