@@ -12,11 +12,12 @@ from geluless.baselines.gain import CONTROL, SHAPES, Gain, time_gain
 from geluless.baselines.preparation import Prepared, are_prepared, prepare_all
 from geluless.baselines.registry import chosen_baselines
 from geluless.bench import harness
-from geluless.bench.harness import StudyError
+from geluless.bench.harness import Protocol, StudyError
 from geluless.bench.process import CandidateFailure, Status
 from geluless.verdicts.latency import latency_ratio
 from tests.support.fake_baselines import FakeBaseline, fake_subject
 
+ROUNDS, BLOCKS = 3, 12
 OURS = FakeBaseline("geluless", seconds=0.004)
 
 
@@ -28,7 +29,8 @@ def timed(
         (activation, baseline.name): Prepared(folder, 1.0, True) for activation in subjects for baseline in baselines
     }
     outcomes.update(failures or {})
-    return time_gain(subjects, baselines, outcomes, rounds=3, cores=[0], scratch=folder, announce=lambda line: None)
+    protocol = Protocol(ROUNDS, BLOCKS)
+    return time_gain(subjects, baselines, outcomes, protocol, cores=[0], scratch=folder, announce=lambda line: None)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,7 @@ def test_both_networks_of_every_engine_share_the_blocks(tmp_path: Path) -> None:
     assert set(found.found.samples.seconds) == {
         "geluless gelu", "geluless relu", "geluless-gelu-separate gelu", "openvino gelu", "openvino relu", CONTROL,
     }  # fmt: skip
-    assert found.found.samples.processes == (gain.BLOCKS,) * 3
+    assert found.found.samples.processes == (BLOCKS,) * ROUNDS
     assert latency_ratio(found.found, "geluless relu", "geluless-gelu-separate gelu").value < 0.7
     assert {row.name for row in found.found.rows} == set(found.found.samples.seconds)
     assert all("off the float logits" in row.correctness for row in found.found.rows)

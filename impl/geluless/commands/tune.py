@@ -29,13 +29,13 @@ def run(options: argparse.Namespace) -> Result:
 
     from geluless.bench.gpu_timing import time_ms
     from geluless.bench.networks import random_artifact
+    from geluless.engine.gpu.epilogues import gpu_variants
     from geluless.engine.gpu.executors.cuda import CudaExecutor
     from geluless.engine.gpu.executors.device import TorchDevice
     from geluless.engine.gpu.lowering import lower
     from geluless.engine.gpu.program import Launch, Program
     from geluless.engine.gpu.tiles import Chunk, Shape, Tile, Tiles
     from geluless.engine.gpu.tuning import tune, write_record
-    from geluless.integer.variants import available_variants
 
     device = TorchDevice()
     executor, path = CudaExecutor(device), device.tuned_path
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> Result:
         for name in options.model:
             for relu in (True, False):
                 artifact = random_artifact(name, relu=relu)
-                for variant in available_variants(artifact.plan):
+                for variant in gpu_variants(artifact.plan):
                     for batch in options.batch or (1, 8, 32):
                         tiles = Tiles(device.architecture, best)
                         program = lower(artifact.plan, artifact.tensors, variant, batch=batch, tiles=tiles)

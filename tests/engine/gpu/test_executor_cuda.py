@@ -18,6 +18,7 @@ pytest.importorskip("triton", reason="the GPU engine needs triton: pip install '
 from geluless.engine import gpu
 from geluless.engine.gpu import GpuNetwork
 from geluless.engine.gpu.compiler import ALIGNMENT, source_of
+from geluless.engine.gpu.epilogues import gpu_variants
 from geluless.engine.gpu.executors import device as devices
 from geluless.engine.gpu.executors import ptx
 from geluless.engine.gpu.executors.cuda import CudaExecutor
@@ -30,7 +31,7 @@ from geluless.engine.gpu.tiles import ARCHITECTURES, Tiles
 from geluless.errors import MissingResource
 from geluless.integer import reference
 from geluless.integer.artifact import Artifact
-from geluless.integer.variants import Variant, available_variants
+from geluless.integer.variants import Variant
 from tests.support.gpu import FakeDevice, small_artifact, small_images
 from tests.support.networks import awkward_artifact
 
@@ -187,7 +188,7 @@ def launches() -> list[tuple[Launch, Program]]:
     """One launch of every kernel with every set of parameters that is present, for all variants."""
     found: dict[object, tuple[Launch, Program]] = {}
     for artifact in (awkward_artifact(relu=r, profile=profile) for r in (True, False) for profile in ("per-channel", "ft1")):
-        for variant in available_variants(artifact.plan):
+        for variant in gpu_variants(artifact.plan):
             program = lower(artifact.plan, artifact.tensors, variant, batch=1, tiles=Tiles(ARCHITECTURES["sm_89"]))
             for launch in program.launches:
                 given = tuple(name for name, value in launch.arguments.items() if value is not None)

@@ -17,6 +17,7 @@ pytest.importorskip("triton", reason="the GPU engine needs triton: pip install '
 from triton import OutOfResources
 
 from geluless.cli import main
+from geluless.engine.gpu.epilogues import gpu_variants
 from geluless.engine.gpu.kernels import activation
 from geluless.engine.gpu.lowering import largest_batch, lower
 from geluless.engine.gpu.program import Launch, Program
@@ -35,7 +36,7 @@ from geluless.engine.gpu.tuning import (
     write_record,
 )
 from geluless.integer import plan as p
-from geluless.integer.variants import Variant, available_variants
+from geluless.integer.variants import SEPARATE, Variant
 from tests.support.gpu import FakeDevice, run_launches, small_artifact
 from tests.support.networks import awkward_artifact
 
@@ -127,11 +128,11 @@ def test_every_kernel_of_its_own_is_one_that_is_tuned() -> None:
     assert all(hasattr(activation, name) for name in ACTIVATIONS)
     for relu, profile in ((True, "per-channel"), (False, "per-channel"), (True, "ft1"), (False, "ft1")):
         artifact = small_artifact(relu=relu, profile=profile)
-        for variant in available_variants(artifact.plan):
+        for variant in gpu_variants(artifact.plan):
             whole = lower(artifact.plan, artifact.tensors, variant, batch=1, tiles=Tiles(ADA))
             separate = [launch for launch in whole.launches if launch.name.endswith(".activation")]
             assert all(len(shape_of(launch) or ()) == 3 for launch in separate)
-            assert bool(separate) == variant.endswith("separate")
+            assert bool(separate) == (variant in SEPARATE)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError("no such kernel")])
