@@ -233,6 +233,7 @@ def test_the_command_measures_graphs_and_keeps_what_it_finds_for_the_next_run(
     assert all(tile.stages < 4 for tile in linear.values())
     assert {shape[-1]: tile.block for shape, tile in record.items() if isinstance(tile, Chunk)} == {
         "gelu_after_gemm": 256,
+        "relu_after_gemm": 256,
         "relu_s16": 256,
     }
     assert devices[0].captures > len(record)
