@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from geluless.bench.environment import environment_record, git_state
+from geluless.errors import OutputError
 from geluless.report import ReportError, render_folder, write_report
 from geluless.report.board import here_cells, here_text, here_totals, paper_cell, paper_text, paper_totals, tone, totals
 from geluless.report.markdown import MARKS, escape
@@ -237,7 +238,7 @@ def test_a_failing_write_leaves_the_old_report_whole(tmp_path: Path, monkeypatch
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         write(tmp_path, record("REFUTED"))
     assert (tmp_path / "claims.json").read_bytes() == before
     assert not list(tmp_path.glob(".claims*"))
