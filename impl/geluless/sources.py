@@ -26,8 +26,7 @@ PACKAGES = ("numpy", "timm", "torch")  # what networks are made, trained and qua
 @cache
 def verdict_sources() -> str:
     """Everything that decides a verdict: the package but for ONLY_SHOW, the claims, the fixtures, the packages' versions."""
-    names = [path.name for path in PACKAGE.iterdir() if path.name not in ONLY_SHOW]
-    return with_packages(digest(*(PACKAGE / name for name in names), *_in_a_clone(CLAIMS, FIXTURES)))
+    return with_packages(_code())
 
 
 @cache
@@ -87,6 +86,9 @@ def _files(place: Path) -> Iterator[Path]:
 @cache
 def code_sources() -> str:
     """What decides a verdict as far as it lies in the repository: the same on every machine, whatever packages it has."""
+    return _code()
+
+
+def _code() -> str:
     names = [path.name for path in PACKAGE.iterdir() if path.name not in ONLY_SHOW]
-    beside = (CLAIMS, PACKAGE.parent.parent / "fixtures" / "MANIFEST.toml")
-    return digest(*(PACKAGE / name for name in names), *(place for place in beside if place.exists()))
+    return digest(*(PACKAGE / name for name in names), *_in_a_clone(CLAIMS, FIXTURES))

@@ -8,12 +8,12 @@ gain of 13 % the judgement must say that it is at least 11 %, of one of 9 % it m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from geluless.bench.harness import Findings
 from geluless.bench.intervals import ratio_over_processes
-from geluless.bench.paired import Samples
 from geluless.verdicts.latency import RESOLUTION, at_every, eleven_percent_faster
+from geluless.verdicts.timed import longer
 from geluless.verdicts.verdict import Control, Estimate, Judgement, Verdict
 
 ENOUGH, TOO_LITTLE = 0.87, 0.91  # of the time of the slowed engine, on either side of PAPER_RATIO
@@ -43,7 +43,8 @@ def planted(conditions: Mapping[str, Findings], name: str, again: str) -> Plante
     """Of a verdict that `eleven_percent_faster` makes `at_every` one of these conditions, in which both were timed."""
 
     def gain(ratio: float) -> Judgement:
-        return at_every({condition: _gain(found, name, again, ratio) for condition, found in conditions.items()})
+        slower = {condition: longer(found, again, 1 / ratio) for condition, found in conditions.items()}
+        return at_every({condition: eleven_percent_faster(found, name, again) for condition, found in slower.items()})
 
     return Planted(same(conditions, name, again), gain(ENOUGH), gain(TOO_LITTLE))
 
@@ -62,11 +63,3 @@ def same(conditions: Mapping[str, Findings], name: str, again: str) -> Judgement
         f"{'different' if different else 'not told apart'} ({'; '.join(map(str, estimates))})",
         tuple(estimates),
     )
-
-
-def _gain(found: Findings, name: str, again: str, ratio: float) -> Judgement:
-    """The paper's judgement of `name` against `again` made slower, of which `name` takes `ratio`."""
-    slowed = f"{again} x 1 / {ratio}"
-    seconds = {**found.samples.seconds, slowed: found.samples.seconds[again] / ratio}
-    samples = Samples(seconds, {}, processes=found.samples.processes)
-    return eleven_percent_faster(replace(found, samples=samples), name, slowed)

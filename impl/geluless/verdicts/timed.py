@@ -47,16 +47,18 @@ class Timed:
         return {f"run {number}": found for number, found in enumerate(self.runs, start=1)}
 
 
+def longer(found: Findings, name: str, factor: float) -> Findings:
+    """The same run, had `name` taken `factor` times as long: an effect of known size, planted after the fact."""
+    seconds = {**found.samples.seconds, name: found.samples.seconds[name] * factor}
+    return replace(found, samples=replace(found.samples, seconds=seconds))
+
+
 def agreed(timed: Timed, judge: Callable[[Findings, str], Judgement], *, engines: Sequence[str] = SIDES) -> Judgement:
     """What `judge(run, engine)` says of every engine in every run where it says the same of all, else UNDECIDED.
 
     The first engine's first run gives the sentence and the first estimates; the others confirm it and stand behind.
     """
-    first, *others = [
-        (f"{engine}, run {number}", judge(found, engine))
-        for number, found in enumerate(timed.runs, start=1)
-        for engine in engines
-    ]
+    first, *others = [(f"{engine}, {run}", judge(found, engine)) for run, found in timed.by_run.items() for engine in engines]
     judgements = [judgement for _, judgement in (first, *others)]
     alike = len({judgement.verdict for judgement in judgements}) == 1
     verdict = judgements[0].verdict if alike else Verdict.UNDECIDED

@@ -10,12 +10,10 @@ undecided. What is planted at the paper's bound is in `planted`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 
-from geluless.bench.harness import Findings
 from geluless.verdicts.latency import equivalent, faster
-from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed, agreed
+from geluless.verdicts.timed import AGAIN, HANDICAP, RELU, SLOWED, Timed, agreed, longer
 from geluless.verdicts.verdict import Control, Verdict
 
 
@@ -57,16 +55,11 @@ def equivalence_control(timed: Timed, *, relu: str = RELU, again: str = AGAIN, s
 def engines_control(timed: Timed, *, relu: str, again: str) -> Control:
     """Where no engine can be slowed down: `nothing`, and samples of `again` made longer by HANDICAP, which must be called
     slower."""
-    longer = Timed(tuple(_longer(found, again, 1 + HANDICAP) for found in timed.runs))
-    planted = agreed(longer, partial(faster, against=again), engines=(relu,))
+    slower = Timed(tuple(longer(found, again, 1 + HANDICAP) for found in timed.runs))
+    planted = agreed(slower, partial(faster, against=again), engines=(relu,))
     return Control.every(
         [
             _nothing("all engines", timed, relu, again),
             Control.accepted(f"{relu} must be called faster than samples {100 * HANDICAP:g} % longer", planted),
         ]
     )
-
-
-def _longer(found: Findings, name: str, factor: float) -> Findings:
-    seconds = {**found.samples.seconds, name: found.samples.seconds[name] * factor}
-    return replace(found, samples=replace(found.samples, seconds=seconds))
