@@ -18,6 +18,7 @@ from geluless.baselines.registry import OURS
 from geluless.files import read_json
 from geluless.verdicts import ClaimFixture, Control, Evidence, Resource
 from geluless.verdicts.gain_changes import gains_elsewhere
+from geluless.verdicts.integer_code import deliver_integer_code
 from geluless.verdicts.latency import at_every, faster, ratio_estimate
 from geluless.verdicts.resources import missing
 from geluless.verdicts.timed import agreed
@@ -143,19 +144,11 @@ def test_relu_is_integer_code_on_amd_gpus(claim: ClaimFixture) -> None:
 
     started = time.perf_counter()
     relu, gelu = ([code for name in AMD for code in fc1_machine_code(formula, name)] for formula in ("relu", "gelu-erf"))
-    floats, control = ([code.floating_point.total() for code in codes] for codes in (relu, gelu))
-    total = sum(len(code.opcodes) for code in relu)
-    evidence = Evidence(
+    deliver_integer_code(
+        claim,
+        relu,
+        gelu,
         ran=f"{would_run} of integer, memory and control instructions, at {len(relu) // len(AMD)} shapes of Swin T/S/B/L",
         tier=", ".join(AMD),
         seconds=time.perf_counter() - started,
-        control=Control(
-            "the same kernel with erf-GELU in its epilogue must fail the allowlist at every shape",
-            f"{min(control):,} to {max(control):,} floating-point instructions per shape",
-            min(control) > 0,
-        ),
     )
-    if sum(floats):
-        claim.refuted(f"{sum(floats):,} of {total:,} instructions are not integer code", evidence)
-    else:
-        claim.reproduced(f"none of {total:,} instructions is floating point", evidence)
